@@ -1,0 +1,53 @@
+"""Packaging of tfmem. Ranges live here, the exact set that is tested in requirements.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfmem" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="tfmem",
+    version=VERSION,
+    description="Neural memory for TensorFlow 2: Keras 3 layers and Sonnet 2 modules, with their papers' experiments",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["tfmem", "tfmem.*", "reproductions", "reproductions.*"]),
+    package_data={"tfmem": ["py.typed"]},
+    install_requires=[
+        "tensorflow>=2.21,<2.22",
+        "keras>=3.12,<4",
+        "tf-keras>=2.21,<2.22",  # TFP imports it
+        "tensorflow-probability>=0.25,<0.26",
+        "dm-sonnet>=2.0.2,<3",
+        "tensorflow-datasets>=4.9.9,<5",
+        "tensorboard>=2.21",  # TF 2.21 no longer brings it
+        "opencv-python-headless>=4.10",
+        "numpy>=1.26",
+        "matplotlib>=3.8",
+        "pillow>=10",  # matplotlib's GIF writer
+        "gymnasium>=1.0",
+        "rich>=13",
+        "tyro>=0.9",
+        "setuptools>=70",  # distutils for TFP on Python 3.12 and later
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "distributed": ["ray>=2.40"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6.100",
+            "ruff>=0.9",
+            "nbmake>=1.5.5",
+            "ipykernel>=6",
+            "dill>=0.3",  # TFDS's DatasetBuilderTestCase
+            "importlib_resources>=6",  # the same
+        ],
+    },
+    entry_points={"console_scripts": ["reproduce=reproductions.__main__:main"]},
+)

@@ -1,0 +1,29 @@
+"""Shared fixtures: where the reference arrays are, and quiet, deterministic TensorFlow."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import numpy as np
+import pytest
+
+from tests.support import find_golden
+
+
+@pytest.fixture
+def golden():
+    """`golden("rmc/case_i_unit/io.npz")`: its path; skips where only the full set (TFMEM_GOLDENS_DIR) has it."""
+
+    def path(relative):
+        found = find_golden(relative)
+        if found is None:
+            pytest.skip(f"{relative} is not among the small goldens; set TFMEM_GOLDENS_DIR to the full set")
+        return found
+
+    return path
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20200611)

@@ -1,0 +1,27 @@
+"""Helpers that tests import: finding goldens and the goldens' measure of error."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+SMALL_GOLDENS = Path(__file__).parent / "goldens"
+
+
+def find_golden(relative):
+    """The path of a reference file or checkpoint prefix: the whole set where TFMEM_GOLDENS_DIR names it, else ours."""
+    for root in (os.environ.get("TFMEM_GOLDENS_DIR"), SMALL_GOLDENS):
+        if root:
+            path = Path(root) / relative
+            if path.exists() or Path(f"{path}.index").exists():
+                return path
+    return None
+
+
+def relative_error(actual, expected):
+    """Largest absolute difference over the largest magnitude of the expected array."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}"
+    if expected.size == 0:
+        return 0.0
+    return float(np.max(np.abs(actual - expected)) / max(np.max(np.abs(expected)), 1e-12))

@@ -1,0 +1,31 @@
+"""tfmem: neural memory for TensorFlow 2, as Keras 3 layers and Sonnet 2 modules.
+
+The names below are loaded when first used, so that `import tfmem` alone needs numpy only (the bundle runner and
+the actors depend on that).
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "RNN": "tfmem.rnn",
+    "unroll": "tfmem.unroll",
+    "as_keras_cell": "tfmem.interop",
+    "as_sonnet_core": "tfmem.interop",
+}
+_ROOMS = ("checkpoints", "cores", "export", "losses", "models", "optimizers", "plotting", "tasks", "training")
+
+__all__ = [*_HOME, *_ROOMS, "__version__"]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"tfmem.{name}")
+    raise AttributeError(f"module 'tfmem' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,90 @@
+"""What all Sonnet cores share: the core contract, and layers that keep their variables in float32 under bfloat16.
+
+A core maps `(inputs [B, ...], state) -> (output [B, ...], next state)`. It is split in two so that an unroll can do
+the work that does not depend on the state for all time steps at once:
+
+    project_inputs   [..., B, features] -> what the step needs of the input; creates every variable
+    step             (projected [B, ...], state) -> (output, next state); creates none, so it may run inside a loop
+"""
+
+import abc
+
+import sonnet as snt
+import tensorflow as tf
+
+LOW_PRECISION = (tf.bfloat16, tf.float16)
+
+
+def variable_dtype(dtype):
+    """The dtype of the variables that compute in `dtype`: float32 for half-precision types, else the same."""
+    return tf.float32 if dtype in LOW_PRECISION else tf.as_dtype(dtype)
+
+
+class RNNCore(snt.RNNCore):
+    """A Sonnet core with the input's share of a step separated from the state's."""
+
+    @abc.abstractmethod
+    def project_inputs(self, inputs):
+        """The part of a step that does not depend on the state, for inputs with any number of leading dimensions.
+
+        Creates every variable of the core on the first call.
+        """
+
+    @abc.abstractmethod
+    def step(self, projected, state):
+        """One step from a projected input [B, ...] and a state: `(output, next_state)`."""
+
+    def __call__(self, inputs, prev_state):
+        return self.step(self.project_inputs(inputs), prev_state)
+
+
+class Linear(snt.Module):
+    """`x w + b` on the last axis, variables in at least float32, computed in the dtype of the inputs.
+
+    Args:
+      output_size: size of the last axis of the output.
+      with_bias: whether `b` is added.
+      w_init: defaults to truncated normal with standard deviation 1/sqrt(fan-in), as in Sonnet 1 and 2.
+      b_init: defaults to zeros.
+    """
+
+    def __init__(self, output_size, with_bias=True, w_init=None, b_init=None, name=None):
+        super().__init__(name=name)
+        self.output_size = output_size
+        self.with_bias = with_bias
+        self.w_init = w_init
+        self.b_init = b_init or snt.initializers.Zeros()
+
+    @snt.once
+    def initialize(self, input_size, dtype=tf.float32):
+        dtype = variable_dtype(dtype)
+        w_init = self.w_init or snt.initializers.TruncatedNormal(stddev=input_size**-0.5)
+        self.w = tf.Variable(w_init([input_size, self.output_size], dtype), name="w")
+        if self.with_bias:
+            self.b = tf.Variable(self.b_init([self.output_size], dtype), name="b")
+
+    def __call__(self, inputs):
+        self.initialize(inputs.shape[-1], inputs.dtype)
+        outputs = tf.matmul(inputs, tf.cast(self.w, inputs.dtype))
+        return outputs + tf.cast(self.b, inputs.dtype) if self.with_bias else outputs
+
+
+class LayerNorm(snt.Module):
+    """Layer normalisation of the last axis with epsilon inside the root, computed in at least float32."""
+
+    def __init__(self, eps=1e-5, name=None):
+        super().__init__(name=name)
+        self.eps = eps
+
+    @snt.once
+    def initialize(self, size, dtype=tf.float32):
+        dtype = variable_dtype(dtype)
+        self.gamma = tf.Variable(tf.ones([size], dtype), name="gamma")
+        self.beta = tf.Variable(tf.zeros([size], dtype), name="beta")
+
+    def __call__(self, inputs):
+        self.initialize(inputs.shape[-1], inputs.dtype)
+        x = tf.cast(inputs, self.gamma.dtype)
+        mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
+        scale = tf.math.rsqrt(variance + self.eps) * self.gamma
+        return tf.cast(x * scale + (self.beta - mean * scale), inputs.dtype)

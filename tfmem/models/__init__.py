@@ -1,0 +1,1 @@
+"""Models: cores put together as the papers do."""
