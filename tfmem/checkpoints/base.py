@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-# Optimiser slots and counters that TF 1's Saver writes beside the weights: reported, not loaded.
+# Optimiser slots, counters and (never used) moving statistics that TF 1's Saver writes beside the weights: reported, not loaded.
 OPTIMISER = re.compile(
-    r"(^|/)(Adam(_\d+)?|RMSProp(_\d+)?|Momentum|Adagrad|beta[12]_power(_\d+)?|global_step|ExponentialMovingAverage)$"
+    r"(^|/)(moving_mean|moving_variance|Adam(_\d+)?|RMSProp(_\d+)?|Momentum|Adagrad|beta[12]_power(_\d+)?|global_step|ExponentialMovingAverage)$"
 )
 
 _TABLES: dict[type, Callable] = {}

@@ -1,0 +1,443 @@
+"""Multigrid memory (Huynh, Maire & Walter, ICML 2020, "Multigrid Memory Layer"; github.com/trihuynh88/multigrid_mem).
+
+A pyramid is a tuple of grids whose sides double from one to the next. The input to a level of a layer is
+
+    x_j = concat( up(g_{j-1}), g_j, down(g_{j+1}) )                  (routing; those that the previous layer has)
+
+with nearest-neighbour x2 `up` and 2x2 max-pool `down`. A multigrid convolution applies a convolution and ReLU to it, a
+multigrid memory layer a convolutional LSTM whose cell is the memory:
+
+    i = sigmoid(W_xi * x + W_hi * h + w_ci . c + b_i)
+    f = sigmoid(W_xf * x + W_hf * h + w_cf . c + b_f)
+    c' = f . c + i . tanh(W_xc * x + W_hc * h + b_c)
+    o = sigmoid(W_xo * x + W_ho * h + w_co . c' + b_o)
+    h' = o . tanh(c')
+
+The public code has no peepholes w_c, and adds 1 to b_f; so by default here.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+
+class ConvLSTMState(NamedTuple):
+    """State of one grid: `cell` (the memory) and `hidden`, both [B, side, (side,) filters]."""
+
+    cell: tf.Tensor
+    hidden: tf.Tensor
+
+
+# ---------------------------------------------------------------------------------------------------- routing
+
+
+def upsample(grid, rank=2):
+    """Nearest-neighbour x2: [N, s, (s,) C] to [N, 2s, (2s,) C]."""
+    *sides, channels = grid.shape[1:]
+    pairs = tf.reshape(grid, [-1, *(n for side in sides for n in (side, 1)), channels])
+    pairs = tf.tile(pairs, [1, *[1, 2] * rank, 1])
+    return tf.reshape(pairs, [-1, *(2 * side for side in sides), channels])
+
+
+def downsample(grid, rank=2):
+    """2x2 (2) max-pool of stride 2, no padding: [N, s, (s,) C] to [N, s/2, (s/2,) C]."""
+    return tf.nn.pool(grid, [2] * rank, "MAX", strides=[2] * rank, padding="VALID")
+
+
+def sources(input_sizes, size):
+    """Indices of the input grids that feed a grid of side `size`: (coarser, same, finer), None where there is none."""
+    index = {s: i for i, s in enumerate(input_sizes)}
+    return index.get(size // 2 if size % 2 == 0 else None), index.get(size), index.get(size * 2)
+
+
+def route(pyramid, sizes, rank=2):
+    """The routed input of every output level: `pyramid` of grids [N, s, (s,) C] to one grid per side in `sizes`."""
+    input_sizes = [grid.shape[1] for grid in pyramid]
+    routed = []
+    for size in sizes:
+        coarser, same, finer = sources(input_sizes, size)
+        parts = []
+        if coarser is not None:
+            parts.append(upsample(pyramid[coarser], rank))
+        if same is not None:
+            parts.append(pyramid[same])
+        if finer is not None:
+            parts.append(downsample(pyramid[finer], rank))
+        routed.append(tf.concat(parts, axis=-1) if len(parts) > 1 else parts[0])
+    return routed
+
+
+def routed_channels(input_shapes, sizes):
+    """Number of channels of each routed input, checked: every output level must have a source.
+
+    Raises:
+      ValueError: a side in `sizes` has no input grid of half, the same or twice its side.
+    """
+    input_sizes = [shape[-2] for shape in input_shapes]
+    channels = []
+    for size in sizes:
+        found = [i for i in sources(input_sizes, size) if i is not None]
+        if not found:
+            raise ValueError(
+                f"sizes: no input grid feeds the level of side {size}; the inputs have sides {input_sizes} and a "
+                "level reads those of half, the same and twice its side"
+            )
+        channels.append(sum(input_shapes[i][-1] for i in found))
+    return channels
+
+
+def check_sizes(sizes):
+    sizes = tuple(int(s) for s in sizes)
+    if not sizes or sizes[0] < 1 or any(b != 2 * a for a, b in itertools.pairwise(sizes)):
+        raise ValueError(f"sizes: was {sizes}, must be sides that double from level to level, such as (3, 6, 12)")
+    return sizes
+
+
+def check_positive(name, value):
+    if int(value) != value or value < 1:
+        raise ValueError(f"{name}: was {value!r}, must be a positive integer")
+    return int(value)
+
+
+def merge_leading(x, rank):
+    """[..., s, (s,) C] to [N, s, (s,) C], and the leading shape."""
+    grid = x.shape[-rank - 1 :]
+    leading = tf.shape(x)[: -rank - 1]
+    return tf.reshape(x, [-1, *grid]), leading
+
+
+def split_leading(x, leading, static):
+    """The inverse of `merge_leading`; `static` is the known leading shape."""
+    y = tf.reshape(x, tf.concat([leading, x.shape[1:]], axis=0))
+    y.set_shape([*static, *x.shape[1:]])
+    return y
+
+
+# -------------------------------------------------------------------------------------------------- ConvLSTM
+
+
+def lstm_gates(gates, cell, forget_bias=1.0, peepholes=None):
+    """The gate equations above from the sum of convolutions, in the order i, c, f, o of the public code.
+
+    Args:
+      gates: W_x * x + W_h * h + b, [N, s, (s,) 4 C].
+      cell: c, [N, s, (s,) C].
+      forget_bias: added to the forget gate.
+      peepholes: None or (w_ci, w_cf, w_co), each [s, (s,) C].
+
+    Returns:
+      `ConvLSTMState(c', h')`.
+    """
+    i, candidate, f, o = tf.split(gates, 4, axis=-1)
+    if peepholes is not None:
+        i += peepholes[0] * cell
+        f += peepholes[1] * cell
+    new_cell = tf.sigmoid(f + forget_bias) * cell + tf.sigmoid(i) * tf.tanh(candidate)
+    if peepholes is not None:
+        o += peepholes[2] * new_cell
+    return ConvLSTMState(new_cell, tf.sigmoid(o) * tf.tanh(new_cell))
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class ConvLSTM(keras.layers.Layer):
+    """Convolutional LSTM cell (Shi et al. 2015; TF 1.15 `contrib.rnn.Conv2DLSTMCell`).
+
+    One convolution over concat[x, h] with zero SAME padding; its kernel is one variable
+    [k, (k,) input channels + filters, 4 filters], so that TF 1 weights load as they are.
+
+    Args:
+      filters: channels of the state.
+      kernel_size: side of the kernel. Default 3.
+      rank: 2 for grids [s, s, C], 1 for [s, C]. Default 2.
+      peepholes: whether the gates see the cell through weights of the grid's shape (the paper's equations; zeros at
+        first). Default False, as the public code.
+      forget_bias: constant added to the forget gate. Default 1.0 (public code).
+      kernel_initializer, bias_initializer: defaults "glorot_uniform" and "zeros" (public code).
+
+    Call arguments: inputs [B, s, (s,) C] and a `ConvLSTMState`. Returns (hidden [B, s, (s,) filters], state).
+
+    Raises:
+      ValueError: a size is not a positive integer, or `rank` is neither 1 nor 2.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size=3,
+        rank=2,
+        peepholes=False,
+        forget_bias=1.0,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters = check_positive("filters", filters)
+        self.kernel_size = check_positive("kernel_size", kernel_size)
+        if rank not in (1, 2):
+            raise ValueError(f"rank: was {rank!r}, must be 1 or 2")
+        self.rank = rank
+        self.peepholes = bool(peepholes)
+        self.forget_bias = float(forget_bias)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+
+    def build(self, input_shape):
+        *_, self.input_channels = input_shape
+        self.grid = tuple(input_shape[-self.rank - 1 : -1])
+        if len(input_shape) < self.rank + 1 or None in (*self.grid, self.input_channels):
+            raise ValueError(f"inputs: shape was {tuple(input_shape)}, must end in {self.rank} known sides and a depth")
+        window = [self.kernel_size] * self.rank
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*window, self.input_channels + self.filters, 4 * self.filters),
+            initializer=self.kernel_initializer,
+        )
+        self.bias = self.add_weight(name="bias", shape=(4 * self.filters,), initializer=self.bias_initializer)
+        if self.peepholes:
+            self.peephole = [
+                self.add_weight(name=f"peephole_{gate}", shape=(*self.grid, self.filters), initializer="zeros")
+                for gate in "ifo"
+            ]
+
+    @property
+    def state_size(self):
+        shape = tf.TensorShape([*self.grid, self.filters])
+        return ConvLSTMState(shape, shape)
+
+    @property
+    def output_size(self):
+        return tf.TensorShape([*self.grid, self.filters])
+
+    def get_initial_state(self, batch_size=None):
+        zeros = tf.zeros([batch_size, *self.grid, self.filters], self.compute_dtype)
+        return ConvLSTMState(zeros, zeros)
+
+    def project_inputs(self, inputs):
+        """W_x * x + b of inputs [..., s, (s,) C]."""
+        merged, leading = merge_leading(inputs, self.rank)
+        kernel = tf.cast(self.kernel[..., : self.input_channels, :], inputs.dtype)
+        projected = tf.nn.convolution(merged, kernel, padding="SAME") + tf.cast(self.bias, inputs.dtype)
+        return split_leading(projected, leading, inputs.shape[: -self.rank - 1])
+
+    def step(self, projected, states):
+        cell, hidden = states
+        dtype = projected.dtype
+        recurrent_kernel = tf.cast(self.kernel[..., self.input_channels :, :], dtype)
+        gates = projected + tf.nn.convolution(hidden, recurrent_kernel, padding="SAME")
+        peepholes = [tf.cast(w, dtype) for w in self.peephole] if self.peepholes else None
+        state = lstm_gates(gates, cell, self.forget_bias, peepholes)
+        return state.hidden, state
+
+    def call(self, inputs, states, training=False):
+        return self.step(self.project_inputs(inputs), states)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "rank": self.rank,
+            "peepholes": self.peepholes,
+            "forget_bias": self.forget_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+        }
+
+
+# ------------------------------------------------------------------------------------------ multigrid layers
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class UniformFanIn(keras.initializers.Initializer):
+    """Uniform in +-1/sqrt(fan-in): weights and biases of the public code's convolutions and output layer.
+
+    Args:
+      fan_in: number of inputs of a unit. Default: product of all axes of the shape but the last.
+      seed: int or `keras.random.SeedGenerator`.
+    """
+
+    def __init__(self, fan_in=None, seed=None):
+        self.fan_in = fan_in
+        self.seed = seed
+
+    def __call__(self, shape, dtype=None):
+        bound = 1.0 / math.sqrt(self.fan_in or math.prod(shape[:-1]))
+        return keras.random.uniform(shape, -bound, bound, dtype=dtype, seed=self.seed)
+
+    def get_config(self):
+        return {"fan_in": self.fan_in, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class GridNormalization(keras.layers.Layer):
+    """Normalisation by the statistics of the data at hand, over [T, B, s, (s,) C].
+
+    Args:
+      over: "batch" (all axes but channels: the public recall code, which never uses moving statistics) or "sequence"
+        (time and space, for each sequence of the batch: the paper's question answering).
+      epsilon: default 1e-3 (public code).
+    """
+
+    def __init__(self, over="batch", epsilon=1e-3, **kwargs):
+        super().__init__(**kwargs)
+        if over not in ("batch", "sequence"):
+            raise ValueError(f"over: was {over!r}, must be 'batch' or 'sequence'")
+        self.over = over
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        self.gamma = self.add_weight(name="gamma", shape=(input_shape[-1],), initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=(input_shape[-1],), initializer="zeros")
+
+    def call(self, inputs):
+        x = tf.cast(inputs, self.variable_dtype)
+        axes = [a for a in range(x.shape.rank - 1) if a != 1 or self.over == "batch"]
+        mean, variance = tf.nn.moments(x, axes, keepdims=True)
+        y = tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
+        return tf.cast(y, inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "over": self.over, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class MultigridConv(keras.layers.Layer):
+    """Multigrid convolution (MG-conv): routing, convolution + bias and ReLU at every level.
+
+    Args:
+      sizes: sides of the output levels, doubling, e.g. (3, 6, 12).
+      filters: output channels of every level.
+      kernel_size: default 3.
+      rank: 2 for grids [s, s, C], 1 for [s, C]. Default 2.
+      activation: default "relu".
+
+    Call arguments: a pyramid, tuple of grids [..., s, (s,) C]. Returns a pyramid with the sides `sizes`.
+
+    Raises:
+      ValueError: `sizes` do not double, or a level has no source among the inputs.
+    """
+
+    def __init__(self, sizes, filters, kernel_size=3, rank=2, activation="relu", **kwargs):
+        super().__init__(**kwargs)
+        self.sizes = check_sizes(sizes)
+        self.filters = check_positive("filters", filters)
+        self.kernel_size = check_positive("kernel_size", kernel_size)
+        self.rank = rank
+        self.activation = keras.activations.get(activation)
+
+    def build(self, input_shape):
+        self.kernels, self.biases = [], []
+        for size, channels in zip(self.sizes, routed_channels(input_shape, self.sizes), strict=True):
+            shape = (*[self.kernel_size] * self.rank, channels, self.filters)
+            fan_in = math.prod(shape[:-1])
+            self.kernels.append(self.add_weight(name=f"kernel_{size}", shape=shape, initializer=UniformFanIn()))
+            self.biases.append(
+                self.add_weight(name=f"bias_{size}", shape=(self.filters,), initializer=UniformFanIn(fan_in))
+            )
+
+    def call(self, pyramid):
+        merged, leadings = zip(*[merge_leading(grid, self.rank) for grid in pyramid], strict=True)
+        static = pyramid[0].shape[: -self.rank - 1]
+        outputs = []
+        for x, kernel, bias in zip(route(merged, self.sizes, self.rank), self.kernels, self.biases, strict=True):
+            y = tf.nn.convolution(x, tf.cast(kernel, x.dtype), padding="SAME") + tf.cast(bias, x.dtype)
+            outputs.append(split_leading(self.activation(y), leadings[0], static))
+        return tuple(outputs)
+
+    def compute_output_shape(self, input_shape):
+        leading = input_shape[0][: -self.rank - 1]
+        return tuple((*leading, *[size] * self.rank, self.filters) for size in self.sizes)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "sizes": self.sizes,
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "rank": self.rank,
+            "activation": keras.activations.serialize(self.activation),
+        }
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class MultigridConvLSTM(keras.layers.Layer):
+    """Multigrid memory layer (MG-conv-LSTM) as an RNN cell over pyramids: routing, and a `ConvLSTM` at every level.
+
+    Args:
+      sizes: sides of the levels, doubling, e.g. (3, 6, 12).
+      filters: channels of every level's state.
+      kernel_size, rank, peepholes, forget_bias: as in `ConvLSTM`.
+
+    Call arguments: a pyramid (tuple of [B, s, (s,) C]; a single grid is a pyramid of one) and the state, a tuple of
+    `ConvLSTMState`, one per level. Returns (pyramid of hidden grids, state). `tfmem.RNN` runs it over sequences.
+
+    Raises:
+      ValueError: `sizes` do not double, or a level has no source among the inputs.
+    """
+
+    def __init__(self, sizes, filters, kernel_size=3, rank=2, peepholes=False, forget_bias=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.sizes = check_sizes(sizes)
+        self.cells = [
+            ConvLSTM(filters, kernel_size, rank, peepholes, forget_bias, name=f"level_{size}", dtype=self.dtype_policy)
+            for size in self.sizes
+        ]
+        self.filters, self.kernel_size, self.rank = filters, kernel_size, rank
+        self.peepholes, self.forget_bias = peepholes, forget_bias
+
+    def build(self, input_shape):
+        shapes = as_pyramid(input_shape, is_leaf=lambda s: not isinstance(s[0], (tuple, list, tf.TensorShape)))
+        for cell, size, channels in zip(self.cells, self.sizes, routed_channels(shapes, self.sizes), strict=True):
+            cell.build((*[size] * self.rank, channels))
+
+    @property
+    def state_size(self):
+        return tuple(cell.state_size for cell in self.cells)
+
+    @property
+    def output_size(self):
+        return tuple(cell.output_size for cell in self.cells)
+
+    def get_initial_state(self, batch_size=None):
+        return tuple(cell.get_initial_state(batch_size) for cell in self.cells)
+
+    def project_inputs(self, inputs):
+        """Routing and the input's convolutions, for a pyramid of [..., s, (s,) C]."""
+        pyramid = as_pyramid(inputs, is_leaf=tf.is_tensor)
+        merged, leadings = zip(*[merge_leading(grid, self.rank) for grid in pyramid], strict=True)
+        static = pyramid[0].shape[: -self.rank - 1]
+        routed = route(merged, self.sizes, self.rank)
+        return tuple(
+            split_leading(cell.project_inputs(x), leadings[0], static)
+            for cell, x in zip(self.cells, routed, strict=True)
+        )
+
+    def step(self, projected, states):
+        steps = [cell.step(p, s) for cell, p, s in zip(self.cells, projected, states, strict=True)]
+        return tuple(hidden for hidden, _ in steps), tuple(state for _, state in steps)
+
+    def call(self, inputs, states, training=False):
+        return self.step(self.project_inputs(inputs), states)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "sizes": self.sizes,
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "rank": self.rank,
+            "peepholes": self.peepholes,
+            "forget_bias": self.forget_bias,
+        }
+
+
+def as_pyramid(value, is_leaf):
+    """A single grid (or its shape) as a pyramid of one."""
+    return (value,) if is_leaf(value) else tuple(value)

@@ -1,0 +1,517 @@
+"""Multigrid writer and readers, and the two models of the public code (github.com/trihuynh88/multigrid_mem).
+
+A writer is a stack of multigrid memory layers, a reader a stack of multigrid convolutions that looks at a query and at
+what the writer holds at the same layer and level (Figure 2 of the supplement). A decoder brings the reader's last
+pyramid to the answer's grid. Everything below is time-major, [T, B, ...]; the models' `call` is batch-major.
+
+    layers are counted from 1; a residual (a, b) adds the output of layer a to that of layer b on the levels that
+    both have, with zeros for the channels that a lacks.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfmem.cores.multigrid import (
+    GridNormalization,
+    MultigridConv,
+    MultigridConvLSTM,
+    UniformFanIn,
+    check_positive,
+)
+from tfmem.unroll import unroll
+
+
+def level_sizes(base_size, first, count):
+    """Sides of `count` levels from level `first` on: base_size * 2^level."""
+    return tuple(base_size * 2**level for level in range(first, first + count))
+
+
+def add_residual(pyramid, earlier):
+    """`pyramid` plus `earlier` on the levels that both have; missing channels count as zeros (at the end)."""
+    by_size = {grid.shape[-2]: grid for grid in earlier}
+    out = []
+    for grid in pyramid:
+        other = by_size.get(grid.shape[-2])
+        if other is not None:
+            missing = grid.shape[-1] - other.shape[-1]
+            if missing:
+                other = tf.pad(other, [[0, 0]] * (grid.shape.rank - 1) + [[0, missing]])
+            grid += other
+        out.append(grid)
+    return tuple(out)
+
+
+def check_residuals(name, residuals, num_layers):
+    residuals = tuple((int(a), int(b)) for a, b in residuals)
+    for a, b in residuals:
+        if not 1 <= a < b <= num_layers:
+            raise ValueError(f"{name}: was {residuals}, must be pairs 1 <= earlier < later <= {num_layers}")
+    return residuals
+
+
+def check_layers(names, *lists):
+    lists = [tuple(check_positive(name, v) for v in values) for name, values in zip(names, lists, strict=True)]
+    if len({len(values) for values in lists}) != 1:
+        lengths = ", ".join(f"{n} has {len(v)}" for n, v in zip(names, lists, strict=True))
+        raise ValueError(f"{names[0]}: one entry per layer is needed in each of {', '.join(names)}; {lengths}")
+    return lists
+
+
+class _Stack(keras.layers.Layer):
+    """Layers with residuals and optional normalisation at every level."""
+
+    def _add_layers(self, make, sizes, filters, residuals, normalization):
+        self.sizes, self.filters = sizes, filters
+        self.residuals = check_residuals("residuals", residuals, len(filters))
+        self.normalization = normalization
+        self.layers = [make(s, f, i + 1) for i, (s, f) in enumerate(zip(sizes, filters, strict=True))]
+        self.norms = [
+            [GridNormalization(normalization, name=f"norm_{i + 1}_{size}", dtype=self.dtype_policy) for size in s]
+            for i, s in enumerate(sizes)
+            if normalization
+        ]
+
+    def _finish(self, index, pyramid, outputs):
+        """Normalises the output of layer `index` (from 0) and adds its residuals from `outputs`."""
+        if self.normalization:
+            pyramid = tuple(norm(grid) for norm, grid in zip(self.norms[index], pyramid, strict=True))
+        for a, b in self.residuals:
+            if b == index + 1:
+                pyramid = add_residual(pyramid, outputs[a - 1])
+        return pyramid
+
+    def _shapes(self, index):
+        return [(None, None, size, size, self.filters[index]) for size in self.sizes[index]]
+
+    def _build_norms(self, index):
+        if self.normalization:
+            for norm, shape in zip(self.norms[index], self._shapes(index), strict=True):
+                norm.build(shape)
+
+
+class MultigridWriter(_Stack):
+    """Stack of multigrid memory layers.
+
+    Args:
+      sizes: sides of the levels of every layer, e.g. ((3, 6), (3, 6), (3, 6, 12)).
+      filters: channels of every layer.
+      residuals: pairs (earlier, later) of layers counted from 1.
+      normalization: None, "batch" or "sequence" (`GridNormalization`).
+      peepholes, forget_bias: as in `ConvLSTM`.
+    """
+
+    def __init__(self, sizes, filters, residuals=(), normalization=None, peepholes=False, forget_bias=1.0, **kwargs):
+        super().__init__(**kwargs)
+
+        def make(s, f, i):
+            return MultigridConvLSTM(
+                s, f, peepholes=peepholes, forget_bias=forget_bias, name=f"layer_{i}", dtype=self.dtype_policy
+            )
+
+        self._add_layers(make, sizes, filters, residuals, normalization)
+
+    def build(self, input_shape):
+        for index, layer in enumerate(self.layers):
+            layer.build(tuple(shape[1:] for shape in input_shape))
+            input_shape = self._shapes(index)
+            self._build_norms(index)
+
+    def get_initial_state(self, batch_size):
+        return tuple(layer.get_initial_state(batch_size) for layer in self.layers)
+
+    def call(self, pyramid, initial_state, sequence_length=None):
+        """Pyramid of [T, B, s, s, C] and state to (list of pyramids, one per layer; final state)."""
+        outputs, states = [], []
+        for index, (layer, state) in enumerate(zip(self.layers, initial_state, strict=True)):
+            pyramid, state = unroll(layer, pyramid, state, sequence_length)
+            pyramid = self._finish(index, pyramid, outputs)
+            outputs.append(pyramid)
+            states.append(state)
+        return outputs, tuple(states)
+
+
+class MultigridReader(_Stack):
+    """Stack of multigrid convolutions that sees the writer's grids: after each layer and its residual, every level is
+    concatenated with the writer's grid of the same layer and level.
+
+    Args: as `MultigridWriter`; `sizes` are the writer's.
+    """
+
+    def __init__(self, sizes, filters, residuals=(), normalization=None, **kwargs):
+        super().__init__(**kwargs)
+
+        def make(s, f, i):
+            return MultigridConv(s, f, name=f"layer_{i}", dtype=self.dtype_policy)
+
+        self._add_layers(make, sizes, filters, residuals, normalization)
+
+    def build(self, input_shape):
+        query, *memories = input_shape
+        for index, (layer, memory) in enumerate(zip(self.layers, memories, strict=True)):
+            layer.build(query)
+            self._build_norms(index)
+            query = [(*s[:-1], s[-1] + m[-1]) for s, m in zip(self._shapes(index), memory, strict=True)]
+
+    def call(self, query, memories):
+        """Query pyramid [..., s, s, C] and the writer's pyramids (one per layer) to the last pyramid."""
+        outputs = []
+        for index, (layer, memory) in enumerate(zip(self.layers, memories, strict=True)):
+            pyramid = self._finish(index, layer(query), outputs)
+            query = tuple(tf.concat([r, m], axis=-1) for r, m in zip(pyramid, memory, strict=True))
+            outputs.append(query)
+        return query
+
+
+class MultigridDecoder(_Stack):
+    """Stack of multigrid convolutions from a reader's pyramid to one grid.
+
+    Args: as `MultigridWriter`; `last_activation` is that of the last layer ("linear" for logits).
+    """
+
+    def __init__(self, sizes, filters, residuals=(), normalization=None, last_activation="relu", **kwargs):
+        super().__init__(**kwargs)
+
+        def make(s, f, i):
+            activation = last_activation if i == len(filters) else "relu"
+            return MultigridConv(s, f, activation=activation, name=f"layer_{i}", dtype=self.dtype_policy)
+
+        self._add_layers(make, sizes, filters, residuals, normalization)
+
+    def build(self, input_shape):
+        for index, layer in enumerate(self.layers):
+            layer.build(input_shape)
+            input_shape = self._shapes(index)
+            self._build_norms(index)
+
+    def call(self, pyramid):
+        outputs = []
+        for index, layer in enumerate(self.layers):
+            pyramid = self._finish(index, layer(pyramid), outputs)
+            outputs.append(pyramid)
+        return pyramid
+
+
+def time_major(nest):
+    return tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), nest)
+
+
+def fold_query(query, base_size):
+    """A query patch [..., q, q, C] as a grid [..., base, base, (q/base)^2 C]: blocks of the patch become channels.
+
+    How the 9x9 reader takes its query is unknown (FACTS.md §5); this is our choice. 3x3 queries stay as they are.
+    """
+    size, channels = query.shape[-2:]
+    block = size // base_size
+    if block == 1:
+        return query
+    leading = tf.shape(query)[:-3]
+    x = tf.reshape(query, [-1, base_size, block, base_size, block, channels])
+    x = tf.reshape(tf.transpose(x, [0, 1, 3, 2, 4, 5]), [-1, base_size, base_size, block * block * channels])
+    y = tf.reshape(x, tf.concat([leading, x.shape[1:]], axis=0))
+    y.set_shape([*query.shape[:-3], *x.shape[1:]])
+    return y
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class LocalizationModel(keras.Model):
+    """Mapping and localisation: one writer, and a reader for each query size (supplement B.1, Figure 2).
+
+    The defaults are the public code's network for 25x25 maps: 650,225 parameters, 76,968 memory cells, answers on the
+    finest grid, 48x48.
+
+    Args:
+      writer_levels, writer_filters: number of levels (from the coarsest) and channels of every memory layer.
+      reader_filters: channels of the reader's layers, whose levels are the writer's.
+      decoder_levels, decoder_filters: number of levels (from the finest) and channels of the layers that follow.
+      base_size: side of the coarsest grid. Default 3.
+      query_sizes: sides of the query patches, multiples of `base_size`; one reader each. Default (3,); the paper
+        also has (3, 9).
+      writer_residuals, reader_residuals, decoder_residuals: pairs (earlier, later), counted from 1 in each part.
+      view_channels: channels of observation and query. Default 4: free, wall, row, column.
+      normalization: None (public code), "batch" or "sequence".
+      peepholes, forget_bias: as in `ConvLSTM`.
+
+    Call arguments: a dict of "observation" [B, T, base, base, view_channels] and "query_<size>"
+    [B, T, size, size, view_channels]; optional `initial_state`. Returns a dict "logits_<size>" [B, T, S, S], S the
+    side of the finest level; with `return_state=True`, (dict, state).
+
+    Raises:
+      ValueError: lists of unequal length, a size out of range, decoder levels that do not end at the finest.
+    """
+
+    def __init__(
+        self,
+        writer_levels=(2, 2, 3, 3, 4, 4, 5),
+        writer_filters=(4, 4, 8, 8, 16, 16, 16),
+        reader_filters=(4, 4, 8, 8, 16, 16, 16),
+        decoder_levels=(4, 4, 3, 3, 2, 2, 1),
+        decoder_filters=(16, 16, 16, 16, 16, 16, 1),
+        base_size=3,
+        query_sizes=(3,),
+        writer_residuals=((1, 3), (3, 5), (5, 7)),
+        reader_residuals=((1, 3), (3, 5)),
+        decoder_residuals=((2, 4), (4, 6)),
+        view_channels=4,
+        normalization=None,
+        peepholes=False,
+        forget_bias=1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        writer_levels, writer_filters, reader_filters = check_layers(
+            ("writer_levels", "writer_filters", "reader_filters"), writer_levels, writer_filters, reader_filters
+        )
+        decoder_levels, decoder_filters = check_layers(
+            ("decoder_levels", "decoder_filters"), decoder_levels, decoder_filters
+        )
+        self.base_size = check_positive("base_size", base_size)
+        self.query_sizes = tuple(check_positive("query_sizes", q) for q in query_sizes)
+        if not self.query_sizes or any(q % self.base_size for q in self.query_sizes):
+            raise ValueError(f"query_sizes: was {query_sizes!r}, must be multiples of base_size = {self.base_size}")
+        if decoder_filters[-1] != 1 or decoder_levels[-1] != 1:
+            raise ValueError(
+                "decoder_filters: the last decoder layer must have 1 channel and 1 level, the map of logits; was "
+                f"{decoder_filters[-1]} channels and {decoder_levels[-1]} levels"
+            )
+        self.view_channels = check_positive("view_channels", view_channels)
+        self._config = dict(
+            writer_levels=writer_levels,
+            writer_filters=writer_filters,
+            reader_filters=reader_filters,
+            decoder_levels=decoder_levels,
+            decoder_filters=decoder_filters,
+            base_size=self.base_size,
+            query_sizes=self.query_sizes,
+            writer_residuals=check_residuals("writer_residuals", writer_residuals, len(writer_filters)),
+            reader_residuals=check_residuals("reader_residuals", reader_residuals, len(reader_filters)),
+            decoder_residuals=check_residuals("decoder_residuals", decoder_residuals, len(decoder_filters)),
+            view_channels=self.view_channels,
+            normalization=normalization,
+            peepholes=peepholes,
+            forget_bias=forget_bias,
+        )
+        finest = writer_levels[-1]
+        self.map_size = base_size * 2 ** (finest - 1)
+        sizes = [level_sizes(base_size, 0, n) for n in writer_levels]
+        decoder_sizes = [level_sizes(base_size, finest - n, n) for n in decoder_levels]
+        policy = self.dtype_policy
+        self.writer = MultigridWriter(
+            sizes,
+            writer_filters,
+            writer_residuals,
+            normalization,
+            peepholes,
+            forget_bias,
+            name="writer",
+            dtype=policy,
+        )
+        self.readers = [
+            MultigridReader(sizes, reader_filters, reader_residuals, normalization, name=f"reader_{q}", dtype=policy)
+            for q in self.query_sizes
+        ]
+        self.decoders = [
+            MultigridDecoder(
+                decoder_sizes,
+                decoder_filters,
+                decoder_residuals,
+                normalization,
+                last_activation="linear",
+                name=f"decoder_{q}",
+                dtype=policy,
+            )
+            for q in self.query_sizes
+        ]
+
+    def build(self, input_shape=None):
+        base, channels = self.base_size, self.view_channels
+        self.writer.build([(None, None, base, base, channels)])
+        memories = [self.writer._shapes(i) for i in range(len(self.writer.layers))]
+        for q, reader, decoder in zip(self.query_sizes, self.readers, self.decoders, strict=True):
+            folded = [(None, None, base, base, (q // base) ** 2 * channels)]
+            reader.build([folded, *memories])
+            last = [
+                (*s[:-1], s[-1] + m[-1])
+                for s, m in zip(reader._shapes(len(reader.layers) - 1), memories[-1], strict=True)
+            ]
+            decoder.build(last)
+        self.built = True
+
+    def get_initial_state(self, batch_size):
+        """Zeros for every layer and level: a tuple (layers) of tuples (levels) of `ConvLSTMState`."""
+        return self.writer.get_initial_state(batch_size)
+
+    def write(self, observation, state, sequence_length=None):
+        """Observations [T, B, base, base, C] into memory: (the writer's pyramids, one per layer; final state)."""
+        return self.writer((observation,), state, sequence_length=sequence_length)
+
+    def read(self, size, query, memories):
+        """Logits [..., S, S] for queries [..., size, size, C] against the writer's pyramids."""
+        index = self.query_sizes.index(size)
+        pyramid = self.readers[index]((fold_query(query, self.base_size),), memories)
+        (logits,) = self.decoders[index](pyramid)
+        return logits[..., 0]
+
+    def run(self, inputs, state, sequence_length=None):
+        """`call`, time-major: inputs [T, B, ...] and state to (dict of logits [T, B, S, S], state)."""
+        memories, state = self.write(inputs["observation"], state, sequence_length)
+        logits = {f"logits_{q}": self.read(q, inputs[f"query_{q}"], memories) for q in self.query_sizes}
+        return logits, state
+
+    def call(self, inputs, initial_state=None, return_state=False):
+        if initial_state is None:
+            initial_state = self.get_initial_state(tf.shape(inputs["observation"])[0])
+        logits, state = self.run(time_major(inputs), initial_state)
+        logits = time_major(logits)
+        return (logits, state) if return_state else logits
+
+    def get_config(self):
+        return {**super().get_config(), **self._config}
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class MNISTRecallModel(keras.Model):
+    """MNIST associative recall and classification (supplement B.2): which digit followed the queried image?
+
+    The defaults are the public code's network: 211,408 parameters, 7,560 memory cells. Images are resized to
+    3x3, 6x6 and 12x12 by nearest neighbour and stay in 0..255.
+
+    Args:
+      writer_filters: channels of the memory layers, all with the three levels. Default (4, 4, 8, 8, 16).
+      reader_filters: channels of the reader's layers.
+      decoder_levels, decoder_filters: number of levels (from the coarsest) and channels of the layers that follow.
+      sizes: sides of the pyramid. Default (3, 6, 12).
+      num_classes: default 10.
+      writer_residuals, reader_residuals, decoder_residuals: pairs (earlier, later), counted from 1 in each part.
+      normalization: "batch" (public code: statistics of the data at hand, in training and inference), "sequence" or
+        None.
+      peepholes, forget_bias: as in `ConvLSTM`.
+
+    Call arguments: a dict of "images" [B, T, 28, 28, 1] (0..255) and "query" [B, 28, 28, 1]; optional
+    `initial_state`. Returns logits [B, num_classes]; with `return_state=True`, (logits, state).
+    """
+
+    def __init__(
+        self,
+        writer_filters=(4, 4, 8, 8, 16),
+        reader_filters=(4, 4, 8, 8, 16),
+        decoder_levels=(3, 3, 2, 2, 1),
+        decoder_filters=(16, 16, 16, 16, 10),
+        sizes=(3, 6, 12),
+        num_classes=10,
+        writer_residuals=((1, 3), (3, 5)),
+        reader_residuals=((1, 3), (3, 5)),
+        decoder_residuals=((2, 4),),
+        normalization="batch",
+        peepholes=False,
+        forget_bias=1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        writer_filters, reader_filters = check_layers(
+            ("writer_filters", "reader_filters"), writer_filters, reader_filters
+        )
+        decoder_levels, decoder_filters = check_layers(
+            ("decoder_levels", "decoder_filters"), decoder_levels, decoder_filters
+        )
+        self.sizes = tuple(sizes)
+        if max(decoder_levels) > len(self.sizes) or decoder_levels[-1] != 1:
+            raise ValueError(
+                f"decoder_levels: was {decoder_levels}, must be at most {len(self.sizes)} levels and end with 1"
+            )
+        self._config = dict(
+            writer_filters=writer_filters,
+            reader_filters=reader_filters,
+            decoder_levels=decoder_levels,
+            decoder_filters=decoder_filters,
+            sizes=self.sizes,
+            num_classes=check_positive("num_classes", num_classes),
+            writer_residuals=check_residuals("writer_residuals", writer_residuals, len(writer_filters)),
+            reader_residuals=check_residuals("reader_residuals", reader_residuals, len(reader_filters)),
+            decoder_residuals=check_residuals("decoder_residuals", decoder_residuals, len(decoder_filters)),
+            normalization=normalization,
+            peepholes=peepholes,
+            forget_bias=forget_bias,
+        )
+        policy = self.dtype_policy
+        every = [self.sizes] * len(writer_filters)
+        self.writer = MultigridWriter(
+            every,
+            writer_filters,
+            writer_residuals,
+            normalization,
+            peepholes,
+            forget_bias,
+            name="writer",
+            dtype=policy,
+        )
+        self.reader = MultigridReader(
+            every, reader_filters, reader_residuals, normalization, name="reader", dtype=policy
+        )
+        self.decoder = MultigridDecoder(
+            [self.sizes[:n] for n in decoder_levels],
+            decoder_filters,
+            decoder_residuals,
+            normalization,
+            name="decoder",
+            dtype=policy,
+        )
+        fan_in = self.sizes[0] ** 2 * decoder_filters[-1]
+        self.classifier = keras.layers.Dense(
+            num_classes,
+            kernel_initializer=UniformFanIn(),
+            bias_initializer=UniformFanIn(fan_in),
+            name="classifier",
+            dtype=policy,
+        )
+
+    def build(self, input_shape=None):
+        pyramid = [(None, None, s, s, 1) for s in self.sizes]
+        self.writer.build(pyramid)
+        memories = [self.writer._shapes(i) for i in range(len(self.writer.layers))]
+        self.reader.build([pyramid, *memories])
+        last = [
+            (*s[:-1], s[-1] + m[-1])
+            for s, m in zip(self.reader._shapes(len(self.reader.layers) - 1), memories[-1], strict=True)
+        ]
+        self.decoder.build(last)
+        self.classifier.build((None, self.sizes[0] ** 2 * self.decoder.filters[-1]))
+        self.built = True
+
+    def get_initial_state(self, batch_size):
+        """Zeros for every layer and level: a tuple (layers) of tuples (levels) of `ConvLSTMState`."""
+        return self.writer.get_initial_state(batch_size)
+
+    def pyramid(self, images):
+        """Images [..., side, side, 1] to grids of `sizes`: TF 1's nearest neighbour, row r reads floor(r side / s)."""
+        side = images.shape[-2]
+        grids = []
+        for size in self.sizes:
+            index = [r * side // size for r in range(size)]
+            grid = tf.gather(tf.gather(images, index, axis=-3), index, axis=-2)
+            grids.append(tf.cast(grid, self.compute_dtype))
+        return tuple(grids)
+
+    def write(self, images, state, sequence_length=None):
+        """Images [T, B, 28, 28, 1] into memory: (the writer's pyramids, one per layer; final state)."""
+        return self.writer(self.pyramid(images), state, sequence_length=sequence_length)
+
+    def read(self, query, memories):
+        """Logits [B, num_classes] for query images [B, 28, 28, 1] against the memory after the last step."""
+        last = [tuple(grid[-1:] for grid in pyramid) for pyramid in memories]
+        (grid,) = self.decoder(self.reader(self.pyramid(query[None]), last))
+        return self.classifier(tf.reshape(grid, [-1, self.sizes[0] ** 2 * self.decoder.filters[-1]]))
+
+    def run(self, inputs, state, sequence_length=None):
+        """`call`, time-major: images [T, B, ...], query [B, ...] and state to (logits [B, classes], state)."""
+        memories, state = self.write(inputs["images"], state, sequence_length)
+        return self.read(inputs["query"], memories), state
+
+    def call(self, inputs, initial_state=None, return_state=False):
+        images = inputs["images"]
+        if initial_state is None:
+            initial_state = self.get_initial_state(tf.shape(images)[0])
+        logits, state = self.run({"images": time_major(images), "query": inputs["query"]}, initial_state)
+        return (logits, state) if return_state else logits
+
+    def get_config(self):
+        return {**super().get_config(), **self._config}
