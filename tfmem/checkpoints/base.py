@@ -39,7 +39,8 @@ class LoadReport:
 
     @property
     def num_parameters(self):
-        return int(sum(np.prod(shape) for _, _, shape in self.loaded))
+        stored = {name: shape for name, _, shape in self.loaded}  # one stored variable may fill several of ours
+        return int(sum(np.prod(shape) for shape in stored.values()))
 
     def __str__(self):
         lines = [f"loaded {len(self.loaded)} variables, {self.num_parameters:,} numbers"]

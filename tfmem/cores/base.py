@@ -5,6 +5,8 @@ the work that does not depend on the state for all time steps at once:
 
     project_inputs   [..., B, features] -> what the step needs of the input; creates every variable
     step             (projected [B, ...], state) -> (output, next state); creates none, so it may run inside a loop
+
+A core with an external memory also takes `step(..., write=False)` and has `read_only()`, a `ReadOnly` view of itself.
 """
 
 import abc
@@ -38,6 +40,37 @@ class RNNCore(snt.RNNCore):
         return self.step(self.project_inputs(inputs), prev_state)
 
 
+class ReadOnly(RNNCore):
+    """A view of a memory core that shares its variables and never writes to its memory.
+
+    Gregor et al. 2019, Appendix B: writing is turned off in the simulation network.
+
+    Args:
+      core: a core whose `step` takes `write`.
+    """
+
+    def __init__(self, core, name=None):
+        super().__init__(name=name)
+        self.core = core
+
+    @property
+    def state_size(self):
+        return self.core.state_size
+
+    @property
+    def output_size(self):
+        return self.core.output_size
+
+    def initial_state(self, batch_size, dtype=tf.float32):
+        return self.core.initial_state(batch_size, dtype)
+
+    def project_inputs(self, inputs):
+        return self.core.project_inputs(inputs)
+
+    def step(self, projected, state):
+        return self.core.step(projected, state, write=False)
+
+
 class Linear(snt.Module):
     """`x w + b` on the last axis, variables in at least float32, computed in the dtype of the inputs.
 
@@ -67,6 +100,46 @@ class Linear(snt.Module):
         self.initialize(inputs.shape[-1], inputs.dtype)
         outputs = tf.matmul(inputs, tf.cast(self.w, inputs.dtype))
         return outputs + tf.cast(self.b, inputs.dtype) if self.with_bias else outputs
+
+
+class SplitLinear(snt.Module):
+    """`[x, s] w + b` where `x` does not depend on the state: `w` is kept as two matrices, so that the share of `x` is
+    computed for all time steps at once.
+
+    Initialised as a `Linear` of the concatenation: the standard deviation is that of the whole fan-in.
+
+    Args:
+      output_size: size of the last axis of the output.
+      random_bias: draws `b` like `w`, as Sonnet 1's LSTM does; else it starts at zero.
+    """
+
+    def __init__(self, output_size, random_bias=False, name=None):
+        super().__init__(name=name)
+        self.output_size = output_size
+        self.random_bias = random_bias
+
+    @snt.once
+    def initialize(self, input_size, state_size, dtype=tf.float32):
+        dtype = variable_dtype(dtype)
+        init = snt.initializers.TruncatedNormal(stddev=(input_size + state_size) ** -0.5)
+        b_init = init if self.random_bias else snt.initializers.Zeros()
+        self.w_i = tf.Variable(init([input_size, self.output_size], dtype), name="w_i")
+        self.w_s = tf.Variable(init([state_size, self.output_size], dtype), name="w_s")
+        self.b = tf.Variable(b_init([self.output_size], dtype), name="b")
+
+    def project(self, x):
+        """The share of `x` [..., input_size], with the bias."""
+        return tf.matmul(x, tf.cast(self.w_i, x.dtype)) + tf.cast(self.b, x.dtype)
+
+    def __call__(self, projected, s):
+        return projected + tf.matmul(s, tf.cast(self.w_s, s.dtype))
+
+
+def lstm_update(gates, cell, forget_bias=1.0):
+    """Sonnet 1's LSTM from its gates [B, 4H], in the order input, candidate, forget, output: a `snt.LSTMState`."""
+    i, j, f, o = tf.split(gates, 4, axis=-1)
+    cell = tf.sigmoid(f + forget_bias) * cell + tf.sigmoid(i) * tf.tanh(j)
+    return snt.LSTMState(hidden=tf.sigmoid(o) * tf.tanh(cell), cell=cell)
 
 
 class LayerNorm(snt.Module):
