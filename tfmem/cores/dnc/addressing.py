@@ -1,0 +1,140 @@
+"""Addressing of the differentiable neural computer (Graves et al. 2016, Methods), as pure functions.
+
+    content weighting       C(M, k, β)[i] = softmax_i(cos(k, M[i]) softplus(β))
+    usage vector            u_t = (u_{t-1} + w_{t-1} − u_{t-1} ∘ w_{t-1}) ∘ ψ_t,    ψ_t = Π_i (1 − f_i r^i_{t-1})
+    allocation weighting    a_t[φ_t[j]] = (1 − u_t[φ_t[j]]) Π_{i<j} u_t[φ_t[i]],    φ_t: the slots, least used first
+    precedence weighting    p_t = (1 − Σ_i w_t[i]) p_{t-1} + w_t
+    temporal link matrix    L_t[i, j] = (1 − w_t[i] − w_t[j]) L_{t-1}[i, j] + w_t[i] p_{t-1}[j],    L_t[i, i] = 0
+    forward, backward       f_t = L_t r_{t-1},    b_t = L_tᵀ r_{t-1}
+
+Shapes: B batch, N slots, W word size, R read heads, H write heads. Faithful to google-deepmind/dnc, addressing.py.
+"""
+
+import functools
+from typing import NamedTuple
+
+import tensorflow as tf
+
+EPSILON = 1e-6  # in the norms, the cosine's denominator and the allocation's usage, as in the public code
+
+
+class TemporalLinkageState(NamedTuple):
+    """The order in which slots were written, for each write head.
+
+    link: [B, H, N, N], entry (i, j) is the degree to which slot i was written right after slot j.
+    precedence_weights: [B, H, N], the degree to which a slot was the last one written.
+    """
+
+    link: tf.Tensor
+    precedence_weights: tf.Tensor
+
+
+def product_over_heads(factors):
+    """Product along axis 1.
+
+    The public code takes it from a cumulative product, whose gradient is zero (older: NaN) at a factor that is exactly
+    zero; here it is the product of the other factors.
+    """
+    return functools.reduce(tf.multiply, tf.unstack(factors, axis=1))
+
+
+def cosine_weights(memory, keys, strengths):
+    """Content weighting: the softmax over slots of sharpened cosine similarities.
+
+    Args:
+      memory: [B, N, W].
+      keys: [B, heads, W].
+      strengths: [B, heads], any real numbers; softplus makes them positive.
+
+    Returns:
+      [B, heads, N], each row sums to one.
+    """
+
+    def norm(x):
+        return tf.sqrt(tf.reduce_sum(tf.square(x), axis=-1) + EPSILON)
+
+    norms = norm(keys)[:, :, tf.newaxis] * norm(memory)[:, tf.newaxis, :]
+    similarity = tf.matmul(keys, memory, transpose_b=True) / (norms + EPSILON)
+    return tf.nn.softmax(similarity * tf.nn.softplus(strengths)[:, :, tf.newaxis])
+
+
+def update_usage(write_weights, free_gate, read_weights, usage):
+    """Usage after the last step's writes and this step's frees. No gradient flows into the write weights.
+
+    Args:
+      write_weights: [B, H, N], the previous step's.
+      free_gate: [B, R] in [0, 1].
+      read_weights: [B, R, N], the previous step's.
+      usage: [B, N] in [0, 1], the previous step's.
+
+    Returns:
+      [B, N] in [0, 1].
+    """
+    not_written = product_over_heads(1 - tf.stop_gradient(write_weights))
+    retention = product_over_heads(1 - free_gate[:, :, tf.newaxis] * read_weights)
+    return (usage + (1 - usage) * (1 - not_written)) * retention
+
+
+def allocation(usage):
+    """Allocation weighting of one write head: the least used slots first, in exact sorted order.
+
+    Args:
+      usage: [B, N] in [0, 1]. Equal usages are taken in the order of the slots.
+
+    Returns:
+      [B, N], sums to at most one.
+    """
+    nonusage = 1 - (EPSILON + (1 - EPSILON) * usage)
+    sorted_nonusage, free_list = tf.math.top_k(nonusage, k=usage.shape[-1])
+    sorted_allocation = sorted_nonusage * tf.math.cumprod(1 - sorted_nonusage, axis=-1, exclusive=True)
+    return tf.gather(sorted_allocation, tf.argsort(free_list), batch_dims=1)
+
+
+def write_allocation_weights(usage, write_gates):
+    """Allocation weightings of all write heads; each head sees as used what the heads before it will write.
+
+    Args:
+      usage: [B, N] in [0, 1].
+      write_gates: [B, H] in [0, 1], how much of its allocation each head writes.
+
+    Returns:
+      [B, H, N].
+    """
+    *gates, _ = tf.unstack(write_gates[:, :, tf.newaxis], axis=1)
+    weights = [allocation(usage)]
+    for gate in gates:
+        usage = usage + (1 - usage) * gate * weights[-1]
+        weights.append(allocation(usage))
+    return tf.stack(weights, axis=1)
+
+
+def temporal_linkage(write_weights, state):
+    """Link matrix and precedence after a write; the link takes the precedence from before it.
+
+    Args:
+      write_weights: [B, H, N].
+      state: `TemporalLinkageState`.
+
+    Returns:
+      The next `TemporalLinkageState`; rows and columns of each link matrix sum to at most one.
+    """
+    w_i, w_j = write_weights[..., :, tf.newaxis], write_weights[..., tf.newaxis, :]
+    link = (1 - w_i - w_j) * state.link + w_i * state.precedence_weights[..., tf.newaxis, :]
+    link = tf.linalg.set_diag(link, tf.zeros_like(write_weights))
+    written = tf.reduce_sum(write_weights, axis=-1, keepdims=True)
+    return TemporalLinkageState(link, (1 - written) * state.precedence_weights + write_weights)
+
+
+def directional_read_weights(link, read_weights, forward):
+    """Where each read head goes when it follows the order of writing.
+
+    Args:
+      link: [B, H, N, N].
+      read_weights: [B, R, N], the previous step's.
+      forward: True for the slots written after those last read, False for those before.
+
+    Returns:
+      [B, R, H, N].
+    """
+    weights = tf.matmul(read_weights[:, tf.newaxis], link, transpose_b=forward)
+    return tf.transpose(weights, [0, 2, 1, 3])
