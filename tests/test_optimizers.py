@@ -1,0 +1,94 @@
+"""TF 1's RMSProp against a transcription of its formula and the numbers of the public IMPALA learner."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.support import relative_error
+from tfmem.optimizers import TF1RMSprop, linear_decay
+
+
+def transcription(variable, gradients, learning_rates, rho, mu, epsilon):
+    rms, momentum, path = np.ones_like(variable), np.zeros_like(variable), []
+    for g, lr in zip(gradients, learning_rates, strict=True):
+        rms = rho * rms + (1 - rho) * g * g
+        momentum = mu * momentum + lr * g / np.sqrt(rms + epsilon)
+        variable = variable - momentum
+        path.append(variable)
+    return np.stack(path), rms
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("kind", [tf.Variable, keras.Variable])
+def test_equals_the_formula(rng, mode, momentum, kind):
+    start, gradients = rng.normal(size=(5, 3)), rng.normal(size=(6, 5, 3)) * 3
+    learning_rates = np.linspace(0.1, 0.01, 6)
+    variable = kind(start.astype(np.float32))
+    optimizer = TF1RMSprop(0.1, rho=0.9, momentum=momentum, epsilon=0.1)
+    optimizer.build([variable])
+
+    def apply(gradient, learning_rate):
+        optimizer.learning_rate.assign(learning_rate)
+        optimizer.apply([gradient], [variable])
+
+    if mode != "eager":
+        apply = tf.function(apply, jit_compile=mode == "xla")
+    path = []
+    for gradient, learning_rate in zip(gradients, learning_rates, strict=True):
+        apply(tf.constant(gradient, tf.float32), tf.constant(learning_rate, tf.float32))
+        path.append(variable.numpy())
+    expected, _ = transcription(start, gradients, learning_rates, 0.9, momentum, 0.1)
+    assert relative_error(path, expected) < 1e-6
+
+
+def test_equals_the_public_learner(golden):
+    data = np.load(golden("vtrace/rmsprop.npz"))
+    variable = tf.Variable(data["var0"])
+    optimizer = TF1RMSprop(0.1, rho=0.99, momentum=0.0, epsilon=0.1)
+    optimizer.build([variable])
+    for update, gradient in enumerate(data["grads"]):
+        learning_rate = linear_decay(800 * update, 0.00048, 0.0, 1_000_000_000)
+        np.testing.assert_allclose(learning_rate, data["learning_rate"][update], rtol=1e-6)
+        optimizer.learning_rate.assign(learning_rate)
+        optimizer.apply([tf.constant(gradient)], [variable])
+        assert relative_error(variable, data["vars_after"][update]) < 1e-6
+    slots = {v.name.rsplit("_", 1)[-1]: v for v in optimizer.variables}
+    assert relative_error(slots["rms"].numpy(), data["ms_after"]) < 1e-6
+
+
+@pytest.mark.parametrize("clip", [0.5, 1e4])
+def test_global_clipnorm_is_clip_by_global_norm(rng, clip):
+    gradients = [tf.constant(rng.normal(size=shape), tf.float32) for shape in ((4, 3), (7,))]
+    moved = []
+    for kwargs, given in (
+        ({"global_clipnorm": clip}, gradients),
+        ({}, tf.clip_by_global_norm(gradients, clip)[0]),
+    ):
+        variables = [tf.Variable(tf.zeros_like(g)) for g in gradients]
+        TF1RMSprop(0.1, epsilon=0.1, **kwargs).apply(given, variables)
+        moved.append(np.concatenate([v.numpy().ravel() for v in variables]))
+    np.testing.assert_allclose(moved[0], moved[1], rtol=1e-6)
+
+
+def test_linear_decay(golden):
+    data = np.load(golden("vtrace/rmsprop.npz"))
+    computed = linear_decay(tf.constant(data["decay_frames"]), 0.00048, 0.0, 1_000_000_000)
+    np.testing.assert_allclose(computed, data["decay_learning_rate"], rtol=1e-6, atol=1e-12)
+    multigrid = tf.function(lambda step: linear_decay(step, 1e-3, 1e-4, 1e6), jit_compile=True)
+    for step, expected in ((0, 1e-3), (500_000, 5.5e-4), (1_000_000, 1e-4), (3_000_000_000, 1e-4)):
+        np.testing.assert_allclose(multigrid(tf.constant(step, tf.int64)), expected, rtol=1e-6)
+
+
+def test_config_round_trip():
+    optimizer = TF1RMSprop(0.2, rho=0.8, momentum=0.5, epsilon=0.3, global_clipnorm=7.0)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert isinstance(again, TF1RMSprop)
+    assert again.get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize(("argument", "value"), [("rho", 1.0), ("momentum", -0.1), ("epsilon", -1.0)])
+def test_bad_arguments(argument, value):
+    with pytest.raises(ValueError, match=argument):
+        TF1RMSprop(**{argument: value})

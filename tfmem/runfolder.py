@@ -1,0 +1,409 @@
+"""The folder of one run: config, metrics, checkpoints, figures, exported model and result, safe against crashes.
+
+    config.json      experiment and configuration; a folder made by another one is refused
+    metrics.csv      one row per logged or evaluated update
+    checkpoints/     checkpoint-<update>.npz, the newest few: arrays by name and JSON metadata, with checksums
+    figures/  saved_model/  tensorboard/
+    result.json      written last: a folder that has it is finished
+
+Every file is written beside its place, flushed to the disk and renamed, so that a crash at any moment leaves the old
+file or the new one. numpy and the standard library only: the bundle runner uses this where TensorFlow is missing.
+"""
+
+import csv
+import errno
+import io
+import json
+import os
+import platform
+import re
+import subprocess
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder are not kept apart there
+    fcntl = None
+
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{9,})\.npz")
+METADATA = "metadata.json"
+PACKAGES = (
+    "tfmem",
+    "tensorflow",
+    "keras",
+    "dm-sonnet",
+    "tensorflow-probability",
+    "tensorflow-datasets",
+    "numpy",
+    "jax",
+)
+
+
+class RunFolderError(Exception):
+    """A run folder cannot be used or written; the message says why and what is still there."""
+
+
+class Checkpoint(NamedTuple):
+    """State of a run after `update` updates: arrays by name, and what else JSON holds."""
+
+    update: int
+    arrays: dict[str, np.ndarray]
+    metadata: dict
+
+
+class RunFolder:
+    """Reads and writes one run folder.
+
+    Args:
+      path: the folder. Nothing is created before `claim`.
+      keep: how many of the newest checkpoints stay.
+
+    Raises:
+      ValueError: `keep` is not positive.
+    """
+
+    def __init__(self, path, keep=2):
+        if keep < 1:
+            raise ValueError(f"keep: {keep}, must be at least 1")
+        self.path = Path(path)
+        self.keep = keep
+        self.config_path = self.path / "config.json"
+        self.metrics_path = self.path / "metrics.csv"
+        self.result_path = self.path / "result.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.figures = self.path / "figures"
+        self.saved_model = self.path / "saved_model"
+        self.tensorboard = self.path / "tensorboard"
+        self._lock = None
+
+    # Configuration
+
+    def claim(self, config):
+        """Makes the folder for a run with this configuration, or checks that it was made for the very same one.
+
+        Args:
+          config: dict that JSON can hold.
+
+        Raises:
+          RunFolderError: the folder holds a run of another configuration (the differing fields are listed), holds
+            files but no run, or another process is working in it. Nothing has been changed then.
+        """
+        partial = self.config_path.name + ".partial"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            others = [path.name for path in self.path.iterdir() if path.name != partial]
+        except OSError as error:
+            raise _write_error(self.path, error) from error
+        if self.config_path.exists():
+            differing = differences(self.config(), as_json(config))
+            if differing:
+                raise RunFolderError(
+                    f"{self.path} was made by another configuration and is left as it is:\n"
+                    + "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in differing)
+                )
+        elif others:
+            raise RunFolderError(f"{self.path} is not empty and has no config.json; it is left as it is")
+        else:
+            write_json(self.config_path, config)
+        self._lock_folder()
+        try:
+            self.checkpoints.mkdir(exist_ok=True)
+            self.figures.mkdir(exist_ok=True)
+        except OSError as error:
+            raise _write_error(self.path, error) from error
+
+    def config(self):
+        """The configuration that the folder was made with.
+
+        Raises:
+          RunFolderError: there is none, or it cannot be read.
+        """
+        try:
+            return json.loads(self.config_path.read_text())
+        except FileNotFoundError:
+            raise RunFolderError(f"{self.path} is not a run folder: it has no config.json") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"{self.config_path} is damaged: {error}") from error
+
+    def release(self):
+        """Lets another process (or another `RunFolder`) work in the folder."""
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def _lock_folder(self):
+        if fcntl is None or self._lock:
+            return
+        lock = self.config_path.open()
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when the process dies
+        except BlockingIOError:
+            lock.close()
+            raise RunFolderError(f"another process is working in {self.path}") from None
+        self._lock = lock
+
+    # Checkpoints
+
+    def save(self, checkpoint):
+        """Writes a checkpoint and removes all but the newest `keep`.
+
+        Raises:
+          RunFolderError: it could not be written (full disk, say); the earlier checkpoints are kept.
+        """
+        path = self.checkpoints / f"checkpoint-{checkpoint.update:09d}.npz"
+        write_atomically(path, lambda file: _write_checkpoint(file, checkpoint))
+        for _, old in self._saved()[self.keep :]:
+            old.unlink()
+
+    def restore(self):
+        """The newest checkpoint that can be read, and what is wrong with newer ones.
+
+        Returns:
+          `(checkpoint, damaged)`: a `Checkpoint`, or None where none was ever saved; and (path, reason) pairs.
+
+        Raises:
+          RunFolderError: there are checkpoints and none can be read.
+        """
+        damaged = []
+        for update, path in self._saved():
+            try:
+                return _read_checkpoint(path, update), damaged
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+                damaged.append((path, f"{type(error).__name__}: {error}"))
+        if damaged:
+            raise RunFolderError(
+                f"no checkpoint in {self.checkpoints} can be read; nothing was deleted:\n"
+                + "\n".join(f"  {path.name}: {reason}" for path, reason in damaged)
+            )
+        return None, []
+
+    def resume(self):
+        """Goes back to the newest readable checkpoint: as `restore`, and brings the folder to that moment.
+
+        Metrics of later updates are dropped, damaged checkpoints are set aside as `<name>.damaged`, and files that
+        an interrupted write left are removed.
+        """
+        checkpoint, damaged = self.restore()
+        for left in self.path.glob("**/*.partial"):
+            left.unlink()
+        for path, _ in damaged:
+            os.replace(path, path.with_name(path.name + ".damaged"))
+        self._drop_metrics_after(checkpoint.update if checkpoint else 0)
+        return checkpoint, damaged
+
+    def _saved(self):
+        """(update, path) of the checkpoints, newest first."""
+        found = ((CHECKPOINT_NAME.fullmatch(path.name), path) for path in self.checkpoints.glob("*.npz"))
+        return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+
+    # Metrics
+
+    def append_metrics(self, update, values):
+        """Adds a row to metrics.csv; a name that is new becomes a new column.
+
+        Args:
+          update: number of updates done, greater than in the rows before.
+          values: floats by name.
+
+        Raises:
+          RunFolderError: it could not be written; the rows before are kept.
+        """
+        row = {"update": str(update), **{name: repr(float(value)) for name, value in values.items()}}
+        columns = self._columns()
+        new = [name for name in row if name not in columns]
+        if new:
+            self._write_metrics(columns + new, [*self._rows(), row])
+            return
+        line = io.StringIO()
+        csv.DictWriter(line, columns, restval="", lineterminator="\n").writerow(row)
+        size = self.metrics_path.stat().st_size
+        try:
+            with self.metrics_path.open("ab") as file:
+                file.write(line.getvalue().encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            os.truncate(self.metrics_path, size)
+            raise _write_error(self.metrics_path, error) from error
+
+    def metrics(self):
+        """The rows of metrics.csv: dicts of an int `update` and floats; a row holds only what it has."""
+        return [
+            {name: int(text) if name == "update" else float(text) for name, text in row.items() if text}
+            for row in self._rows()
+        ]
+
+    def _columns(self):
+        if not self.metrics_path.exists():
+            return []
+        with self.metrics_path.open(newline="") as file:
+            return next(csv.reader(file), [])
+
+    def _rows(self):
+        """Whole rows as text; a last row that a crash cut off is left out."""
+        text = self.metrics_path.read_text() if self.metrics_path.exists() else ""
+        return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+
+    def _write_metrics(self, columns, rows):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.metrics_path, lambda file: file.write(text.getvalue().encode()))
+
+    def _drop_metrics_after(self, update):
+        rows = [row for row in self._rows() if int(row["update"]) <= update]
+        if rows:
+            self._write_metrics(self._columns(), rows)
+        else:
+            self.metrics_path.unlink(missing_ok=True)
+
+    # Result
+
+    def write_result(self, result):
+        """Writes result.json, which marks the run as finished."""
+        write_json(self.result_path, result)
+
+    def result(self):
+        """The content of result.json, or None where the run is not finished."""
+        return json.loads(self.result_path.read_text()) if self.result_path.exists() else None
+
+
+def write_atomically(path, write):
+    """Makes `path` with what `write(file)` writes: the whole file or, after an error or a crash, what was there before.
+
+    Raises:
+      RunFolderError: the system refused (full disk, rights); nothing is left of the attempt.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise _write_error(path, error) from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path, value):
+    """Writes `value` as indented JSON, atomically."""
+    write_atomically(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
+
+
+def as_json(value):
+    """`value` as it comes back from a JSON file (tuples as lists)."""
+    return json.loads(json.dumps(value))
+
+
+def differences(old, new, prefix=""):
+    """(field, old, new) of all that differs between two nested dicts."""
+    found = []
+    for name in [*old, *(n for n in new if n not in old)]:
+        before, now = old.get(name, "absent"), new.get(name, "absent")
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += differences(before, now, f"{prefix}{name}.")
+        elif before != now:
+            found.append((prefix + name, before, now))
+    return found
+
+
+def describe_machine(devices=()):
+    """What a result depends on besides its configuration: hardware, package versions, git revision.
+
+    Args:
+      devices: names of the accelerators in use, as the caller's framework gives them.
+    """
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "hardware": {"cpu": _cpu_name(), "cores": os.cpu_count(), "devices": list(devices)},
+        "versions": versions,
+        "git_revision": _git_revision(),
+    }
+
+
+def _cpu_name():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _git_revision():
+    """The commit of the checkout this file is in, with "+changes" where files differ from it; None outside one."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != here.parent:
+            return None  # installed inside somebody else's checkout
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _write_checkpoint(file, checkpoint):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        dtypes = {}
+        for name, array in checkpoint.arrays.items():
+            array = np.asarray(array)
+            dtypes[name] = array.dtype.name
+            if array.dtype.kind == "V":  # bfloat16 and other types that .npy has no name for
+                array = array.view(f"u{array.dtype.itemsize}")
+            member = io.BytesIO()
+            np.save(member, array, allow_pickle=False)
+            archive.writestr(f"{name}.npy", member.getbuffer())
+        archive.writestr(METADATA, json.dumps({"dtypes": dtypes, "metadata": checkpoint.metadata}))
+
+
+def _read_checkpoint(path, update):
+    with zipfile.ZipFile(path) as archive:
+        about = json.loads(archive.read(METADATA))  # read() compares each member's CRC-32
+        arrays = {}
+        for name, dtype in about["dtypes"].items():
+            array = np.load(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+            arrays[name] = array if array.dtype.name == dtype else array.view(_dtype(dtype))
+    return Checkpoint(update, arrays, about["metadata"])
+
+
+def _dtype(name):
+    import ml_dtypes  # only where an array needs it; TensorFlow and JAX both bring it
+
+    return np.dtype(getattr(ml_dtypes, name))
+
+
+def _sync_folder(folder):
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_error(path, error):
+    why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+    return RunFolderError(f"cannot write {path}: {why}; what was saved before is kept")
