@@ -1,0 +1,143 @@
+"""LSTM + SALU: a controller with an unbounded soft-attention look-up table, baseline of Munkhdalai et al. 2019 (§4.1).
+
+"We replace the feed-forward neural memory with the look-up table": the controller and its interaction vectors are
+those of the metalearned memory (Eq. 1, without the rate). Every step appends its H write keys and values as rows, then
+reads with softmax attention over all rows written so far:
+
+    K_t = [K_{t-1}; k_{t,1..H}^w],  V_t = [V_{t-1}; v_{t,1..H}^w]
+    v_t^r = mean_i softmax(K_t k_{t,i}^r / sqrt(word_size))^T V_t
+
+The paper gives no more than "soft-attention look-up table"; the scaled dot product, writing before reading and the
+mean over heads are our choice (the last two as in our metalearned memory).
+
+How a table without bound lives in tensors of fixed shape
+    The state holds a table with room for `capacity` steps, the second axis of its tensors, and each sequence's
+    `length`, the steps that it has written. A step fills slot `length`; empty slots take no part in the attention.
+    Where a full table can grow, it doubles: in eager mode, and in a graph in which its capacity is unknown (None), so
+    that stepping through T steps sees log2(T) shapes. In a graph in which it is static, XLA included, it cannot; there
+    `tfmem.unroll` makes room for the whole sequence beforehand with `reserve` (exactly T slots more), and
+    whoever compiles single steps calls `reserve` between them. A step that finds no room is never silent: it raises
+    where the capacity is 0, else its output and read-out are NaN from there on.
+"""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfmem.cores.controller import MemoryController
+from tfmem.cores.keras_base import check_positive
+
+
+class LookupState(NamedTuple):
+    hidden: tf.Tensor  # h_t: [B, units]
+    cell: tf.Tensor  # [B, units]
+    read_out: tf.Tensor  # v_t^r: [B, word_size]
+    keys: tf.Tensor  # K_t: [B, capacity, H, word_size]
+    values: tf.Tensor  # V_t: [B, capacity, H, word_size]
+    length: tf.Tensor  # steps written: int32 [B]
+
+
+def append(table, rows, length):
+    """The table [B, capacity, H, size] with rows [B, H, size] in slot `length` [B], unchanged where that is none."""
+    here = tf.range(tf.shape(table)[1]) == length[:, tf.newaxis]
+    return tf.where(here[:, :, tf.newaxis, tf.newaxis], rows[:, tf.newaxis], table)
+
+
+def attend(queries, keys, values, length):
+    """Mean over heads of soft attention over the first `length` slots: [B, size]. The softmax is in float32 or more."""
+    logits = tf.einsum("bqd,bchd->bqch", queries, keys) * keys.shape[-1] ** -0.5
+    logits = tf.cast(logits, tf.float64 if logits.dtype == tf.float64 else tf.float32)
+    written = tf.range(tf.shape(keys)[1]) < length[:, tf.newaxis]
+    logits = tf.where(written[:, tf.newaxis, :, tf.newaxis], logits, logits.dtype.min)
+    weights = tf.exp(logits - tf.reduce_logsumexp(logits, axis=[2, 3], keepdims=True))
+    weights = tf.cast(tf.reduce_mean(weights, axis=1), values.dtype)
+    return tf.einsum("bch,bchd->bd", weights, values)
+
+
+def enlarge(state, new_slots):
+    """The state with `new_slots` empty slots at the table's end."""
+    padding = [[0, 0], [0, new_slots], [0, 0], [0, 0]]
+    return state._replace(keys=tf.pad(state.keys, padding), values=tf.pad(state.values, padding))
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class LookupMemory(MemoryController):
+    """LSTM controller with a look-up table that grows with the episode (LSTM + SALU).
+
+    Input [B, features]; output y_t [B, output_size]; state: `LookupState`. A step costs O(capacity).
+
+    `state_size` has None for the capacity unless `max_steps` is given.
+
+    Args:
+      units: width of the controller.
+      num_heads: H, rows written and read per step. Default 1.
+      word_size: size of keys and values. Default 100.
+      output_size: default `units`.
+      max_steps: capacity of the initial table. By default it is empty, and everything grows. Give it where compiled
+        code must keep the state's shape: single compiled steps, keras.layers.RNN, or a state carried over several
+        unrolls without compiling anew. `unroll` then adds no room in a graph of static shapes, and steps past it give
+        NaN there; in eager mode the table grows all the same.
+
+    Raises:
+      ValueError: an argument is not a positive integer; or a step is compiled for a table of capacity 0.
+    """
+
+    def __init__(self, units, num_heads=1, word_size=100, output_size=None, max_steps=None, **kwargs):
+        super().__init__(units, num_heads, word_size, output_size, num_others=0, **kwargs)
+        if max_steps is not None:
+            check_positive(max_steps=max_steps)
+        self.max_steps = max_steps
+
+    @property
+    def state_size(self):
+        units, word = tf.TensorShape([self.units]), tf.TensorShape([self.word_size])
+        table = tf.TensorShape([self.max_steps, self.num_heads, self.word_size])
+        return LookupState(units, units, word, table, table, tf.TensorShape([]))
+
+    @property
+    def output_size(self):
+        return self.output_units
+
+    def get_initial_state(self, batch_size=None, dtype=None):
+        dtype = dtype or self.compute_dtype
+        zeros = tf.zeros([batch_size, self.units], dtype)
+        table = tf.zeros([batch_size, self.max_steps or 0, self.num_heads, self.word_size], dtype)
+        read_out = tf.zeros([batch_size, self.word_size], dtype)
+        return LookupState(zeros, zeros, read_out, table, table, tf.zeros([batch_size], tf.int32))
+
+    def reserve(self, state, num_steps):
+        """The state with room for `num_steps` more steps.
+
+        Where the lengths can be seen (eager mode, or a capacity unknown at trace time) the table grows only if it must,
+        and then at least doubles. In a graph of static shapes it gets `num_steps` more slots, or none where
+        `max_steps` was given.
+        """
+        capacity = state.keys.shape[1]
+        if not tf.executing_eagerly() and capacity is not None:
+            return state if self.max_steps else enlarge(state, num_steps)
+        capacity = tf.shape(state.keys)[1]
+        needed = tf.reduce_max(state.length) + num_steps
+        return enlarge(state, tf.where(needed > capacity, tf.maximum(needed, 2 * capacity) - capacity, 0))
+
+    def step(self, projected, states):
+        capacity = states.keys.shape[1]
+        if tf.executing_eagerly() or capacity is None:
+            states = self.reserve(states, 1)
+        elif capacity == 0:
+            raise ValueError(
+                "the table in the state must have room for the step, got capacity 0 in compiled code: call reserve on "
+                "the state before, use tfmem.unroll, or give max_steps to the constructor."
+            )
+        hidden, cell, vectors = self.control(projected, states.hidden, states.cell, states.read_out)
+        keys = append(states.keys, vectors.write_keys, states.length)
+        values = append(states.values, vectors.write_values, states.length)
+        length = states.length + 1
+        read_out = attend(vectors.read_keys, keys, values, length)
+        overflow = states.length >= tf.shape(keys)[1]
+        read_out = tf.where(overflow[:, tf.newaxis], tf.cast(float("nan"), read_out.dtype), read_out)
+        output = self.output(hidden, read_out)
+        return output, LookupState(hidden, cell, read_out, keys, values, length)
+
+    def get_config(self):
+        return {**super().get_config(), "max_steps": self.max_steps}

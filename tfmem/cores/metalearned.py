@@ -1,0 +1,282 @@
+"""Metalearned Neural Memory (Munkhdalai et al. 2019, arXiv 1907.09720): a memory that is a neural network.
+
+The memory is a feed-forward network f with weights phi_t = {M^l}; reading evaluates it, writing changes its weights,
+for each sequence of the batch on its own.
+
+    z^l = tanh(M^l z^{l-1}),  z^0 = key                                     §3.2
+    v_t^r = mean_i f_{phi_t}(k_{t,i}^r)
+    L^up = 1/H sum_i || f_{phi_{t-1}}(k_i^w) - v_i^w ||^2                   (2)
+    MNM-g:  M^l <- M^l - beta grad_{M^l} L^up                               (3)
+    MNM-p:  M^l <- M^l - beta^l 1/H sum_i (z_i^l - q^l(v_i^w)) (z_i^{l-1})^T    (4)
+    L_t^meta = 1/H sum_tau lambda_tau sum_i || f_{phi_t}(k_{t-tau,i}^w) - v_{t-tau,i}^w ||^2    (5), one term of sum_t
+
+Where the paper is silent or contradicts itself, and our choice:
+  - order: its notation writes first and reads phi_t, §3.1's prose reads "previous time steps"; ours writes first
+    (so does the only public MNM-p, taylorwwebb/emergent_symbols); `read_first=True` is the other.
+  - q^l, "a simple single-layer MLP with input v^w" (App. A): its activation is not given; ours is tanh, the range of
+    the activations that it is the target of (emergent_symbols: linear); `feedback_activation` sets it. It has a bias.
+  - Eq. 4 over H heads: not given; ours is their mean, as in Eq. 2.
+  - beta^l: "learned for each layer with the controller or separately"; ours is sigmoid(W_beta beta' + b_beta) with
+    one output per layer, from the controller's rate vector.
+  - squared error: Eqs. 2 and 5 sum over the value's units, Eq. 9 divides by their number; ours sums;
+    `mean_error=True` divides.
+  - phi_0: "a fixed random parameter set"; ours is uniform in +-1/sqrt(fan-in) (as emergent_symbols).
+  - the last layer: tanh like the others (App. A); `output_activation="linear"` as in Eq. 10 and emergent_symbols.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfmem.cores.controller import MemoryController
+from tfmem.cores.keras_base import check_choice, check_positive, linear, tile_batch
+
+
+class RecentWrites(NamedTuple):
+    """The last `recall_delay` writes, latest first, zero before the start (a zero key and value have zero error)."""
+
+    keys: tf.Tensor  # [B, recall_delay, H, word_size]
+    values: tf.Tensor  # [B, recall_delay, H, word_size]
+
+
+class MetalearnedState(NamedTuple):
+    hidden: tf.Tensor  # h_t: [B, units]
+    cell: tf.Tensor  # [B, units]
+    read_out: tf.Tensor  # v_t^r: [B, word_size]
+    memory: tuple  # phi_t: M^l [B, out, in] for each layer
+    recent: tuple  # RecentWrites, or () where recall_delay is 0
+
+
+class MetalearnedOutput(NamedTuple):
+    output: tf.Tensor  # y_t: [B, output_size]
+    meta_loss: tf.Tensor  # L_t^meta: [B]
+
+
+def activations(memory, keys, output_activation="tanh"):
+    """[z^0, ..., z^L] of the memory for keys [B, n, in] (§3.2): a list of [B, n, size]."""
+    z = [keys]
+    for layer, weights in enumerate(memory, start=1):
+        z.append(tf.matmul(z[-1], weights, transpose_b=True))
+        if layer < len(memory) or output_activation == "tanh":
+            z[-1] = tf.tanh(z[-1])
+    return z
+
+
+def squared_error(memory, keys, values, output_activation="tanh"):
+    """|| f(k_i) - v_i ||^2 of Eqs. 2 and 5: [B, n]."""
+    return tf.reduce_sum((activations(memory, keys, output_activation)[-1] - values) ** 2, axis=-1)
+
+
+def gradient_write(memory, keys, values, rate, output_activation="tanh", scale=1.0):
+    """MNM-g: one step of gradient descent on scale * Eq. 2 with rate [B], by the equations of back-propagation.
+
+    They are written out, rather than taken from a nested tape, so that they survive loops and XLA; the outer
+    gradient goes through them (the second-order terms).
+    """
+    z = activations(memory, keys, output_activation)
+    num_heads = keys.shape[1]
+    # delta^L = 2/H (z^L - v) sigma'(a^L);  delta^{l-1} = (M^l^T delta^l) sigma'(a^{l-1});  tanh' = 1 - z^2
+    delta = 2.0 * scale / num_heads * (z[-1] - values)
+    if output_activation == "tanh":
+        delta *= 1.0 - z[-1] ** 2
+    rate = rate[:, tf.newaxis, tf.newaxis]
+    written = []
+    for layer in reversed(range(len(memory))):
+        # dL/dM^l = sum_i delta_i^l (z_i^{l-1})^T
+        written.insert(0, memory[layer] - rate * tf.matmul(delta, z[layer], transpose_a=True))
+        if layer > 0:
+            delta = tf.matmul(delta, memory[layer]) * (1.0 - z[layer] ** 2)
+    return tuple(written)
+
+
+def local_write(memory, keys, targets, rates, output_activation="tanh"):
+    """MNM-p: the perceptron rule in each layer (Eq. 4), for targets q^l(v^w) [B, H, size] and rates beta^l [B, L]."""
+    z = activations(memory, keys, output_activation)
+    num_heads = keys.shape[1]
+    written = []
+    for layer, (weights, target) in enumerate(zip(memory, targets, strict=True)):
+        change = tf.matmul(z[layer + 1] - target, z[layer], transpose_a=True) / num_heads
+        written.append(weights - rates[:, layer, tf.newaxis, tf.newaxis] * change)
+    return tuple(written)
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class MetalearnedMemory(MemoryController):
+    """LSTM controller with a metalearned neural memory, MNM-g (`write="gradient"`) or MNM-p (`write="local"`).
+
+    Input [B, features]; output y_t [B, output_size], or `MetalearnedOutput` with the meta loss [B] of the step where
+    `return_meta_loss`; average that over time and batch and add it to the task's loss (Eq. 6: with weight one).
+    State: `MetalearnedState`; the memory's weights in it start from fixed random ones (non-trainable weights
+    `initial_memory_<l>`, made by the constructor because the initial state needs them).
+
+    Args:
+      units: d_h, width of the controller.
+      num_heads: H, interaction vectors of each kind. Default 1 (paper: 1 for the algorithmic tasks, else 3).
+      memory_layers: layers of the memory network. Default 3.
+      memory_size: D, width of its hidden layers. Default 100.
+      word_size: d_k = d_v, size of keys and values. Default 100.
+      output_size: d_o. Default: `units`.
+      write: "gradient" (MNM-g, Eq. 3) or "local" (MNM-p, Eq. 4). Default "gradient".
+      read_first: whether the step's read-out is of the memory before the step's write. Default False.
+      learn_initial_memory: whether phi_0 is trained (§3.5: it overfits). Default False.
+      return_meta_loss: whether the output is `MetalearnedOutput`. Default False.
+      recall_delay: the largest tau of Eq. 5; needs `return_meta_loss`. Default 0.
+      recall_weights: lambda_0 .. lambda_{recall_delay}. Default: all 1.
+      mean_error: whether squared errors are divided by d_v, as in Eq. 9. Default False.
+      output_activation: of the memory's last layer, "tanh" or "linear". Default "tanh".
+      feedback_activation: of q^l (MNM-p), the name of a Keras activation. Default "tanh".
+
+    Raises:
+      ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        units,
+        num_heads=1,
+        memory_layers=3,
+        memory_size=100,
+        word_size=100,
+        output_size=None,
+        write="gradient",
+        read_first=False,
+        learn_initial_memory=False,
+        return_meta_loss=False,
+        recall_delay=0,
+        recall_weights=None,
+        mean_error=False,
+        output_activation="tanh",
+        feedback_activation="tanh",
+        **kwargs,
+    ):
+        super().__init__(units, num_heads, word_size, output_size, num_others=1, **kwargs)
+        check_positive(memory_layers=memory_layers, memory_size=memory_size)
+        check_choice("write", write, ("gradient", "local"))
+        check_choice("output_activation", output_activation, ("tanh", "linear"))
+        if not isinstance(recall_delay, int) or recall_delay < 0:
+            raise ValueError(f"recall_delay must be a non-negative integer, got {recall_delay!r}.")
+        if recall_delay and not return_meta_loss:
+            raise ValueError(f"recall_delay must be 0 where return_meta_loss is False, got {recall_delay}.")
+        if recall_weights is not None and len(recall_weights) != recall_delay + 1:
+            raise ValueError(
+                f"recall_weights must be {recall_delay + 1} (recall_delay + 1) numbers, got {recall_weights}."
+            )
+        keras.activations.get(feedback_activation)  # raises for an unknown name
+        self.memory_layers = memory_layers
+        self.memory_size = memory_size
+        self.write = write
+        self.read_first = read_first
+        self.learn_initial_memory = learn_initial_memory
+        self.return_meta_loss = return_meta_loss
+        self.recall_delay = recall_delay
+        self.recall_weights = (1.0,) * (recall_delay + 1) if recall_weights is None else tuple(recall_weights)
+        self.mean_error = mean_error
+        self.output_activation = output_activation
+        self.feedback_activation = feedback_activation
+        self.initial_memory = [
+            self.add_weight(
+                shape=tuple(shape),
+                initializer=keras.initializers.RandomUniform(-(shape[1] ** -0.5), shape[1] ** -0.5),
+                trainable=learn_initial_memory,
+                name=f"initial_memory_{layer}",
+            )
+            for layer, shape in enumerate(self.memory_shapes)
+        ]
+
+    @property
+    def memory_shapes(self):
+        """[out, in] of each layer of the memory."""
+        sizes = [self.word_size, *[self.memory_size] * (self.memory_layers - 1), self.word_size]
+        return tuple(tf.TensorShape([out, in_]) for in_, out in itertools.pairwise(sizes))
+
+    @property
+    def state_size(self):
+        units, word = tf.TensorShape([self.units]), tf.TensorShape([self.word_size])
+        writes = tf.TensorShape([self.recall_delay, self.num_heads, self.word_size])
+        recent = RecentWrites(writes, writes) if self.recall_delay else ()
+        return MetalearnedState(units, units, word, self.memory_shapes, recent)
+
+    @property
+    def output_size(self):
+        if self.return_meta_loss:
+            return MetalearnedOutput(tf.TensorShape([self.output_units]), tf.TensorShape([]))
+        return self.output_units
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        num_rates = 1 if self.write == "gradient" else self.memory_layers
+        self.rate_kernel = self.add_weight(
+            shape=(self.word_size, num_rates), initializer="glorot_uniform", name="rate_kernel"
+        )
+        self.rate_bias = self.add_weight(shape=(num_rates,), initializer="zeros", name="rate_bias")
+        if self.write == "local":
+            size = sum(out for out, _ in self.memory_shapes)
+            self.feedback_kernel = self.add_weight(
+                shape=(self.word_size, size), initializer="glorot_uniform", name="feedback_kernel"
+            )
+            self.feedback_bias = self.add_weight(shape=(size,), initializer="zeros", name="feedback_bias")
+
+    def get_initial_state(self, batch_size=None, dtype=None):
+        state = self.zero_state(batch_size, dtype)
+        memory = tuple(tile_batch(m, batch_size, state.hidden.dtype) for m in self.initial_memory)
+        return state._replace(memory=memory)
+
+    def update_memory(self, memory, keys, values, rate_vector):
+        """phi_t from phi_{t-1}, write keys and values [B, H, word_size] and the rate vector beta' [B, word_size]."""
+        rates = tf.sigmoid(linear(rate_vector, self.rate_kernel, self.rate_bias))
+        if self.write == "gradient":
+            return gradient_write(memory, keys, values, rates[:, 0], self.output_activation, self.error_scale)
+        targets = keras.activations.get(self.feedback_activation)(
+            linear(values, self.feedback_kernel, self.feedback_bias)
+        )
+        targets = tf.split(targets, [out for out, _ in self.memory_shapes], axis=-1)
+        return local_write(memory, keys, targets, rates, self.output_activation)
+
+    def read(self, memory, keys):
+        """Mean over heads of the memory's outputs for read keys [B, H, word_size]: [B, word_size]."""
+        return tf.reduce_mean(activations(memory, keys, self.output_activation)[-1], axis=1)
+
+    @property
+    def error_scale(self):
+        return 1.0 / self.word_size if self.mean_error else 1.0
+
+    def meta_loss(self, memory, writes):
+        """L_t^meta (Eq. 5) of the updated memory on this step's and the recent writes, latest first: [B]."""
+        keys, values = (tf.reshape(w, [-1, len(self.recall_weights) * self.num_heads, self.word_size]) for w in writes)
+        error = squared_error(memory, keys, values, self.output_activation)
+        error = tf.reshape(error, [-1, len(self.recall_weights), self.num_heads])
+        weights = tf.constant(self.recall_weights, error.dtype)[:, tf.newaxis]
+        return tf.reduce_sum(weights * error, axis=[1, 2]) * (self.error_scale / self.num_heads)
+
+    def step(self, projected, states):
+        hidden, cell, vectors = self.control(projected, states.hidden, states.cell, states.read_out)
+        keys, values = vectors.write_keys, vectors.write_values
+        memory = self.update_memory(states.memory, keys, values, vectors.others[:, 0])
+        read_out = self.read(states.memory if self.read_first else memory, vectors.read_keys)
+        output = self.output(hidden, read_out)
+        recent = ()
+        if self.return_meta_loss:
+            writes = RecentWrites(keys[:, tf.newaxis], values[:, tf.newaxis])
+            if self.recall_delay:
+                writes = RecentWrites(*(tf.concat(pair, axis=1) for pair in zip(writes, states.recent, strict=True)))
+                recent = RecentWrites(writes.keys[:, :-1], writes.values[:, :-1])
+            output = MetalearnedOutput(output, self.meta_loss(memory, writes))
+        return output, MetalearnedState(hidden, cell, read_out, memory, recent)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "memory_layers": self.memory_layers,
+            "memory_size": self.memory_size,
+            "write": self.write,
+            "read_first": self.read_first,
+            "learn_initial_memory": self.learn_initial_memory,
+            "return_meta_loss": self.return_meta_loss,
+            "recall_delay": self.recall_delay,
+            "recall_weights": list(self.recall_weights),
+            "mean_error": self.mean_error,
+            "output_activation": self.output_activation,
+            "feedback_activation": self.feedback_activation,
+        }
