@@ -1,0 +1,98 @@
+"""MNIST recall and classification (Huynh, Maire, Walter 2020, supplement B.2): which digit followed this image?
+
+The writer reads T images; the reader is shown one of the first T - 1 again and names the class of the one after it.
+numpy only, time-major [T, B, ...]. Order of the images and draw of the query as in the public TF 1 code
+(multigrid_mem, mnist_recall).
+"""
+
+import threading
+
+import numpy as np
+
+
+class RecallStream:
+    """An endless stream of episodes, each a pure function of (seed, update): `batch(update)`.
+
+    As in the public code, update after update takes the next block of steps * batch_size images, as [T, B]; the first
+    pass follows the order of `images`; when too few are left, a fresh permutation is drawn and reading starts anew.
+    Permutation e is the e-th that RandomState(seed) draws: for the public code's numpy seed, the public code's order.
+    (Its query steps come from Python's generator instead; ours are drawn from (seed, update).)
+
+    Args:
+        images: [N, 28, 28] uint8, 0 to 255.
+        labels: [N], the digits.
+        batch_size: B (public: 32).
+        steps: T, images per episode (public LOCAL_T_MAX: 10), at least 2.
+        seed: non-negative integer.
+
+    Attributes:
+        blocks_per_pass: updates until the images are permuted again.
+
+    Raises:
+        ValueError: images and labels that do not match, or an argument out of its range.
+    """
+
+    def __init__(self, images, labels, batch_size, steps=10, seed=0):
+        images, labels = np.asarray(images), np.asarray(labels)
+        if images.ndim != 3 or images.dtype != np.uint8:
+            raise ValueError(f"images must be uint8 of shape [N, rows, columns], got {images.dtype} {images.shape}")
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"labels must have shape {images.shape[:1]}, one per image, got {labels.shape}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if steps < 2:
+            raise ValueError(f"steps must be at least 2, got {steps}")
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        if len(images) < steps * batch_size:
+            raise ValueError(
+                f"images must hold at least steps * batch_size = {steps * batch_size} images, got {len(images)}"
+            )
+        self.images, self.labels = images, labels
+        self.batch_size, self.steps, self.seed = batch_size, steps, seed
+        self.blocks_per_pass = len(images) // (steps * batch_size)
+        self._lock = threading.Lock()
+        self._restart()
+
+    def image_index(self, update):
+        """Which images update `update` (from 0) reads, [T, B]."""
+        number, block = divmod(update, self.blocks_per_pass)
+        size = self.steps * self.batch_size
+        return self._order(number)[block * size : (block + 1) * size].reshape(self.steps, self.batch_size)
+
+    def query_step(self, update):
+        """The step k, 0 to T - 2, that update `update` asks for, the same for the whole batch."""
+        entropy = np.random.SeedSequence(self.seed, spawn_key=(update,))
+        return int(np.random.default_rng(entropy).integers(self.steps - 1))
+
+    def batch(self, update, query_step=None):
+        """Episodes of update `update`, counted from 0.
+
+        Args:
+            update: number of the update.
+            query_step: k to use instead of the drawn one.
+
+        Returns:
+            dict: images [T, B, 28, 28, 1] float32, raw 0 to 255; query [B, 28, 28, 1] float32, image k; label [B]
+            int32, the digit of image k + 1; query_step int32, k.
+        """
+        k = self.query_step(update) if query_step is None else query_step
+        if not 0 <= k <= self.steps - 2:
+            raise ValueError(f"query_step must be from 0 to steps - 2 = {self.steps - 2}, got {k}")
+        index = self.image_index(update)
+        images = self.images[index][..., None].astype(np.float32)
+        label = self.labels[index[k + 1]].astype(np.int32)
+        return {"images": images, "query": images[k], "label": label, "query_step": np.int32(k)}
+
+    def _restart(self):
+        self._number, self._permutation = 0, np.arange(len(self.images))
+        self._rng = np.random.RandomState(self.seed)
+
+    def _order(self, number):
+        """Permutation `number`, the one in use being kept; going back replays them from the first."""
+        with self._lock:
+            if number < self._number:
+                self._restart()
+            while self._number < number:
+                self._number, self._permutation = self._number + 1, self._rng.permutation(len(self.images))
+            return self._permutation
