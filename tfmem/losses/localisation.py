@@ -1,0 +1,122 @@
+"""Localisation loss and scores (Huynh, Maire, Walter 2020, supplement B.1.2).
+
+Logits and 0/1 targets are maps [..., S, S]; a mask of the leading axes (say [T, B] of padded steps) says which count.
+Scores are made from counts, which are summed over batches and episodes first: precision, recall and F-score are of all
+cells together.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Counts(NamedTuple):
+    """Cells told right and wrong, int64 scalars; add two with `tf.nest.map_structure(tf.add, a, b)`."""
+
+    true_positive: tf.Tensor
+    false_positive: tf.Tensor
+    false_negative: tf.Tensor
+
+
+class Scores(NamedTuple):
+    """float32 scalars (or vectors); 0 where nothing was predicted, or nothing was there to find."""
+
+    precision: tf.Tensor
+    recall: tf.Tensor
+    f_score: tf.Tensor
+
+
+def _rows(mask, targets):
+    """The mask with axes of size one behind it, so that it broadcasts over the targets."""
+    mask, rank = tf.convert_to_tensor(mask), len(targets.shape)
+    if not mask.shape.is_compatible_with(targets.shape[: len(mask.shape)]):
+        raise ValueError(f"mask must have leading axes of targets {targets.shape}, got shape {mask.shape}")
+    return tf.reshape(mask, tf.concat([tf.shape(mask), tf.ones([rank - len(mask.shape)], tf.int32)], axis=0))
+
+
+def _check(logits, targets):
+    if not logits.shape.is_compatible_with(targets.shape):
+        raise ValueError(f"logits must have the shape of targets, {targets.shape}, got {logits.shape}")
+
+
+def localisation_loss(logits, targets, mask=None):
+    """Equation (1) summed over steps, batch and cells, as the public code sums it: scalar of the logits' dtype.
+
+        sum over s of -y_s log sigmoid(l_s) - (1 - y_s) log(1 - sigmoid(l_s))
+
+    Args:
+        logits: [..., S, S].
+        targets: 0/1 masks of the same shape, any dtype.
+        mask: leading axes of targets (bool or numbers), rows that are 0 do not count; None: all count.
+
+    Raises:
+        ValueError: shapes that do not go together.
+    """
+    logits, targets = tf.convert_to_tensor(logits), tf.convert_to_tensor(targets)
+    _check(logits, targets)
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(targets, logits.dtype), logits=logits)
+    if mask is not None:
+        entropy *= tf.cast(_rows(mask, targets), logits.dtype)
+    return tf.reduce_sum(entropy)
+
+
+def localisation_counts(logits, targets, mask=None, threshold=0.5):
+    """`Counts` of the cells whose probability sigmoid(logit) is above the threshold, over the rows the mask lets in."""
+    logits, targets = tf.convert_to_tensor(logits), tf.cast(targets, tf.bool)
+    _check(logits, targets)
+    predicted = tf.sigmoid(logits) > threshold
+    counted = tf.constant(True) if mask is None else tf.cast(_rows(mask, targets), tf.bool)
+
+    def count(cells):
+        return tf.reduce_sum(tf.cast(cells & counted, tf.int64))
+
+    return Counts(count(predicted & targets), count(predicted & ~targets), count(~predicted & targets))
+
+
+def localisation_scores(counts):
+    """`Scores` from `Counts`: p = tp / (tp + fp), r = tp / (tp + fn), F = 2 tp / (2 tp + fp + fn)."""
+    found, wrong, missed = (tf.cast(count, tf.float64) for count in counts)
+    ratios = (
+        tf.math.divide_no_nan(found, found + wrong),
+        tf.math.divide_no_nan(found, found + missed),
+        tf.math.divide_no_nan(2 * found, 2 * found + wrong + missed),
+    )
+    return Scores(*(tf.cast(ratio, tf.float32) for ratio in ratios))
+
+
+class TargetSum(NamedTuple):
+    """How often each cell was a target, int64 [S, S], in how many rows, int64 scalar; added like `Counts`."""
+
+    cells: tf.Tensor
+    rows: tf.Tensor
+
+
+def target_sum(targets, mask=None):
+    """`TargetSum` of targets [..., S, S] over the rows that the mask lets in."""
+    targets = tf.cast(targets, tf.int64)
+    rows = tf.ones(tf.shape(targets)[:-2], tf.int64)
+    if mask is not None:
+        rows *= tf.cast(_rows(mask, rows), tf.int64)
+    cells = tf.reduce_sum(targets * rows[..., None, None], axis=list(range(len(targets.shape) - 2)))
+    return TargetSum(cells, tf.reduce_sum(rows))
+
+
+def prior_counts(train, test):
+    """`Counts` on `test` of the best answer that looks at nothing: the map prior, a baseline.
+
+    Whatever the query and the step, it names the cells that were targets in at least a certain share of the training
+    rows; the share is the one with the highest F-score in training.
+
+    Args:
+        train, test: `TargetSum`s over maps of the same size.
+    """
+    frequency = tf.reshape(train.cells, [-1])
+    named = tf.cast(frequency[None, :] >= frequency[:, None], tf.int64)  # [threshold, cell]
+
+    def count(total):
+        hits = tf.reshape(total.cells, [1, -1])
+        found = tf.reduce_sum(named * hits, axis=1)
+        return Counts(found, tf.reduce_sum(named, axis=1) * total.rows - found, tf.reduce_sum(hits) - found)
+
+    best = tf.argmax(localisation_scores(count(train)).f_score)
+    return Counts(*(tf.gather(counts, best) for counts in count(test)))
