@@ -27,53 +27,101 @@ def unroll(core, inputs, initial_state, sequence_length=None):
     Returns:
       `(outputs, final_state)`: outputs is a nest of [T, B, ...].
 
+    Raises:
+      ValueError: `inputs` has no time step, or the core returns a state of another structure.
+
     Under XLA, and for gradients under XLA, T must be static.
     """
     projected = project_inputs(core, inputs)
-    flat_projected = tf.nest.flatten(projected)
+    flat_projected = [tf.convert_to_tensor(p) for p in tf.nest.flatten(projected)]
     static_steps = flat_projected[0].shape[0]
+    if static_steps == 0:
+        raise ValueError(f"inputs must have at least one time step, got shape {flat_projected[0].shape}")
     num_steps = tf.shape(flat_projected[0])[0] if static_steps is None else static_steps
     flat_state = [tf.convert_to_tensor(s) for s in tf.nest.flatten(initial_state)]
 
-    def at(t, flat_state):
-        projected_t = tf.nest.pack_sequence_as(projected, [tf.gather(p, t) for p in flat_projected])
+    def run(t, flat_projected_t, flat_state):
+        projected_t = tf.nest.pack_sequence_as(projected, flat_projected_t)
         state = tf.nest.pack_sequence_as(initial_state, flat_state)
         output, next_state = step(core, projected_t, state)
         tf.nest.assert_same_structure(initial_state, next_state, check_types=False)
+        flat_next = [tf.convert_to_tensor(n) for n in tf.nest.flatten(next_state)]
+        for after, before in zip(flat_next, flat_state, strict=True):
+            if not tf.executing_eagerly():
+                after.set_shape(before.shape)
         if sequence_length is not None:
-            output = tf.nest.map_structure(lambda o: _where_valid(t, sequence_length, o, tf.zeros_like(o)), output)
-        flat_next = tf.nest.flatten(next_state)
-        if sequence_length is not None:
-            flat_next = [_where_valid(t, sequence_length, n, s) for n, s in zip(flat_next, flat_state, strict=True)]
+            valid = t < tf.convert_to_tensor(sequence_length, tf.int32)
+            output = tf.nest.map_structure(lambda o: where(valid, o, tf.zeros_like(o)), output)
+            flat_next = [where(valid, n, s) for n, s in zip(flat_next, flat_state, strict=True)]
         return output, flat_next
 
     if tf.executing_eagerly():
         outputs = []
         for t in range(int(num_steps)):
-            output, flat_state = at(t, flat_state)
+            output, flat_state = run(t, [p[t] for p in flat_projected], flat_state)
             outputs.append(output)
         stacked = tf.nest.map_structure(lambda *steps: tf.stack(steps), *outputs)
         return stacked, tf.nest.pack_sequence_as(initial_state, flat_state)
 
     # The structure of the output is found by tracing one step outside the loop; XLA and grappler drop it as dead code.
-    template, _ = at(0, flat_state)
-    arrays = [tf.TensorArray(o.dtype, size=num_steps, element_shape=o.shape) for o in tf.nest.flatten(template)]
+    template, _ = run(0, [p[0] for p in flat_projected], flat_state)
+    flat_template = tf.nest.flatten(template)
 
-    def body(t, arrays, flat_state):
-        output, flat_state = at(t, flat_state)
-        written = [a.write(t, o) for a, o in zip(arrays, tf.nest.flatten(output), strict=True)]
-        return t + 1, written, flat_state
+    # Inputs are popped from and outputs pushed to lists, whose gradients push and pop: time grows with T. The gradient
+    # of a gather (and, under XLA, of TensorArray.write) touches all T steps in every step: time would grow with T^2.
+    sources = [
+        tf.raw_ops.TensorListFromTensor(tensor=tf.reverse(p, [0]), element_shape=_list_shape(p.shape[1:]))
+        for p in flat_projected
+    ]
+    sinks = [
+        tf.raw_ops.EmptyTensorList(
+            element_shape=_list_shape(o.shape), max_num_elements=num_steps, element_dtype=o.dtype
+        )
+        for o in flat_template
+    ]
 
-    _, arrays, flat_state = tf.while_loop(
-        lambda t, *_: t < num_steps, body, (0, arrays, flat_state), maximum_iterations=static_steps
+    def body(t, sources, sinks, flat_state):
+        popped = [
+            tf.raw_ops.TensorListPopBack(
+                input_handle=source, element_shape=_list_shape(p.shape[1:]), element_dtype=p.dtype
+            )
+            for source, p in zip(sources, flat_projected, strict=True)
+        ]
+        steps = [_with_shape(x, p.shape[1:]) for (_, x), p in zip(popped, flat_projected, strict=True)]
+        output, flat_state = run(t, steps, flat_state)
+        sinks = [
+            tf.raw_ops.TensorListPushBack(input_handle=sink, tensor=o)
+            for sink, o in zip(sinks, tf.nest.flatten(output), strict=True)
+        ]
+        return t + 1, [source for source, _ in popped], sinks, flat_state
+
+    _, _, sinks, flat_state = tf.while_loop(
+        lambda t, *_: t < num_steps, body, (0, sources, sinks, flat_state), maximum_iterations=static_steps
     )
-    outputs = [a.stack() for a in arrays]
-    for output, o in zip(outputs, tf.nest.flatten(template), strict=True):
-        output.set_shape([static_steps, *o.shape])
+    outputs = [
+        _with_shape(
+            tf.raw_ops.TensorListStack(
+                input_handle=sink,
+                element_shape=_list_shape(o.shape),
+                element_dtype=o.dtype,
+                num_elements=-1 if static_steps is None else static_steps,
+            ),
+            [static_steps, *o.shape],
+        )
+        for sink, o in zip(sinks, flat_template, strict=True)
+    ]
     return tf.nest.pack_sequence_as(template, outputs), tf.nest.pack_sequence_as(initial_state, flat_state)
 
 
-def _where_valid(t, sequence_length, valid, otherwise):
-    condition = t < tf.convert_to_tensor(sequence_length, tf.int32)
-    condition = tf.reshape(condition, [-1] + [1] * (valid.shape.rank - 1))
-    return tf.where(condition, valid, otherwise)
+def where(valid, new, old):
+    """`new` in the rows where `valid` (a bool scalar or [B]) holds, `old` in the others."""
+    return tf.where(tf.reshape(valid, [-1] + [1] * (new.shape.rank - 1)), new, old)
+
+
+def _list_shape(shape):
+    return [-1 if d is None else d for d in shape]
+
+
+def _with_shape(x, shape):
+    x.set_shape(shape)
+    return x
