@@ -1,0 +1,50 @@
+"""Name tables of deepmind-research `tvt` (github.com/google-deepmind/deepmind-research, Sonnet 1).
+
+Scopes: "memory_reader" for a reader of its own, "rma_core" for a core, "rma_agent/rma_core" inside the agent. A
+checkpoint of the whole core goes into a `TVTCore`, whose `rma` is the `RMACore` without the heads.
+"""
+
+from tfmem.checkpoints.base import Entry, name_table
+from tfmem.cores.rma import RMACore, RMAReader
+from tfmem.cores.tvt import TVTCore
+
+
+def linear(scope, layer):
+    return [Entry(f"{scope}/w", layer.w), Entry(f"{scope}/b", layer.b)]
+
+
+def split_linear(weights, bias, layer):
+    """Rows of the stored matrix: first those of the part that is known ahead, then those of the state."""
+    num_inputs = layer.w_i.shape[0]
+    return [
+        Entry(weights, layer.w_i, lambda w: w[:num_inputs]),
+        Entry(weights, layer.w_s, lambda w: w[num_inputs:]),
+        Entry(bias, layer.b),
+    ]
+
+
+@name_table(RMAReader)
+def reader_table(reader):
+    return linear("linear", reader.linear)
+
+
+@name_table(RMACore)
+def core_table(core):
+    if core.order != "code":
+        raise ValueError(f'target: an RMACore of order {core.order!r} has no public original; order="code" has')
+    entries = split_linear("z_encoder_mlp/linear_0/w", "z_encoder_mlp/linear_0/b", core.word_hidden)
+    entries += linear("z_encoder_mlp/linear_1", core.word)
+    entries += linear("memory_reader/linear", core.read_words)
+    for layer, gates in enumerate(core.gates):
+        scope = f"lstm_{layer}" if layer else "lstm"
+        entries += split_linear(f"{scope}/w_gates", f"{scope}/b_gates", gates)
+    return entries
+
+
+@name_table(TVTCore)
+def tvt_table(core):
+    entries = core_table(core.rma)
+    for mlp, layers in (("policy_mlp", core.policy_mlp), ("baseline_mlp", core.baseline_mlp)):
+        for i, layer in enumerate(layers):
+            entries += linear(f"Policy/{mlp}/linear_{i}", layer)
+    return entries

@@ -1,0 +1,352 @@
+"""Slot memory of the Reconstructive Memory Agent, and an LSTM with it.
+
+Gregor et al. 2019, "Shaping Belief States with Generative Environment Models for RL", Appendix B, C and Table 3; the
+memory is that of Hung et al. 2019, "Optimizing agent behavior over long time scales by transporting value", public
+code deepmind-research `tvt/memory.py` and `tvt/rma.py`.
+
+Letters: B batch, K rows, D word size, H reads, k rows per read. With [., .] a concatenation and sg a stop-gradient:
+
+    key_h, strength_h = L q, softplus(L q)                       read words from the query q
+    score_hi = strength_h cos(key_h, M_i)                        for every row i
+    w_h = softmax(score_h over its k largest);  r_h = sum_i w_hi M_i
+    M_n = sg(z), with n = step mod K                             write
+
+    order="paper" (Appendix C)          order="code" (tvt)
+    q = [x, h_{t-1}];  r_t = read(q)    z_t = MLP([x, h_{t-1}, r_{t-1}])
+    h_t = LSTM([x, r_t])                h_t = LSTM(z_t)
+    z_t = MLP([x, h_t]);  write(z_t)    q = h_t;  r_t = read(q);  write(z_t)
+
+    output_t = [z_t, h_t, r_t]
+"""
+
+from typing import NamedTuple
+
+import sonnet as snt
+import tensorflow as tf
+
+from tfmem.cores.base import Linear, ReadOnly, RNNCore, SplitLinear, lstm_update, variable_dtype
+
+EPSILON = 1e-12  # of |x|^2 in x / |x|, as tf.math.l2_normalize has it: an empty row has similarity 0
+
+
+class ReadInformation(NamedTuple):
+    """What a read looked at; k is K for dense reads. The order of the k rows means nothing."""
+
+    weights: tf.Tensor  # [B, H, k]
+    indices: tf.Tensor  # [B, H, k] int32
+    keys: tf.Tensor  # [B, H, D]
+    strengths: tf.Tensor  # [B, H]
+
+
+class RMAState(NamedTuple):
+    """State of an `RMACore`. To start from another memory use `initial_state(...).with_memory(memory)`."""
+
+    lstm: tuple  # of snt.LSTMState(hidden [B, hidden_size], cell [B, hidden_size]), one per layer
+    memory: tf.Tensor  # [B, K, D]
+    inverse_norms: tf.Tensor  # [B, K], 1 / |row|, kept because only one row changes per step
+    reads: tf.Tensor  # [B, H D], the read-outs of the last step
+    write_counter: tf.Tensor  # [B] int32, writes so far
+
+    def with_memory(self, memory, write_counter=None):
+        """This state with another memory [B, K, D] and, where given, another number of writes [B]."""
+        norms = tf.cast(inverse_norm(tf.cast(memory, variable_dtype(memory.dtype))), self.inverse_norms.dtype)
+        count = self.write_counter if write_counter is None else tf.cast(write_counter, self.write_counter.dtype)
+        return self._replace(memory=memory, inverse_norms=norms, write_counter=count)
+
+
+def inverse_norm(x):
+    """1 / |x| of the last axis, with |x|^2 at least EPSILON."""
+    return tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(x), -1), EPSILON))
+
+
+def read(read_words, memory, num_reads, top_k=0, inverse_norms=None):
+    """Content-based reading: softmax of strength x cosine over the `top_k` best rows, empty rows among them.
+
+    Args:
+      read_words: [B, H (D + 1)], the keys of all reads, then their strengths before the softplus.
+      memory: [B, K, D].
+      num_reads: H.
+      top_k: rows that take part in each read; 0 for all.
+      inverse_norms: [B, K], 1 / |row| where it is known already.
+
+    Returns:
+      `(reads [B, H D], ReadInformation)`. The choice of the rows has no gradient.
+    """
+    dtype = variable_dtype(memory.dtype)
+    word_size = memory.shape[2]
+    keys = tf.reshape(tf.cast(read_words[:, :-num_reads], dtype), [-1, num_reads, word_size])
+    strengths = tf.nn.softplus(tf.cast(read_words[:, -num_reads:], dtype))
+    queries = keys * (strengths * inverse_norm(keys))[..., tf.newaxis]
+
+    if top_k:
+        chosen_from = tf.cast(tf.stop_gradient(memory), dtype)
+        scale = inverse_norm(chosen_from) if inverse_norms is None else tf.cast(inverse_norms, dtype)
+        scores = tf.matmul(tf.stop_gradient(queries), chosen_from, transpose_b=True) * scale[:, tf.newaxis]
+        indices = tf.math.top_k(scores, top_k, sorted=False).indices
+        rows = tf.cast(tf.gather(memory, indices, batch_dims=1), dtype)  # [B, H, k, D]
+        weights = tf.nn.softmax(tf.linalg.matvec(rows, queries) * inverse_norm(rows))
+        reads = tf.linalg.matvec(rows, weights, transpose_a=True)
+    else:
+        indices = tf.range(memory.shape[1]) + tf.zeros([tf.shape(memory)[0], num_reads, 1], tf.int32)
+        rows = tf.cast(memory, dtype)
+        weights = tf.nn.softmax(tf.matmul(queries, rows, transpose_b=True) * inverse_norm(rows)[:, tf.newaxis])
+        reads = tf.matmul(weights, rows)
+    reads = tf.cast(tf.reshape(reads, [-1, num_reads * word_size]), memory.dtype)
+    return reads, ReadInformation(weights, indices, keys, strengths)
+
+
+def write(value, table, write_counter):
+    """`table` [B, K, ...] with entry `write_counter mod K` [B] overwritten by `value` [B, ...].
+
+    The value gets no gradient: nothing learns through what the memory holds.
+    """
+    row = tf.cast(write_counter, tf.int32) % table.shape[1]
+    value = tf.cast(tf.stop_gradient(value), table.dtype)
+    return tf.tensor_scatter_nd_update(table, tf.stack([tf.range(tf.shape(row)[0]), row], -1), value)
+
+
+def check_sizes(**sizes):
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name}: was {size!r}, must be an integer of at least 1")
+
+
+def check_top_k(top_k, memory_size):
+    if not isinstance(top_k, int) or top_k < 0 or (memory_size is not None and top_k > memory_size):
+        limit = "0 (all rows) or more" if memory_size is None else f"in 0 (all rows) ... {memory_size} (memory_size)"
+        raise ValueError(f"top_k: was {top_k!r}, must be an integer, {limit}")
+
+
+class RMAReader(snt.Module):
+    """Reads a slot memory by content: `MemoryReader` of tvt/memory.py.
+
+    Args:
+      num_reads: H, reads per step.
+      word_size: D, width of a row.
+      top_k: rows that take part in each read; 0 for all.
+      memory_size: K, number of rows; where given, the memory is checked against it.
+
+    Raises:
+      ValueError: an argument is out of range, or (when called) the memory is not [B, memory_size, word_size].
+    """
+
+    def __init__(self, num_reads, word_size, top_k=0, memory_size=None, name=None):
+        super().__init__(name=name)
+        check_sizes(num_reads=num_reads, word_size=word_size)
+        if memory_size is not None:
+            check_sizes(memory_size=memory_size)
+        check_top_k(top_k, memory_size)
+        self.num_reads = num_reads
+        self.word_size = word_size
+        self.top_k = top_k
+        self.memory_size = memory_size
+        self.linear = Linear(num_reads * (word_size + 1), name="linear")
+
+    def __call__(self, read_inputs, memory):
+        """Reads with the words `linear(read_inputs)`: `(reads [B, H D], ReadInformation)`."""
+        check_memory(memory, self.memory_size, self.word_size)
+        check_top_k(self.top_k, memory.shape[1])
+        return read(self.linear(read_inputs), memory, self.num_reads, self.top_k)
+
+
+class RMAWriter(snt.RNNCore):
+    """Writes one row per step, the oldest one when the memory is full: `MemoryWriter` of tvt/memory.py.
+
+    The inputs are `(z [B, D], memory [B, K, D])`, the output is the new memory, the state counts the writes ([B]).
+
+    Args:
+      mem_shape: (K, D).
+
+    Raises:
+      ValueError: `mem_shape` is not two positive integers, or (when called) the memory is not [B, K, D].
+    """
+
+    def __init__(self, mem_shape, name=None):
+        super().__init__(name=name)
+        if len(tuple(mem_shape)) != 2:
+            raise ValueError(f"mem_shape: was {mem_shape!r}, must be (memory_size, word_size)")
+        memory_size, word_size = mem_shape
+        check_sizes(**{"mem_shape[0]": memory_size, "mem_shape[1]": word_size})
+        self.mem_shape = (memory_size, word_size)
+
+    @property
+    def state_size(self):
+        return tf.TensorShape([])
+
+    @property
+    def output_size(self):
+        return tf.TensorShape(self.mem_shape)
+
+    def initial_state(self, batch_size, dtype=tf.int32):
+        return tf.zeros([batch_size], dtype)
+
+    def __call__(self, inputs, prev_state):
+        z, memory = inputs
+        check_memory(memory, *self.mem_shape)
+        return write(z, memory, prev_state), prev_state + 1
+
+
+def check_memory(memory, memory_size, word_size):
+    if not memory.shape.is_compatible_with([None, memory_size, word_size]):
+        raise ValueError(f"memory: has shape {memory.shape}, must be [B, {memory_size or 'K'}, {word_size}]")
+
+
+class RMACore(RNNCore):
+    """LSTM with the slot memory of the Reconstructive Memory Agent ("LSTM + RMA" of Gregor et al. 2019).
+
+    Output [B, D + hidden_size num_layers + H D]: the word z, the LSTM's output, the read-outs. The word is part of the
+    output because of the stop-gradient: it learns from what is made of the output, as in tvt, never from being read.
+
+    Args:
+      hidden_size: units of each LSTM layer (512 to 1024 in the paper's Table 2).
+      memory_size: K, rows; an empty memory is all zeros.
+      word_size: D.
+      num_reads: H.
+      top_k: rows that take part in each read; 0 for all.
+      num_layers: LSTM layers, with skip connections: each sees the input and the layer below; all are in the output.
+      order: "paper" reads before the LSTM, with a word made from its last output and the input, feeds it the input and
+        the read-outs, and writes a word made from its new output and the input (Appendix C); "code" makes the word
+        first, feeds the LSTM with it and reads last (tvt's `_RMACore`). Equations at the head of this file.
+
+    The word is made by an MLP of 2D and D units with tanh between (tvt), the read words by a linear map.
+
+    Raises:
+      ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        hidden_size,
+        memory_size=1350,
+        word_size=200,
+        num_reads=3,
+        top_k=50,
+        num_layers=1,
+        order="paper",
+        name=None,
+    ):
+        super().__init__(name=name)
+        check_sizes(
+            hidden_size=hidden_size,
+            memory_size=memory_size,
+            word_size=word_size,
+            num_reads=num_reads,
+            num_layers=num_layers,
+        )
+        check_top_k(top_k, memory_size)
+        if order not in ("paper", "code"):
+            raise ValueError(f'order: was {order!r}, must be "paper" or "code"')
+        self.hidden_size = hidden_size
+        self.memory_size = memory_size
+        self.word_size = word_size
+        self.num_reads = num_reads
+        self.top_k = top_k
+        self.num_layers = num_layers
+        self.order = order
+
+        self.word_hidden = SplitLinear(2 * word_size, name="word_hidden")
+        self.word = Linear(word_size, name="word")
+        self.gates = [SplitLinear(4 * hidden_size, random_bias=True, name="gates") for _ in range(num_layers)]
+        read_words_size = num_reads * (word_size + 1)
+        reads_first = order == "paper"
+        self.read_words = (SplitLinear if reads_first else Linear)(read_words_size, name="read_words")
+
+    @property
+    def state_size(self):
+        hidden = tf.TensorShape([self.hidden_size])
+        return RMAState(
+            lstm=(snt.LSTMState(hidden, hidden),) * self.num_layers,
+            memory=tf.TensorShape([self.memory_size, self.word_size]),
+            inverse_norms=tf.TensorShape([self.memory_size]),
+            reads=tf.TensorShape([self.num_reads * self.word_size]),
+            write_counter=tf.TensorShape([]),
+        )
+
+    @property
+    def output_size(self):
+        return self.word_size + self.num_layers * self.hidden_size + self.num_reads * self.word_size
+
+    def initial_state(self, batch_size, dtype=tf.float32):
+        def zeros(shape):
+            return tf.zeros([batch_size, *shape], dtype)
+
+        sizes = self.state_size
+        norms_dtype = variable_dtype(dtype)  # an empty row's 1e6 does not fit into float16
+        return RMAState(
+            lstm=tf.nest.map_structure(zeros, sizes.lstm),
+            memory=zeros(sizes.memory),
+            inverse_norms=tf.fill([batch_size, self.memory_size], tf.cast(EPSILON**-0.5, norms_dtype)),
+            reads=zeros(sizes.reads),
+            write_counter=tf.zeros([batch_size], tf.int32),
+        )
+
+    def read_only(self):
+        """This core, with the same variables, never writing: for simulation (Appendix B)."""
+        return ReadOnly(self)
+
+    @snt.once
+    def _initialize(self, input_size, dtype):
+        controller, reads = self.num_layers * self.hidden_size, self.num_reads * self.word_size
+        if self.order == "paper":
+            self.word_hidden.initialize(input_size, controller, dtype)
+            self.read_words.initialize(input_size, controller, dtype)
+            gates_input, gates_extra = input_size, reads
+        else:
+            self.word_hidden.initialize(input_size, controller + reads, dtype)
+            self.read_words.initialize(controller, dtype)
+            gates_input, gates_extra = self.word_size, 0
+        self.word.initialize(2 * self.word_size, dtype)
+        for layer, gates in enumerate(self.gates):
+            below = 0 if layer == 0 else self.hidden_size
+            gates.initialize(gates_input, gates_extra + below + self.hidden_size, dtype)
+
+    def project_inputs(self, inputs):
+        """The shares of inputs [..., B, features] in the word, the read words and the gates."""
+        self._initialize(inputs.shape[-1], inputs.dtype)
+        if self.order == "paper":
+            return [layer.project(inputs) for layer in (self.word_hidden, self.read_words, *self.gates)]
+        return [self.word_hidden.project(inputs)]
+
+    def step(self, projected, state, write=True):
+        z, controller, reads, _, state = self.parts(projected, state, write)
+        return tf.concat([z, controller, reads], -1), state
+
+    def parts(self, projected, state, write=True):
+        """One step, with the output in its parts: `(z, LSTM output, reads, ReadInformation, next_state)`."""
+        dtype = projected[0].dtype
+        lstm = tf.nest.map_structure(lambda s: tf.cast(s, dtype), state.lstm)
+        if self.order == "paper":
+            word_share, read_share, *gate_shares = projected
+            read_words = self.read_words(read_share, tf.concat([layer.hidden for layer in lstm], -1))
+            reads, information = self._read(read_words, state, dtype)
+            controller, lstm = self._control(gate_shares, [reads], lstm)
+            z = self.word(tf.tanh(self.word_hidden(word_share, controller)))
+        else:
+            context = [*(layer.hidden for layer in lstm), tf.cast(state.reads, dtype)]
+            z = self.word(tf.tanh(self.word_hidden(projected[0], tf.concat(context, -1))))
+            controller, lstm = self._control([gates.project(z) for gates in self.gates], [], lstm)
+            reads, information = self._read(self.read_words(controller), state, dtype)
+        memory = self._write(z, state) if write else {}
+        lstm = tf.nest.map_structure(lambda new, old: tf.cast(new, old.dtype), lstm, state.lstm)
+        next_state = state._replace(lstm=lstm, reads=tf.cast(reads, state.reads.dtype), **memory)
+        return z, controller, reads, information, next_state
+
+    def _control(self, shares, extra, lstm):
+        below, layers = [], []
+        for gates, share, (hidden, cell) in zip(self.gates, shares, lstm, strict=True):
+            layers.append(lstm_update(gates(share, tf.concat([*extra, *below, hidden], -1)), cell))
+            below = [layers[-1].hidden]
+        return tf.concat([layer.hidden for layer in layers], -1), tuple(layers)
+
+    def _read(self, read_words, state, dtype):
+        reads, information = read(read_words, state.memory, self.num_reads, self.top_k, state.inverse_norms)
+        return tf.cast(reads, dtype), information
+
+    def _write(self, z, state):
+        z = tf.stop_gradient(z)
+        norm = inverse_norm(tf.cast(z, variable_dtype(z.dtype)))
+        return dict(
+            memory=write(z, state.memory, state.write_counter),
+            inverse_norms=write(norm, state.inverse_norms, state.write_counter),
+            write_counter=state.write_counter + 1,
+        )
