@@ -13,16 +13,23 @@ def step(core, projected, state):
     return core.step(projected, state) if hasattr(core, "step") else core(projected, state)
 
 
-def unroll(core, inputs, initial_state, sequence_length=None):
+def reserve(core, state, num_steps):
+    """The state with room for `num_steps` more steps, where the core's state grows; else the state itself."""
+    return core.reserve(state, num_steps) if hasattr(core, "reserve") else state
+
+
+def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
     """Runs a core over a sequence, with the input's share of the work done for all steps at once.
 
     Args:
       core: a Sonnet core, a Keras RNN cell, or any callable `(inputs, state) -> (output, next_state)`. Where it
-        has `project_inputs` and `step`, the first runs once on the whole sequence.
+        has `project_inputs` and `step`, the first runs once on the whole sequence; where it has `reserve`, the state
+        gets room for the sequence.
       inputs: nest of time-major tensors [T, B, ...].
       initial_state: nest of tensors [B, ...], of the structure that the core returns.
       sequence_length: number of valid steps, an int32 scalar or [B]; later steps give zero outputs and leave the
         state as it was. Default: all steps are valid.
+      mask: the same for valid steps anywhere, bool [T, B].
 
     Returns:
       `(outputs, final_state)`: outputs is a nest of [T, B, ...].
@@ -38,6 +45,10 @@ def unroll(core, inputs, initial_state, sequence_length=None):
     if static_steps == 0:
         raise ValueError(f"inputs must have at least one time step, got shape {flat_projected[0].shape}")
     num_steps = tf.shape(flat_projected[0])[0] if static_steps is None else static_steps
+    if sequence_length is not None:
+        prefix = tf.range(num_steps)[:, tf.newaxis] < tf.convert_to_tensor(sequence_length, tf.int32)
+        mask = prefix if mask is None else tf.logical_and(mask, prefix)
+    initial_state = reserve(core, initial_state, num_steps)
     flat_state = [tf.convert_to_tensor(s) for s in tf.nest.flatten(initial_state)]
 
     def run(t, flat_projected_t, flat_state):
@@ -49,10 +60,10 @@ def unroll(core, inputs, initial_state, sequence_length=None):
         for after, before in zip(flat_next, flat_state, strict=True):
             if not tf.executing_eagerly():
                 after.set_shape(before.shape)
-        if sequence_length is not None:
-            valid = t < tf.convert_to_tensor(sequence_length, tf.int32)
-            output = tf.nest.map_structure(lambda o: where(valid, o, tf.zeros_like(o)), output)
-            flat_next = [where(valid, n, s) for n, s in zip(flat_next, flat_state, strict=True)]
+        if mask is not None:
+            valid = tf.gather(mask, t)
+            output = tf.nest.map_structure(lambda o: _where(valid, o, tf.zeros_like(o)), output)
+            flat_next = [_where(valid, n, s) for n, s in zip(flat_next, flat_state, strict=True)]
         return output, flat_next
 
     if tf.executing_eagerly():
@@ -113,8 +124,7 @@ def unroll(core, inputs, initial_state, sequence_length=None):
     return tf.nest.pack_sequence_as(template, outputs), tf.nest.pack_sequence_as(initial_state, flat_state)
 
 
-def where(valid, new, old):
-    """`new` in the rows where `valid` (a bool scalar or [B]) holds, `old` in the others."""
+def _where(valid, new, old):
     return tf.where(tf.reshape(valid, [-1] + [1] * (new.shape.rank - 1)), new, old)
 
 
