@@ -34,17 +34,29 @@ class ConvLSTMState(NamedTuple):
 # ---------------------------------------------------------------------------------------------------- routing
 
 
-def upsample(grid, rank=2):
-    """Nearest-neighbour x2: [N, s, (s,) C] to [N, 2s, (2s,) C]."""
+@tf.custom_gradient
+def _repeat_pixels(grid):
     *sides, channels = grid.shape[1:]
     pairs = tf.reshape(grid, [-1, *(n for side in sides for n in (side, 1)), channels])
-    pairs = tf.tile(pairs, [1, *[1, 2] * rank, 1])
-    return tf.reshape(pairs, [-1, *(2 * side for side in sides), channels])
+    pairs = tf.tile(pairs, [1, *[1, 2] * len(sides), 1])
+
+    def gradient(upstream):
+        # The sum over each 2x2 block, by way of the average pool: its kernel is many times faster than a reduction.
+        window = [2] * len(sides)
+        return 2 ** len(sides) * tf.nn.pool(upstream, window, "AVG", strides=window, padding="VALID")
+
+    return tf.reshape(pairs, [-1, *(2 * side for side in sides), channels]), gradient
 
 
-def downsample(grid, rank=2):
-    """2x2 (2) max-pool of stride 2, no padding: [N, s, (s,) C] to [N, s/2, (s/2,) C]."""
-    return tf.nn.pool(grid, [2] * rank, "MAX", strides=[2] * rank, padding="VALID")
+def upsample(grid):
+    """Nearest-neighbour x2: [N, s, (s,) C] to [N, 2s, (2s,) C]."""
+    return _repeat_pixels(grid)
+
+
+def downsample(grid):
+    """2x2 (1-D: 2) max-pool of stride 2, no padding: [N, s, (s,) C] to [N, s/2, (s/2,) C]."""
+    window = [2] * (grid.shape.rank - 2)
+    return tf.nn.pool(grid, window, "MAX", strides=window, padding="VALID")
 
 
 def sources(input_sizes, size):
@@ -53,7 +65,7 @@ def sources(input_sizes, size):
     return index.get(size // 2 if size % 2 == 0 else None), index.get(size), index.get(size * 2)
 
 
-def route(pyramid, sizes, rank=2):
+def route(pyramid, sizes):
     """The routed input of every output level: `pyramid` of grids [N, s, (s,) C] to one grid per side in `sizes`."""
     input_sizes = [grid.shape[1] for grid in pyramid]
     routed = []
@@ -61,11 +73,11 @@ def route(pyramid, sizes, rank=2):
         coarser, same, finer = sources(input_sizes, size)
         parts = []
         if coarser is not None:
-            parts.append(upsample(pyramid[coarser], rank))
+            parts.append(upsample(pyramid[coarser]))
         if same is not None:
             parts.append(pyramid[same])
         if finer is not None:
-            parts.append(downsample(pyramid[finer], rank))
+            parts.append(downsample(pyramid[finer]))
         routed.append(tf.concat(parts, axis=-1) if len(parts) > 1 else parts[0])
     return routed
 
@@ -139,6 +151,110 @@ def lstm_gates(gates, cell, forget_bias=1.0, peepholes=None):
     if peepholes is not None:
         o += peepholes[2] * new_cell
     return ConvLSTMState(new_cell, tf.sigmoid(o) * tf.tanh(new_cell))
+
+
+def conv_lstm_scan(projected, states, kernels, forget_bias=1.0, peepholes=None):
+    """`lstm_gates` over time for several grids at once, with a gradient that keeps little and batches its kernels.
+
+    Of each step only the gates' sum, the cell and the hidden grid are kept; the backward loop differentiates
+    `lstm_gates` again, and the gradients of the recurrent kernels are one convolution over all steps. (The gradient of
+    a plain loop keeps every intermediate and adds up one kernel gradient per step.)
+
+    Args:
+      projected: list (one per grid) of W_x * x + b, [T, B, s, (s,) 4 C].
+      states: list of `ConvLSTMState`.
+      kernels: list of W_h, [k, (k,) C, 4 C].
+      forget_bias, peepholes: as in `lstm_gates`; `peepholes` a list, one entry per grid.
+
+    Returns:
+      (list of hidden grids [T, B, s, (s,) C], list of final `ConvLSTMState`).
+    """
+    count, steps = len(projected), tf.shape(projected[0])[0]
+    static_steps = projected[0].shape[0]
+    num_peepholes = 3 if peepholes else 0
+
+    def unpack(flat):
+        lists = [flat[i * count : (i + 1) * count] for i in range(4)]
+        flat_peepholes = flat[4 * count :]
+        return *lists, [flat_peepholes[3 * i : 3 * i + 3] or None for i in range(count)]
+
+    def loop(body, variables):
+        return tf.while_loop(lambda t, *_: t < steps, body, (0, *variables), maximum_iterations=static_steps)[1:]
+
+    def arrays(tensors):
+        return [tf.TensorArray(x.dtype, steps, element_shape=x.shape[1:]).unstack(x) for x in tensors]
+
+    def empty(like):
+        return [tf.TensorArray(x.dtype, steps, element_shape=x.shape[1:]) for x in like]
+
+    @tf.custom_gradient
+    def run(*flat):
+        projected, cells, hiddens, kernels, peepholes = unpack(flat)
+        inputs = arrays(projected)
+
+        def forward(t, cells, hiddens, all_gates, all_cells, all_hiddens):
+            sums = [
+                x.read(t) + tf.nn.convolution(h, k, padding="SAME")
+                for x, h, k in zip(inputs, hiddens, kernels, strict=True)
+            ]
+            new = [lstm_gates(g, c, forget_bias, p) for g, c, p in zip(sums, cells, peepholes, strict=True)]
+            cells, hiddens = [s.cell for s in new], [s.hidden for s in new]
+            write = [
+                [a.write(t, x) for a, x in zip(*pair, strict=True)]
+                for pair in ((all_gates, sums), (all_cells, cells), (all_hiddens, hiddens))
+            ]
+            return t + 1, cells, hiddens, *write
+
+        like_h = [tf.TensorSpec([None, *h.shape], h.dtype) for h in hiddens]
+        last_cells, last_hiddens, all_gates, all_cells, all_hiddens = loop(
+            forward, (list(cells), list(hiddens), empty(projected), empty(like_h), empty(like_h))
+        )
+        gates_seq, cell_seq, hidden_seq = ([a.stack() for a in group] for group in (all_gates, all_cells, all_hiddens))
+
+        def gradient(*upstream):
+            d_hidden_seq, d_cells, d_hiddens = (list(upstream[i * count : (i + 1) * count]) for i in range(3))
+            before = [tf.concat([c[None], seq[:-1]], 0) for c, seq in zip(cells, cell_seq, strict=True)]
+            gates_at, before_at, upstream_at = arrays(gates_seq), arrays(before), arrays(d_hidden_seq)
+
+            def backward(step, d_cells, d_hiddens, d_peepholes, d_gates_all):
+                t = steps - 1 - step
+                new_cells, new_hiddens, new_peepholes, written = [], [], [], []
+                for i in range(count):
+                    gates, cell = gates_at[i].read(t), before_at[i].read(t)
+                    watched = [gates, cell, *(peepholes[i] or ())]
+                    with tf.GradientTape(watch_accessed_variables=False) as tape:
+                        tape.watch(watched)
+                        state = lstm_gates(gates, cell, forget_bias, peepholes[i])
+                    d_state = [d_cells[i], d_hiddens[i] + upstream_at[i].read(t)]
+                    d_gates, d_cell, *d_peephole = tape.gradient(list(state), watched, d_state)
+                    new_cells.append(d_cell)
+                    new_hiddens.append(tf.nn.conv_transpose(d_gates, kernels[i], tf.shape(hiddens[i]), 1, "SAME"))
+                    accumulated = d_peepholes[num_peepholes * i : num_peepholes * (i + 1)]
+                    new_peepholes += [a + d for a, d in zip(accumulated, d_peephole, strict=True)]
+                    written.append(d_gates_all[i].write(t, d_gates))
+                return step + 1, new_cells, new_hiddens, new_peepholes, written
+
+            zeros = [tf.zeros_like(p) for group in peepholes for p in group or ()]
+            d_cells, d_hiddens, d_peepholes, d_gates_all = loop(backward, (d_cells, d_hiddens, zeros, empty(projected)))
+            d_projected = [a.stack() for a in d_gates_all]
+            d_kernels = []
+            for d, h, seq, k in zip(d_projected, hiddens, hidden_seq, kernels, strict=True):
+                rank = h.shape.rank - 2
+                before, _ = merge_leading(tf.concat([h[None], seq[:-1]], 0), rank)
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(k)
+                    convolved = tf.nn.convolution(before, k, padding="SAME")
+                d_kernels.append(tape.gradient(convolved, k, merge_leading(d, rank)[0]))
+            return [*d_projected, *d_cells, *d_hiddens, *d_kernels, *d_peepholes]
+
+        return [*hidden_seq, *last_cells, *last_hiddens], gradient
+
+    flat_peepholes = [p for group in peepholes or () for p in group]
+    flat = run(*projected, *(s.cell for s in states), *(s.hidden for s in states), *kernels, *flat_peepholes)
+    hidden_seq, cells, hiddens = (flat[i * count : (i + 1) * count] for i in range(3))
+    for seq, x in zip(hidden_seq, projected, strict=True):
+        seq.set_shape([*x.shape[:-1], x.shape[-1] // 4])
+    return hidden_seq, [ConvLSTMState(c, h) for c, h in zip(cells, hiddens, strict=True)]
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
@@ -220,17 +336,29 @@ class ConvLSTM(keras.layers.Layer):
         """W_x * x + b of inputs [..., s, (s,) C]."""
         merged, leading = merge_leading(inputs, self.rank)
         kernel = tf.cast(self.kernel[..., : self.input_channels, :], inputs.dtype)
-        projected = tf.nn.convolution(merged, kernel, padding="SAME") + tf.cast(self.bias, inputs.dtype)
+        projected = tf.nn.convolution(merged, kernel, padding="SAME")
+        projected = tf.nn.bias_add(projected, tf.cast(self.bias, inputs.dtype))
         return split_leading(projected, leading, inputs.shape[: -self.rank - 1])
+
+    def recurrent_weights(self, dtype):
+        """W_h and the peepholes (None without) in `dtype`."""
+        peepholes = [tf.cast(w, dtype) for w in self.peephole] if self.peepholes else None
+        return tf.cast(self.kernel[..., self.input_channels :, :], dtype), peepholes
 
     def step(self, projected, states):
         cell, hidden = states
-        dtype = projected.dtype
-        recurrent_kernel = tf.cast(self.kernel[..., self.input_channels :, :], dtype)
-        gates = projected + tf.nn.convolution(hidden, recurrent_kernel, padding="SAME")
-        peepholes = [tf.cast(w, dtype) for w in self.peephole] if self.peepholes else None
+        kernel, peepholes = self.recurrent_weights(projected.dtype)
+        gates = projected + tf.nn.convolution(hidden, kernel, padding="SAME")
         state = lstm_gates(gates, cell, self.forget_bias, peepholes)
         return state.hidden, state
+
+    def scan(self, projected, states):
+        """All steps of projected inputs [T, B, s, (s,) 4 C]: (hidden [T, B, s, (s,) C], final state)."""
+        kernel, peepholes = self.recurrent_weights(projected.dtype)
+        (hidden,), (state,) = conv_lstm_scan(
+            [projected], [ConvLSTMState(*states)], [kernel], self.forget_bias, peepholes and [peepholes]
+        )
+        return hidden, state
 
     def call(self, inputs, states, training=False):
         return self.step(self.project_inputs(inputs), states)
@@ -346,9 +474,10 @@ class MultigridConv(keras.layers.Layer):
         merged, leadings = zip(*[merge_leading(grid, self.rank) for grid in pyramid], strict=True)
         static = pyramid[0].shape[: -self.rank - 1]
         outputs = []
-        for x, kernel, bias in zip(route(merged, self.sizes, self.rank), self.kernels, self.biases, strict=True):
-            y = tf.nn.convolution(x, tf.cast(kernel, x.dtype), padding="SAME") + tf.cast(bias, x.dtype)
-            outputs.append(split_leading(self.activation(y), leadings[0], static))
+        for x, kernel, bias in zip(route(merged, self.sizes), self.kernels, self.biases, strict=True):
+            y = tf.nn.convolution(x, tf.cast(kernel, x.dtype), padding="SAME")
+            y = self.activation(tf.nn.bias_add(y, tf.cast(bias, x.dtype)))
+            outputs.append(split_leading(y, leadings[0], static))
         return tuple(outputs)
 
     def compute_output_shape(self, input_shape):
@@ -413,7 +542,7 @@ class MultigridConvLSTM(keras.layers.Layer):
         pyramid = as_pyramid(inputs, is_leaf=tf.is_tensor)
         merged, leadings = zip(*[merge_leading(grid, self.rank) for grid in pyramid], strict=True)
         static = pyramid[0].shape[: -self.rank - 1]
-        routed = route(merged, self.sizes, self.rank)
+        routed = route(merged, self.sizes)
         return tuple(
             split_leading(cell.project_inputs(x), leadings[0], static)
             for cell, x in zip(self.cells, routed, strict=True)
@@ -422,6 +551,18 @@ class MultigridConvLSTM(keras.layers.Layer):
     def step(self, projected, states):
         steps = [cell.step(p, s) for cell, p, s in zip(self.cells, projected, states, strict=True)]
         return tuple(hidden for hidden, _ in steps), tuple(state for _, state in steps)
+
+    def scan(self, projected, states):
+        """All steps of a projected pyramid [T, B, s, (s,) 4 C]: (pyramid of hidden grids, final state)."""
+        weights = [cell.recurrent_weights(p.dtype) for cell, p in zip(self.cells, projected, strict=True)]
+        hidden, states = conv_lstm_scan(
+            list(projected),
+            [ConvLSTMState(*s) for s in states],
+            [kernel for kernel, _ in weights],
+            self.forget_bias,
+            [peepholes for _, peepholes in weights] if self.peepholes else None,
+        )
+        return tuple(hidden), tuple(states)
 
     def call(self, inputs, states, training=False):
         return self.step(self.project_inputs(inputs), states)
