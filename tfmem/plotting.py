@@ -1,0 +1,356 @@
+"""Pictures of the experiments, from numpy arrays alone.
+
+Every function returns a matplotlib `Figure` that belongs to no window (`figure.savefig("x.png")`), or writes a GIF.
+Curves over seeds follow Gregor et al. 2019, appendix E; the mapping video and the recall strips show what the README
+of the public Multigrid code shows.
+"""
+
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from PIL import Image
+
+_INK, _FAINT, _PAPER = "#26323a", "#8a969e", "#ffffff"
+_WALL, _UNSEEN = "#4b5a64", "#dde2e6"
+_BLUE, _ORANGE, _GREEN, _RED = "#2468b2", "#e07b39", "#2e8b57", "#c0392b"
+_SERIES = (_BLUE, _ORANGE, _GREEN, "#8e5ba6", _RED, "#3aa6a6", "#a67c52", _FAINT)
+_TITLE, _LABEL, _SMALL = 11, 9, 8
+_CELLS = ListedColormap([_PAPER, _WALL, _PAPER, _UNSEEN])  # free, wall, visited, unknown: tfmem.tasks.mapping
+
+
+def _figure(width, height, title=None):
+    figure = Figure(figsize=(width, height), facecolor=_PAPER, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.07)
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=_TITLE + 2, color=_INK)
+    return figure
+
+
+def _bare(axes, title="", size=_LABEL):
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color(_FAINT)
+        spine.set_linewidth(0.6)
+    axes.set_title(title, fontsize=size, color=_INK)
+
+
+def _graph(axes, x_label, y_label):
+    axes.set_xlabel(x_label, fontsize=_LABEL, color=_INK)
+    axes.set_ylabel(y_label, fontsize=_LABEL, color=_INK)
+    axes.tick_params(labelsize=_SMALL, color=_FAINT, labelcolor=_INK)
+    axes.grid(color="#e6eaed", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_FAINT)
+
+
+# ---- mapping --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MappingFrame:
+    """One step of one agent: what `mapping_figure` shows. Cells are those of tfmem.tasks.mapping (0 to 3).
+
+    Args:
+        world: the true map in the frame of the targets, [S, S], 3 outside it (`recentre(maps, S, UNKNOWN)`).
+        path: rows and columns the agent has been at in that frame, [n, 2], the last being where it is.
+        view: cells the agent sees, [3, 3].
+        query: cells of the patch that is asked for, [s, s]; 3 where it is blank.
+        prediction: probability of every place, [S, S].
+        target: its 0/1 mask, [S, S].
+        memory: one grid [side, side, channels] per level, coarsest first.
+        title: above the picture.
+    """
+
+    world: np.ndarray
+    path: np.ndarray
+    view: np.ndarray
+    query: np.ndarray
+    prediction: np.ndarray
+    target: np.ndarray
+    memory: tuple
+    title: str = ""
+
+
+def _marks(probability):
+    """Blue where the probability is, see-through elsewhere, [S, S, 4]."""
+    rgba = np.empty((*probability.shape, 4))
+    rgba[..., :3] = mpl.colors.to_rgb(_BLUE)
+    rgba[..., 3] = probability
+    return rgba
+
+
+class _MappingPicture:
+    """The artists of one picture; `show` puts a frame into them, so that a video draws its axes once."""
+
+    def __init__(self, frame):
+        levels = len(frame.memory)
+        self.figure = _figure(11, 7.4)
+        self.title = self.figure.suptitle(frame.title or " ", fontsize=_TITLE, color=_INK)
+        top, bottom = self.figure.subfigures(2, 1, height_ratios=[1.15, 1.3])
+        grid = top.add_gridspec(2, 4, width_ratios=[2.1, 1, 2.1, 2.1])
+        side = len(frame.world)
+
+        def cells(axes, array):
+            return axes.imshow(array, cmap=_CELLS, vmin=0, vmax=3)
+
+        world, view, query, prediction, target = (
+            top.add_subplot(grid[place]) for place in (np.s_[:, 0], np.s_[0, 1], np.s_[1, 1], np.s_[:, 2], np.s_[:, 3])
+        )
+        self.world, self.view, self.query = (
+            cells(world, frame.world),
+            cells(view, frame.view),
+            cells(query, frame.query),
+        )
+        (self.path,) = world.plot([], [], color=_ORANGE, linewidth=1.4, solid_joinstyle="round")
+        (self.agent,) = world.plot([], [], "o", color=_RED, markersize=6, markeredgecolor=_PAPER)
+        self.under, self.marks = [], []
+        for axes in (prediction, target):
+            self.under.append(axes.imshow(frame.world, cmap=_CELLS, vmin=0, vmax=3, alpha=0.22))
+            self.marks.append(axes.imshow(np.zeros((side, side, 4))))
+        _bare(world, "true map, path and agent")
+        _bare(view, "view")
+        _bare(query, "query")
+        _bare(prediction, "predicted places")
+        _bare(target, "true places")
+
+        panels = bottom.subplots(2, levels, squeeze=False)
+        self.memory = []
+        for level, values in enumerate(frame.memory):
+            size = values.shape[0]
+            for row, colours in enumerate(("viridis", "magma")):
+                axes = panels[row, level]
+                self.memory.append((axes.imshow(np.zeros((size, size)), cmap=colours), axes))
+                _bare(axes, f"level {level + 1}: {size}×{size}" if row == 0 else "")
+        for row, name in enumerate(("mean", "variance")):
+            panels[row, 0].set_ylabel(f"memory {name}\nover channels", fontsize=_LABEL, color=_INK)
+        self.show(frame)
+
+    def show(self, frame):
+        self.title.set_text(frame.title or " ")
+        for image, array in ((self.world, frame.world), (self.view, frame.view), (self.query, frame.query)):
+            image.set_data(array)
+        rows, columns = np.asarray(frame.path).T
+        self.path.set_data(columns, rows)
+        self.agent.set_data(columns[-1:], rows[-1:])
+        for under in self.under:
+            under.set_data(frame.world)
+        for image, probability in zip(self.marks, (frame.prediction, frame.target), strict=True):
+            image.set_data(_marks(np.asarray(probability, np.float64)))
+        panels = iter(self.memory)
+        for values in frame.memory:
+            values = np.asarray(values, np.float64)
+            for summary in (values.mean(-1), values.var(-1)):
+                image, axes = next(panels)
+                low, high = summary.min(), summary.max()
+                image.set_data(summary)
+                image.set_clim(low, max(high, low + 1e-9))
+                axes.set_xlabel(f"{low:.2g} to {high:.2g}", fontsize=_SMALL, color=_FAINT)
+
+
+def mapping_figure(frame):
+    """One `MappingFrame` as a Figure: map, view, query, predicted and true places; memory by level below."""
+    return _MappingPicture(frame).figure
+
+
+def _gif_palette():
+    """256 colours for every frame: ours, their mixtures with white, and the two colour maps of the memory."""
+    steps = np.linspace(0, 1, 20)[:, None]
+    ours = [1 - steps * (1 - np.array(mpl.colors.to_rgb(colour))) for colour in (_INK, _WALL, _BLUE, _ORANGE, _RED)]
+    maps = [mpl.colormaps[name](np.linspace(0, 1, 78))[:, :3] for name in ("viridis", "magma")]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.rint(255 * np.concatenate([*ours, *maps])).astype(np.uint8).tobytes())
+    return palette
+
+
+def save_mapping_gif(path, frames, frames_per_second=6, dpi=70):
+    """Writes `MappingFrame`s of equal shapes (any iterable; at least one) as a video that repeats.
+
+    Raises:
+        ValueError: no frames.
+    """
+    picture, pictures, palette = None, [], _gif_palette()
+    for frame in frames:
+        if picture is None:
+            picture = _MappingPicture(frame)
+            picture.figure.set_dpi(dpi)
+            picture.figure.canvas.draw()
+            picture.figure.set_layout_engine("none")  # the axes stay where the first frame put them
+        picture.show(frame)
+        picture.figure.canvas.draw()
+        rgb = np.array(picture.figure.canvas.buffer_rgba())[..., :3]
+        pictures.append(Image.fromarray(rgb).quantize(palette=palette, dither=Image.Dither.NONE))
+    if not pictures:
+        raise ValueError("frames must hold at least one frame, got none")
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / frames_per_second), loop=0)
+
+
+# ---- recall ---------------------------------------------------------------------------------------------------------
+
+
+def recall_figure(images, query_steps, predictions, labels, title=""):
+    """Recall strips: the sequence above; below, in their places, the query and the class told for the next digit.
+
+    Args:
+        images: [N, T, rows, columns].
+        query_steps: step k of each query, [N]; 0 to T - 2.
+        predictions, labels: digit told and true digit of image k + 1, [N].
+
+    Returns:
+        Figure; answers are green where right, red (with the true digit) where wrong.
+    """
+    count, steps = images.shape[:2]
+    figure = _figure(0.72 * steps + 1.1, 1.8 * count + (0.45 if title else 0), title)
+    for strip, sequence, k, told, true in zip(
+        figure.subfigures(count, 1, squeeze=False)[:, 0], images, query_steps, predictions, labels, strict=True
+    ):
+        above, below = strip.subplots(2, steps)
+        for step in range(steps):
+            above[step].imshow(sequence[step], cmap="gray")
+            _bare(above[step])
+            _bare(below[step])
+            below[step].set_box_aspect(1)
+            below[step].spines[:].set_visible(step in (k, k + 1))
+        below[k].imshow(sequence[k], cmap="gray")
+        right = int(told) == int(true)
+        answer = below[k + 1]
+        centred = dict(ha="center", va="center", transform=answer.transAxes)
+        answer.text(
+            0.5, 0.5 if right else 0.58, f"{int(told)}", fontsize=22, color=_GREEN if right else _RED, **centred
+        )
+        if not right:
+            answer.text(0.5, 0.13, f"is {int(true)}", fontsize=_SMALL, color=_INK, **centred)
+        above[0].set_ylabel("sequence", fontsize=_SMALL, color=_INK)
+        below[0].set_ylabel("query, answer", fontsize=_SMALL, color=_INK)
+    return figure
+
+
+# ---- curves ---------------------------------------------------------------------------------------------------------
+
+
+def smooth(values, window=10):
+    """Exponential moving average that weighs the newest of `values` [n] with 2 / (window + 1); starts at the first."""
+    values, weight = np.asarray(values, np.float64), 2 / (window + 1)
+    smoothed, average = np.empty_like(values), values[0]
+    for i, value in enumerate(values):
+        average += weight * (value - average)
+        smoothed[i] = average
+    return smoothed
+
+
+_T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)  # Student's t, 95 %, 1 to 10 degrees
+
+
+def mean_and_confidence(values):
+    """Mean over seeds and half the width of its 90 % confidence region (Student's t), from values [seeds, ...].
+
+    One seed has no region: its half-width is nan.
+    """
+    values = np.asarray(values, np.float64)
+    degrees = len(values) - 1
+    if degrees < 1:
+        return values.mean(0), np.full(values.shape[1:], np.nan)
+    z = 1.6449
+    expansion = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    t = _T95[degrees - 1] if degrees <= len(_T95) else expansion
+    return values.mean(0), t * values.std(0, ddof=1) / np.sqrt(len(values))
+
+
+def resampled_curves(seeds, points=128, window=10):
+    """Appendix E: each (x, y) of `seeds` smoothed, then read at `points` places evenly over the range they share.
+
+    Returns:
+        x [points], y [seeds, points].
+    """
+    x = np.linspace(max(np.min(x) for x, _ in seeds), min(np.max(x) for x, _ in seeds), points)
+    return x, np.stack([np.interp(x, seed_x, smooth(seed_y, window)) for seed_x, seed_y in seeds])
+
+
+def curves_figure(curves, x_label, y_label, title="", log=False):
+    """Mean and 90 % confidence region over seeds by appendix E of Gregor et al. 2019.
+
+    Args:
+        curves: {name: [(x, y) of each seed]}.
+        log: logarithmic y axis.
+    """
+    figure = _figure(6.4, 4, title)
+    axes = figure.add_subplot()
+    _graph(axes, x_label, y_label)
+    for colour, (name, seeds) in zip(_SERIES, curves.items(), strict=False):
+        x, y = resampled_curves(seeds)
+        mean, half = mean_and_confidence(y)
+        axes.plot(x, mean, color=colour, linewidth=1.6, label=f"{name} ({len(seeds)} seed{'s' * (len(seeds) > 1)})")
+        if len(seeds) > 1:
+            axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
+    if log:
+        axes.set_yscale("log", nonpositive="clip")
+    axes.legend(fontsize=_SMALL, frameon=False, labelcolor=_INK)
+    return figure
+
+
+def loss_figure(steps, loss, x_label="environment steps", y_label="loss", title="", log=True, window=10):
+    """One run's loss at `steps`, raw (faint) and smoothed; on a logarithmic axis unless `log` is False."""
+    figure = _figure(6.4, 4, title)
+    axes = figure.add_subplot()
+    _graph(axes, x_label, y_label)
+    axes.plot(steps, loss, color=_BLUE, linewidth=0.7, alpha=0.35, label="each update")
+    axes.plot(steps, smooth(loss, window), color=_BLUE, linewidth=1.8, label=f"moving average over {window}")
+    if log:
+        axes.set_yscale("log", nonpositive="clip")
+    else:
+        axes.set_ylim(bottom=min(0, np.min(loss)))
+    axes.legend(fontsize=_SMALL, frameon=False, labelcolor=_INK)
+    return figure
+
+
+# ---- routing --------------------------------------------------------------------------------------------------------
+
+
+def routing_figure(multigrid, standard, title=""):
+    """Figure 1 of the supplement: how far one place's information gets, layer by layer.
+
+    Args:
+        multigrid: [layer][level] boolean grids [side, side], coarsest level first: True where the information of the
+            source can be. The first layer marks the source.
+        standard: [layer] boolean grids of a network of the finest level alone.
+    """
+    layers, levels = max(len(multigrid), len(standard)), max(len(grids) for grids in multigrid)
+    figure = _figure(1.55 * layers + 0.9, 1.75 * (levels + 1) + 1.0, title)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[levels + 0.3, 1.24])
+    reach = ListedColormap(["#eef1f4", _BLUE])
+
+    def draw(axes, grid, heading):
+        if grid is None:
+            axes.set_visible(False)
+            return
+        lines = dict(edgecolors=_PAPER, linewidth=0.6) if len(grid) <= 12 else {}
+        axes.pcolormesh(np.asarray(grid, np.float64), cmap=reach, vmin=0, vmax=1, **lines)
+        axes.set_aspect("equal")
+        axes.invert_yaxis()
+        _bare(axes, heading)
+        share = 100 * np.mean(grid)
+        axes.set_xlabel(f"{share:.{int(0 < share < 1)}f}%", fontsize=_SMALL, color=_FAINT, labelpad=2)
+
+    panels = upper.subplots(levels, layers, squeeze=False)
+    for row in range(levels):
+        level = levels - 1 - row
+        for layer in range(layers):
+            grids = multigrid[layer] if layer < len(multigrid) else ()
+            grid = grids[level] if level < len(grids) else None
+            draw(panels[row, layer], grid, f"layer {layer + 1}" if row == 0 else "")
+        shown = next(grids[level] for grids in multigrid if level < len(grids))
+        first = next(layer for layer, grids in enumerate(multigrid) if level < len(grids))
+        panels[row, first].set_ylabel(f"level {level + 1}: {len(shown)}×{len(shown)}", fontsize=_LABEL, color=_INK)
+    upper.suptitle("multigrid", fontsize=_TITLE, color=_INK, x=0.01, ha="left")
+    single = lower.subplots(1, layers, squeeze=False)[0]
+    for layer in range(layers):
+        draw(single[layer], standard[layer] if layer < len(standard) else None, f"layer {layer + 1}")
+    single[0].set_ylabel(f"{len(standard[0])}×{len(standard[0])}", fontsize=_LABEL, color=_INK)
+    lower.suptitle("standard", fontsize=_TITLE, color=_INK, x=0.01, ha="left")
+    return figure
