@@ -24,7 +24,7 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
     Args:
       core: a Sonnet core, a Keras RNN cell, or any callable `(inputs, state) -> (output, next_state)`. Where it
         has `project_inputs` and `step`, the first runs once on the whole sequence; where it has `reserve`, the state
-        gets room for the sequence.
+        gets room for the sequence; where it has `scan`, that is the loop (without a mask).
       inputs: nest of time-major tensors [T, B, ...].
       initial_state: nest of tensors [B, ...], of the structure that the core returns.
       sequence_length: number of valid steps, an int32 scalar or [B]; later steps give zero outputs and leave the
@@ -48,6 +48,8 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
     if sequence_length is not None:
         prefix = tf.range(num_steps)[:, tf.newaxis] < tf.convert_to_tensor(sequence_length, tf.int32)
         mask = prefix if mask is None else tf.logical_and(mask, prefix)
+    if mask is None and hasattr(core, "scan"):
+        return core.scan(projected, initial_state)
     initial_state = reserve(core, initial_state, num_steps)
     flat_state = [tf.convert_to_tensor(s) for s in tf.nest.flatten(initial_state)]
 
