@@ -31,7 +31,7 @@ def run(cell, inputs, sequence_length=None):
 
 
 def assert_modes_agree(cell, rng, features=4, steps=4, batch=3):
-    """Eager, graph of unknown batch and length, and XLA: outputs and states to 1e-5, gradients to 1e-4, none missing."""
+    """Eager, a graph of unknown batch and length, and XLA agree: states to 1e-5, gradients, none missing, to 1e-4."""
     randomize(cell, rng, features)
     inputs = tf.constant(rng.standard_normal([steps, batch, features]), tf.float32)
     *eager, eager_gradients = run(cell, inputs)
@@ -77,7 +77,6 @@ def assert_follows_contract(cell, rng, features=4):
 
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(cell))
     assert copy.get_config() == cell.get_config()
-    copy.build([None, features])
     copy.set_weights(cell.get_weights())
     tf.nest.map_structure(np.testing.assert_array_equal, output, copy(inputs, copy.get_initial_state(2))[0])
 
@@ -89,4 +88,4 @@ def assert_follows_contract(cell, rng, features=4):
     for tensor, exact in zip(tf.nest.flatten(half_output), tf.nest.flatten(output), strict=True):
         assert tensor.dtype == tf.bfloat16
         assert relative_error(tf.cast(tensor, tf.float32), exact) <= 0.1
-    assert all(t.dtype in (tf.bfloat16, tf.int32) for t in tf.nest.flatten(half_state))
+    assert all(t.dtype == tf.bfloat16 for t in tf.nest.flatten(half_state))

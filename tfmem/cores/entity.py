@@ -7,7 +7,7 @@ Cells j = 1..m with keys w_j share their weights; each takes the input when it m
     h~_j = phi(U h_j + V w_j + W s_t),  phi = PReLU         (3)
     h_j <- h_j + g_j h~_j                                   (4)
     h_j <- h_j / ||h_j||                                    (5)
-    y_t = sum_j h_j                                         (Santoro et al., App. A.2: "the states of the cells are summed")
+    y_t = sum_j h_j                                         (Santoro et al., App. A.2: "summed")
 
 Cells start from their keys and PReLU slopes from 1, all other weights from N(0, 0.1), as in the authors' code
 (facebookarchive/MemNN EntNet-babi/entnet.lua). That code adds a bias to U and one per cell to the gate, which the paper

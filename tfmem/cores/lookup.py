@@ -11,8 +11,8 @@ The paper gives no more than "soft-attention look-up table"; the scaled dot prod
 mean over heads are our choice (the last two as in our metalearned memory).
 
 How a table without bound lives in tensors of fixed shape
-    The state holds a table with room for `capacity` steps, the second axis of its tensors, and each sequence's
-    `length`, the steps that it has written. A step fills slot `length`; empty slots take no part in the attention.
+    The state holds a table with room for `capacity` steps, the second axis of its tensors, and marks for each sequence
+    the slots that it has written. A step fills the first empty slot; empty slots take no part in the attention.
     Where a full table can grow, it doubles: in eager mode, and in a graph in which its capacity is unknown (None), so
     that stepping through T steps sees log2(T) shapes. In a graph in which it is static, XLA included, it cannot; there
     `tfmem.unroll` makes room for the whole sequence beforehand with `reserve` (exactly T slots more), and
@@ -35,21 +35,26 @@ class LookupState(NamedTuple):
     read_out: tf.Tensor  # v_t^r: [B, word_size]
     keys: tf.Tensor  # K_t: [B, capacity, H, word_size]
     values: tf.Tensor  # V_t: [B, capacity, H, word_size]
-    length: tf.Tensor  # steps written: int32 [B]
+    written: tf.Tensor  # 1 for a written slot, else 0: [B, capacity]; not a count, which bfloat16 could not hold
 
 
-def append(table, rows, length):
-    """The table [B, capacity, H, size] with rows [B, H, size] in slot `length` [B], unchanged where that is none."""
-    here = tf.range(tf.shape(table)[1]) == length[:, tf.newaxis]
-    return tf.where(here[:, :, tf.newaxis, tf.newaxis], rows[:, tf.newaxis], table)
+def num_written(written):
+    """Number of written slots: int32 [B]."""
+    return tf.reduce_sum(tf.cast(written, tf.int32), axis=1)
 
 
-def attend(queries, keys, values, length):
-    """Mean over heads of soft attention over the first `length` slots: [B, size]. The softmax is in float32 or more."""
+def append(slots, row, length):
+    """The slots [B, capacity, ...] with a row [B, ...] in slot `length` [B], unchanged where there is no such slot."""
+    here = tf.range(tf.shape(slots)[1]) == length[:, tf.newaxis]
+    here = tf.reshape(here, tf.concat([tf.shape(here), [1] * (slots.shape.rank - 2)], axis=0))
+    return tf.where(here, row[:, tf.newaxis], slots)
+
+
+def attend(queries, keys, values, written):
+    """Mean over heads of soft attention over the written slots: [B, size]. The softmax is in float32 or more."""
     logits = tf.einsum("bqd,bchd->bqch", queries, keys) * keys.shape[-1] ** -0.5
     logits = tf.cast(logits, tf.float64 if logits.dtype == tf.float64 else tf.float32)
-    written = tf.range(tf.shape(keys)[1]) < length[:, tf.newaxis]
-    logits = tf.where(written[:, tf.newaxis, :, tf.newaxis], logits, logits.dtype.min)
+    logits = tf.where(written[:, tf.newaxis, :, tf.newaxis] > 0, logits, logits.dtype.min)
     weights = tf.exp(logits - tf.reduce_logsumexp(logits, axis=[2, 3], keepdims=True))
     weights = tf.cast(tf.reduce_mean(weights, axis=1), values.dtype)
     return tf.einsum("bch,bchd->bd", weights, values)
@@ -58,7 +63,11 @@ def attend(queries, keys, values, length):
 def enlarge(state, new_slots):
     """The state with `new_slots` empty slots at the table's end."""
     padding = [[0, 0], [0, new_slots], [0, 0], [0, 0]]
-    return state._replace(keys=tf.pad(state.keys, padding), values=tf.pad(state.values, padding))
+    return state._replace(
+        keys=tf.pad(state.keys, padding),
+        values=tf.pad(state.values, padding),
+        written=tf.pad(state.written, padding[:2]),
+    )
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
@@ -93,7 +102,7 @@ class LookupMemory(MemoryController):
     def state_size(self):
         units, word = tf.TensorShape([self.units]), tf.TensorShape([self.word_size])
         table = tf.TensorShape([self.max_steps, self.num_heads, self.word_size])
-        return LookupState(units, units, word, table, table, tf.TensorShape([]))
+        return LookupState(units, units, word, table, table, table[:1])
 
     @property
     def output_size(self):
@@ -104,20 +113,20 @@ class LookupMemory(MemoryController):
         zeros = tf.zeros([batch_size, self.units], dtype)
         table = tf.zeros([batch_size, self.max_steps or 0, self.num_heads, self.word_size], dtype)
         read_out = tf.zeros([batch_size, self.word_size], dtype)
-        return LookupState(zeros, zeros, read_out, table, table, tf.zeros([batch_size], tf.int32))
+        return LookupState(zeros, zeros, read_out, table, table, table[:, :, 0, 0])
 
     def reserve(self, state, num_steps):
         """The state with room for `num_steps` more steps.
 
-        Where the lengths can be seen (eager mode, or a capacity unknown at trace time) the table grows only if it must,
-        and then at least doubles. In a graph of static shapes it gets `num_steps` more slots, or none where
-        `max_steps` was given.
+        Where the written slots can be counted (eager mode, or a capacity unknown at trace time) the table grows only
+        if it must, and then at least doubles. In a graph of static shapes it gets `num_steps` more slots, or none
+        where `max_steps` was given.
         """
         capacity = state.keys.shape[1]
         if not tf.executing_eagerly() and capacity is not None:
             return state if self.max_steps else enlarge(state, num_steps)
         capacity = tf.shape(state.keys)[1]
-        needed = tf.reduce_max(state.length) + num_steps
+        needed = tf.reduce_max(num_written(state.written)) + num_steps
         return enlarge(state, tf.where(needed > capacity, tf.maximum(needed, 2 * capacity) - capacity, 0))
 
     def step(self, projected, states):
@@ -130,14 +139,15 @@ class LookupMemory(MemoryController):
                 "the state before, use tfmem.unroll, or give max_steps to the constructor."
             )
         hidden, cell, vectors = self.control(projected, states.hidden, states.cell, states.read_out)
-        keys = append(states.keys, vectors.write_keys, states.length)
-        values = append(states.values, vectors.write_values, states.length)
-        length = states.length + 1
-        read_out = attend(vectors.read_keys, keys, values, length)
-        overflow = states.length >= tf.shape(keys)[1]
+        length = num_written(states.written)
+        keys = append(states.keys, vectors.write_keys, length)
+        values = append(states.values, vectors.write_values, length)
+        written = append(states.written, tf.ones_like(length, states.written.dtype), length)
+        read_out = attend(vectors.read_keys, keys, values, written)
+        overflow = length >= tf.shape(keys)[1]
         read_out = tf.where(overflow[:, tf.newaxis], tf.cast(float("nan"), read_out.dtype), read_out)
         output = self.output(hidden, read_out)
-        return output, LookupState(hidden, cell, read_out, keys, values, length)
+        return output, LookupState(hidden, cell, read_out, keys, values, written)
 
     def get_config(self):
         return {**super().get_config(), "max_steps": self.max_steps}
