@@ -131,7 +131,7 @@ def _where(valid, new, old):
 
 
 def _list_shape(shape):
-    return [-1 if d is None else d for d in shape]
+    return tf.constant([-1 if d is None else d for d in shape], tf.int32)
 
 
 def _with_shape(x, shape):
