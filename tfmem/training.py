@@ -25,6 +25,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from tfmem import plotting
 from tfmem.runfolder import Checkpoint, RunFolder, RunFolderError, describe_machine
 
 CALLS_AHEAD = 2
@@ -329,6 +330,10 @@ class _Run:
         writer.close()
         evaluation = self.evaluation if self.evaluation is not None else experiment.evaluate()
         metrics = experiment.result(evaluation)
+        rows = [row for row in folder.metrics() if "train/loss" in row]
+        updates, losses = [row["update"] for row in rows], [row["train/loss"] for row in rows]
+        loss = plotting.loss_figure(updates, losses, "updates", title=experiment.name, log=min(losses) > 0)
+        loss.savefig(folder.figures / "loss.png", dpi=120)
         experiment.figures(folder.figures)
         partial = folder.saved_model.with_name("saved_model.partial")
         for old in (partial, folder.saved_model):

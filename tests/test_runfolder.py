@@ -1,0 +1,254 @@
+"""The run folder under truncation, damage, full disks and foreign configurations."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tfmem import runfolder
+from tfmem.runfolder import Checkpoint, RunFolder, RunFolderError
+
+CONFIG = {"experiment": "a/b", "config": {"seed": 1, "sizes": [1, 2], "rate": 0.1}}
+
+
+def checkpoint(update, **arrays):
+    arrays = arrays or {"variables/model/000": np.full([50, 3], update, np.float32), "carry/0": np.array(update)}
+    return Checkpoint(update, arrays, {"wall_time": 1.5 * update})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(CONFIG)
+    yield folder
+    folder.release()
+
+
+def everything(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_needs_no_tensorflow():
+    code = "import sys, tfmem.runfolder; assert not {'tensorflow', 'keras', 'jax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_checkpoints_keep_values_dtypes_and_the_newest_two(folder):
+    arrays = {
+        "variables/a/b": np.arange(6, dtype=np.float64).reshape(2, 3),
+        "half": np.array([1.5, -2], ml_dtypes.bfloat16),
+        "scalar": np.array(7, np.int64),
+        "flag": np.array([True, False]),
+        "empty": np.zeros([0, 4], np.float32),
+    }
+    for update in (1, 2, 1000000000):
+        folder.save(checkpoint(update, **arrays))
+    assert [path.name for path in sorted(folder.checkpoints.iterdir())] == [
+        "checkpoint-000000002.npz",
+        "checkpoint-1000000000.npz",
+    ]
+    restored, damaged = folder.restore()
+    assert (restored.update, restored.metadata, damaged) == (1000000000, {"wall_time": 1.5e9}, [])
+    assert list(restored.arrays) == list(arrays)
+    for name, array in arrays.items():
+        assert restored.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(restored.arrays[name], array)
+
+
+def test_nothing_saved_yet(folder):
+    assert folder.restore() == (None, [])
+    assert folder.resume() == (None, [])
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(b"NUMPY") + 200] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty])
+def test_damaged_newest_checkpoint(folder, damage):
+    folder.save(checkpoint(10))
+    folder.save(checkpoint(20))
+    newest = folder.checkpoints / "checkpoint-000000020.npz"
+    damage(newest)
+    bytes_before = newest.read_bytes()
+    restored, damaged = folder.restore()
+    assert restored.update == 10
+    assert [path for path, _ in damaged] == [newest]
+    assert newest.exists()  # reading changes nothing
+
+    restored, damaged = folder.resume()
+    assert restored.update == 10
+    assert newest.with_name("checkpoint-000000020.npz.damaged").read_bytes() == bytes_before
+    folder.save(checkpoint(15))
+    assert folder.restore()[0].update == 15
+
+
+def test_no_readable_checkpoint_is_an_error_and_deletes_nothing(folder):
+    folder.append_metrics(10, {"loss": 1.0})
+    for update in (10, 20):
+        folder.save(checkpoint(update))
+        truncate(folder.checkpoints / f"checkpoint-{update:09d}.npz")
+    before = everything(folder.path)
+    with pytest.raises(RunFolderError, match=r"(?s)nothing was deleted.*000000020.*000000010"):
+        folder.resume()
+    assert everything(folder.path) == before
+
+
+def test_another_configuration_is_refused_with_what_differs(folder):
+    before = everything(folder.path)
+    other = {"experiment": "a/b", "config": {"seed": 2, "sizes": (1, 2), "width": 3}}
+    with pytest.raises(RunFolderError) as caught:
+        RunFolder(folder.path).claim(other)
+    assert "config.seed: 1 there, 2 now" in str(caught.value)
+    assert "config.rate: 0.1 there, 'absent' now" in str(caught.value)
+    assert "config.width: 'absent' there, 3 now" in str(caught.value)
+    assert "sizes" not in str(caught.value)
+    assert everything(folder.path) == before
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunFolderError, match=r"no config\.json"):
+        RunFolder(tmp_path).claim(CONFIG)
+    assert list(tmp_path.iterdir()) == [tmp_path / "thesis.txt"]
+
+
+def test_damaged_config(folder):
+    folder.config_path.write_text('{"experiment": ')
+    with pytest.raises(RunFolderError, match=r"config\.json is damaged"):
+        folder.config()
+    with pytest.raises(RunFolderError, match="not a run folder"):
+        RunFolder(folder.path / "figures").config()
+
+
+def test_killed_before_the_configuration_was_there(tmp_path):
+    (tmp_path / "config.json.partial").write_text('{"exp')
+    folder = RunFolder(tmp_path)
+    folder.claim(CONFIG)
+    assert folder.config() == CONFIG
+
+
+def test_two_processes_do_not_work_in_one_folder(folder):
+    with pytest.raises(RunFolderError, match="another process"):
+        RunFolder(folder.path).claim(CONFIG)
+    folder.release()
+    again = RunFolder(folder.path)
+    again.claim(CONFIG)
+    again.release()
+
+
+def test_metrics_grow_columns_and_are_cut_on_resume(folder):
+    folder.append_metrics(5, {"train/loss": 1 / 3})
+    folder.append_metrics(10, {"train/loss": 0.25, "eval/score": np.float32(0.1)})
+    folder.save(checkpoint(10))
+    at_ten = folder.metrics_path.read_bytes()
+    folder.append_metrics(12, {"eval/score": float("nan")})
+    folder.append_metrics(15, {"train/loss": 0.125})
+    assert folder.metrics_path.read_text().splitlines()[0] == "update,train/loss,eval/score"
+    assert folder.metrics()[1] == {"update": 10, "train/loss": 0.25, "eval/score": float(np.float32(0.1))}
+    assert folder.metrics()[3] == {"update": 15, "train/loss": 0.125}
+    with folder.metrics_path.open("a") as file:
+        file.write("20,0.0")  # a crash in the middle of a row
+    assert len(folder.metrics()) == 4
+    folder.resume()
+    assert folder.metrics_path.read_bytes() == at_ten
+    folder.append_metrics(15, {"train/loss": 0.125})
+    assert folder.metrics_path.read_bytes() == at_ten + b"15,0.125,\n"
+
+
+def test_metrics_without_any_checkpoint_start_anew(folder):
+    folder.append_metrics(5, {"loss": 1.0})
+    (folder.checkpoints / "checkpoint-000000005.npz.partial").write_bytes(b"cut off")
+    folder.resume()
+    assert not folder.metrics_path.exists()
+    assert list(folder.checkpoints.iterdir()) == []
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A folder on a file system of 256 KiB; where none can be mounted, skips."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no small file system can be mounted here")
+    yield mount
+    subprocess.run(["umount", "-l", mount], check=True)
+
+
+def write_until_it_fails(write):
+    for n in range(10_000):
+        write(n)
+
+
+def test_full_disk(full_disk):
+    folder = RunFolder(full_disk / "run")
+    folder.claim(CONFIG)
+    folder.append_metrics(1, {"loss": 1.0})
+    folder.save(checkpoint(1, big=np.zeros(10_000, np.float32)))
+    with pytest.raises(RunFolderError, match=r"000000002.*the disk is full.*kept"):
+        folder.save(checkpoint(2, big=np.random.default_rng(0).normal(size=100_000)))
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["checkpoint-000000001.npz"]
+    assert folder.restore()[0].update == 1
+
+    filler = (full_disk / "filler").open("wb", buffering=0)
+    with pytest.raises(OSError, match="No space left"):
+        write_until_it_fails(lambda _: filler.write(b"x" * 512))
+    filler.close()
+    metrics = folder.metrics_path.read_bytes()
+    with pytest.raises(
+        RunFolderError, match=r"metrics\.csv: the disk is full"
+    ):  # the file's last page has room for some
+        write_until_it_fails(lambda n: folder.append_metrics(n + 2, {"loss": 0.5}))
+    rows = folder.metrics_path.read_bytes()
+    assert rows.startswith(metrics)
+    assert rows.endswith(b"\n")
+    with pytest.raises(RunFolderError, match=r"result\.json: the disk is full"):
+        folder.write_result({"text": "x" * 5000})
+    assert folder.result() is None
+    assert not list(folder.path.rglob("*.partial"))
+    folder.release()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_no_space_at_any_point_of_a_write(folder, monkeypatch, call):
+    folder.save(checkpoint(1))
+    before = everything(folder.path)
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runfolder.os, call, fail)
+    with pytest.raises(RunFolderError, match="the disk is full"):
+        folder.save(checkpoint(2))
+    with pytest.raises(RunFolderError, match="the disk is full"):
+        folder.write_result({})
+    assert everything(folder.path) == before
+
+
+def test_machine_description_is_json():
+    described = json.loads(json.dumps(runfolder.describe_machine(["GPU 0"])))
+    assert described["hardware"]["cores"] == os.cpu_count()
+    assert described["versions"]["numpy"] == np.__version__
+    assert described["hardware"]["devices"] == ["GPU 0"]
+
+
+def test_bad_keep(tmp_path):
+    with pytest.raises(ValueError, match="keep"):
+        RunFolder(tmp_path, keep=0)
