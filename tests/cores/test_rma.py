@@ -416,8 +416,7 @@ def make_tvt(top_k=3):
 
 MAKERS = dict(
     paper=lambda top_k=3: RMACore(6, memory_size=5, word_size=4, num_reads=2, top_k=top_k),
-    code=lambda top_k=3: RMACore(6, 5, 4, num_reads=2, top_k=top_k, num_layers=2, order="code"),
-    dense=lambda top_k=0: RMACore(6, memory_size=5, word_size=4, num_reads=2, top_k=top_k),
+    code_dense=lambda top_k=0: RMACore(6, memory_size=5, word_size=4, num_reads=2, top_k=top_k, order="code"),
     tvt=make_tvt,
 )
 

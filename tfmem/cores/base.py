@@ -71,6 +71,13 @@ class ReadOnly(RNNCore):
         return self.core.step(projected, state, write=False)
 
 
+def matmul(x, w):
+    """`x w` on the last axis of `x`, in its dtype."""
+    w = tf.cast(w, x.dtype)
+    # tensordot: the gradient of a batched matmul keeps one product of the size of `w` for each leading index.
+    return tf.matmul(x, w) if x.shape.rank == 2 else tf.tensordot(x, w, 1)
+
+
 class Linear(snt.Module):
     """`x w + b` on the last axis, variables in at least float32, computed in the dtype of the inputs.
 
@@ -98,7 +105,7 @@ class Linear(snt.Module):
 
     def __call__(self, inputs):
         self.initialize(inputs.shape[-1], inputs.dtype)
-        outputs = tf.matmul(inputs, tf.cast(self.w, inputs.dtype))
+        outputs = matmul(inputs, self.w)
         return outputs + tf.cast(self.b, inputs.dtype) if self.with_bias else outputs
 
 
@@ -129,10 +136,10 @@ class SplitLinear(snt.Module):
 
     def project(self, x):
         """The share of `x` [..., input_size], with the bias."""
-        return tf.matmul(x, tf.cast(self.w_i, x.dtype)) + tf.cast(self.b, x.dtype)
+        return matmul(x, self.w_i) + tf.cast(self.b, x.dtype)
 
     def __call__(self, projected, s):
-        return projected + tf.matmul(s, tf.cast(self.w_s, s.dtype))
+        return projected + matmul(s, self.w_s)
 
 
 def lstm_update(gates, cell, forget_bias=1.0):
