@@ -1,4 +1,4 @@
-"""Name table of github.com/deepmind/dynamic-kanerva-machines (`memory.py`). The default scope there is KanervaMemory."""
+"""Name table of github.com/deepmind/dynamic-kanerva-machines (`memory.py`). Its default scope is KanervaMemory."""
 
 from tfmem.checkpoints.base import Entry, name_table
 from tfmem.cores.kanerva import KanervaMemory

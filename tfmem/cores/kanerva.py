@@ -224,7 +224,7 @@ class KanervaMemory(snt.Module):
 
     def sample_prior_w(self, seq_length, batch_size, seed, dtype=tf.float32):
         """Weights [seq_length, batch_size, K] drawn from p(w)."""
-        return self.get_prior_w(dtype).sample([seq_length, batch_size], seed=tf.convert_to_tensor(seed, tf.int32))
+        return self.w_prior_stddev * _standard_normal([seq_length, batch_size, self.memory_size], seed, dtype)
 
     def draw_w(self, w_mean, seed):
         """A sample of q(w) around w_mean [..., K]."""
@@ -359,11 +359,11 @@ class KanervaMemory(snt.Module):
           memory_state: `MemoryState` to draw the memory from, e.g. `get_prior_state(batch_size)`.
           seed: int32 [2].
         """
-        M_mean = memory_state.M_mean
+        dtype = memory_state.M_mean.dtype
         seeds = tf.unstack(tf.random.split(seed, 3))
         M = self.draw_M(memory_state, seeds[0])
-        w = self.sample_prior_w(seq_length, tf.shape(M_mean)[0], seeds[1], M_mean.dtype)
-        return self.wrap_z_dist(self.get_w_to_z_mean(w, M)).sample(seed=seeds[2])
+        z_mean = self.get_w_to_z_mean(self.sample_prior_w(seq_length, tf.shape(M)[0], seeds[1], dtype), M)
+        return z_mean + self.noise_stddev(dtype) * _standard_normal(tf.shape(z_mean), seeds[2], dtype)
 
     @property
     def _is_random(self):
@@ -424,9 +424,7 @@ class KanervaCore(RNNCore):
     ):
         super().__init__(name=name)
         _check_positive(hidden_size=hidden_size, memory_size=memory_size, word_size=word_size)
-        _check_positive(
-            initial_noise_variance=initial_noise_variance, projection_hidden_size=projection_hidden_size
-        )
+        _check_positive(initial_noise_variance=initial_noise_variance, projection_hidden_size=projection_hidden_size)
         self.hidden_size = hidden_size
         self.memory_size = memory_size
         self.word_size = word_size
