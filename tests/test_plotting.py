@@ -231,6 +231,8 @@ def test_loss_figure(golden, log):
 def test_routing_figure(rng):
     multigrid = [[rng.random((3 * 2**level,) * 2) < 0.4 for level in range(levels)] for levels in (1, 2, 3, 3)]
     standard = [rng.random((12, 12)) < 0.2 for _ in range(4)]
+    standard[0][:] = False
+    standard[0][3, 7] = True
     figure = plotting.routing_figure(multigrid, standard, "routing")
     assert_tidy(figure)
     upper, lower = figure.subfigs
@@ -244,6 +246,7 @@ def test_routing_figure(rng):
                 assert axes.get_xlabel() == f"{100 * grids[level].mean():.0f}%"
     for axes, grid in zip(lower.axes, standard, strict=True):
         np.testing.assert_array_equal(axes.collections[0].get_array(), grid)
+    assert lower.axes[0].get_xlabel() == "0.7%"
     assert {axes.get_title() for axes in lower.axes} == {f"layer {layer}" for layer in range(1, 5)}
 
 

@@ -335,7 +335,9 @@ def routing_figure(multigrid, standard, title=""):
         axes.invert_yaxis()
         _bare(axes, heading)
         share = 100 * np.mean(grid)
-        axes.set_xlabel(f"{share:.{int(0 < share < 1)}f}%", fontsize=_SMALL, color=_FAINT, labelpad=2)
+        axes.set_xlabel(
+            f"{share:.1g}%" if 0 < share < 1 else f"{share:.0f}%", fontsize=_SMALL, color=_FAINT, labelpad=2
+        )
 
     panels = upper.subplots(levels, layers, squeeze=False)
     for row in range(levels):
