@@ -5,11 +5,10 @@ import numpy as np
 UNKNOWN = 3
 
 
-def patch(cells, place, size):
-    half = size // 2
-    padded = np.pad(cells, half, constant_values=UNKNOWN)
-    row, column = place
-    return tuple(padded[row : row + size, column : column + size].ravel())
+def patches(cells, places, size):
+    """The patch around each of the places, as a tuple of its cells."""
+    padded = np.pad(cells, size // 2, constant_values=UNKNOWN)
+    return [tuple(padded[row : row + size, column : column + size].ravel().tolist()) for row, column in places]
 
 
 def replay(maze, walk, query_index, size, target_size, label_after_move=True, partial_queries=False):
@@ -28,14 +27,14 @@ def replay(maze, walk, query_index, size, target_size, label_after_move=True, pa
             later[row - 1 : row + 2, column - 1 : column + 2] = maze[row - 1 : row + 2, column - 1 : column + 2]
             visited.append((row, column))
         partial = partial_queries and size > 3
-        askable.append([j for j in range(t + 1) if partial or UNKNOWN not in patch(known, walk[j], size)])
+        met = patches(known, walk[: t + 1], size)
+        askable.append([j for j in range(t + 1) if partial or UNKNOWN not in met[j]])
         query, target = np.zeros((size, size, 4), np.float32), np.zeros((target_size, target_size), np.uint8)
         if query_index[t] >= 0:
-            wanted = patch(known, walk[query_index[t]], size)
+            wanted = met[query_index[t]]
             cells = np.reshape(wanted, (size, size))
             query[..., 0], query[..., 1] = cells == 0, cells == 1
-            for row, column in visited:
-                shown = patch(known if partial else later, (row, column), size)
+            for (row, column), shown in zip(visited, patches(known if partial else later, visited, size), strict=True):
                 if shown == wanted and (partial or UNKNOWN not in shown):
                     target[row + corner, column + corner] = 1
         queries.append(query)

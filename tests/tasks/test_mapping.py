@@ -102,9 +102,9 @@ def test_the_public_training_run_is_replayed(golden):
 VARIANTS = {
     "spiral": dict(map_size=9, query_sizes=(3, 5)),
     "spiral, label before the move": dict(map_size=7, label_after_move=False, target_size=12),
-    "spiral, 9x9": dict(map_size=13, query_sizes=(3, 9), target_size=24),
+    "spiral, 9x9": dict(map_size=11, query_sizes=(3, 9), target_size=24),
     "spiral, partial": dict(map_size=11, query_sizes=(9, 5), partial_queries=True, target_size=24),
-    "random": dict(map_size=11, query_sizes=(3, 5), walk="random", episode_length=90, target_size=17),
+    "random": dict(map_size=11, query_sizes=(3, 5), walk="random", episode_length=60, target_size=17),
     "random, partial": dict(
         map_size=9, query_sizes=(3, 9), walk="random", episode_length=70, partial_queries=True, label_after_move=False
     ),
