@@ -20,8 +20,8 @@ def dnc(core):
         )
     if not hasattr(core.output_linear, "w"):
         raise ValueError("target: the core is not built; call project_inputs with inputs of the right size first")
-    (w_inputs,), (w_recurrent,), (b_gates,) = controller.w_inputs, controller.w_recurrent, controller.b_gates
-    input_size = w_inputs.shape[0]
+    (inputs,), (recurrent,) = controller.inputs, controller.recurrent
+    input_size = inputs.w.shape[0]
 
     def blocks(kind):
         return tuple(f"memory_access/{block}/{kind}" for block in Interface._fields)
@@ -32,9 +32,9 @@ def dnc(core):
         return np.concatenate(blocks, axis=-1)
 
     return [
-        Entry("lstm/w_gates", w_inputs, lambda w: w[:input_size]),
-        Entry("lstm/w_gates", w_recurrent, lambda w: w[input_size:]),
-        Entry("lstm/b_gates", b_gates),
+        Entry("lstm/w_gates", inputs.w, lambda w: w[:input_size]),
+        Entry("lstm/w_gates", recurrent.w, lambda w: w[input_size:]),
+        Entry("lstm/b_gates", inputs.b),
         Entry(blocks("w"), access.interface.w, side_by_side),
         Entry(blocks("b"), access.interface.b, side_by_side),
         Entry("output_linear/w", core.output_linear.w),

@@ -3,7 +3,7 @@
     interface ξ_t       one linear map of the controller's output (ten of them in the public code, here side by side)
     write weighting     w_t = g^w (g^a a_t + (1 − g^a) C(M_{t-1}, k^w, β^w))
     memory              M_t = M_{t-1} ∘ Π_i (1 − w^i_t e^i_tᵀ) + Σ_i w^i_t v^i_tᵀ
-    read weighting      r^i_t = π^i[content] C(M_t, k^i, β^i) + Σ_h (π^i[forward h] f^{i,h}_t + π^i[backward h] b^{i,h}_t)
+    read weighting      r^i_t = π^i[content] C(M_t, k^i, β^i) + Σ_h (π^i[f h] f^{i,h}_t + π^i[b h] b^{i,h}_t)
     read vectors        r_t M_t
 
 Shapes: B batch, N slots, W word size, R read heads, H write heads. Faithful to google-deepmind/dnc, access.py.
@@ -112,7 +112,10 @@ class MemoryAccess(RNNCore):
         """The raw interface vector [B, sum(interface_sizes)] as an `Interface`."""
         r, h = self.num_reads, self.num_writes
         x = Interface(*tf.split(projected, list(self.interface_sizes), axis=-1))
-        heads = lambda x, n: tf.reshape(x, [-1, n, x.shape[-1] // n])
+
+        def heads(x, num_heads):
+            return tf.reshape(x, [-1, num_heads, x.shape[-1] // num_heads])
+
         return Interface(
             write_vectors=heads(x.write_vectors, h),
             erase_vectors=heads(tf.sigmoid(x.erase_vectors), h),
@@ -157,8 +160,7 @@ class MemoryAccess(RNNCore):
         h = self.num_writes
         backward_mode, forward_mode, content_mode = tf.split(interface.read_mode[..., tf.newaxis], [h, h, 1], axis=2)
         content = addressing.cosine_weights(memory, interface.read_keys, interface.read_strengths)
-        backward = addressing.directional_read_weights(link, read_weights, forward=False)
-        forward = addressing.directional_read_weights(link, read_weights, forward=True)
+        forward, backward = addressing.directional_read_weights(link, read_weights)
         directional = tf.reduce_sum(backward_mode * backward + forward_mode * forward, axis=2)
         return content_mode[:, :, 0] * content + directional
 

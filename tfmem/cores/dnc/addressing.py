@@ -118,23 +118,61 @@ def temporal_linkage(write_weights, state):
     Returns:
       The next `TemporalLinkageState`; rows and columns of each link matrix sum to at most one.
     """
-    w_i, w_j = write_weights[..., :, tf.newaxis], write_weights[..., tf.newaxis, :]
-    link = (1 - w_i - w_j) * state.link + w_i * state.precedence_weights[..., tf.newaxis, :]
-    link = tf.linalg.set_diag(link, tf.zeros_like(write_weights))
+    link = _next_link(write_weights, state.link, state.precedence_weights)
     written = tf.reduce_sum(write_weights, axis=-1, keepdims=True)
     return TemporalLinkageState(link, (1 - written) * state.precedence_weights + write_weights)
 
 
-def directional_read_weights(link, read_weights, forward):
-    """Where each read head goes when it follows the order of writing.
+@tf.custom_gradient
+def _next_link(w, link, precedence):
+    # Products of N x N matrices are most of a step's time and memory: this gradient keeps the old link only, and needs
+    # fewer passes over such matrices than automatic differentiation.
+    def kept():
+        return 1 - w[..., :, tf.newaxis] - w[..., tf.newaxis, :]
+
+    def gradient(d_next):
+        d_next = tf.linalg.set_diag(d_next, tf.zeros_like(w))
+        d_kept = d_next * link
+        ones = tf.ones_like(w)
+        d_w = tf.linalg.matvec(d_next, precedence) - tf.linalg.matvec(d_kept, ones) - _vecmat(ones, d_kept)
+        return d_w, kept() * d_next, _vecmat(w, d_next)
+
+    next_link = kept() * link + w[..., :, tf.newaxis] * precedence[..., tf.newaxis, :]
+    return tf.linalg.set_diag(next_link, tf.zeros_like(w)), gradient
+
+
+def _vecmat(vector, matrix):
+    return tf.matmul(vector[..., tf.newaxis, :], matrix)[..., 0, :]
+
+
+def directional_read_weights(link, read_weights):
+    """Where each read head goes when it follows the order of writing, forward (to what was written next) and backward.
 
     Args:
       link: [B, H, N, N].
       read_weights: [B, R, N], the previous step's.
-      forward: True for the slots written after those last read, False for those before.
 
     Returns:
-      [B, R, H, N].
+      (forward, backward), both [B, R, H, N].
     """
-    weights = tf.matmul(read_weights[:, tf.newaxis], link, transpose_b=forward)
-    return tf.transpose(weights, [0, 2, 1, 3])
+    read_weights = tf.tile(read_weights[:, tf.newaxis], [1, link.shape[1], 1, 1])
+    forward, backward = _follow_link(link, read_weights)
+    return tf.transpose(forward, [0, 2, 1, 3]), tf.transpose(backward, [0, 2, 1, 3])
+
+
+@tf.custom_gradient
+def _follow_link(link, weights):
+    # As for `_next_link`: the link's gradient is one product over both directions and all heads.
+    def forward(weights):
+        return tf.linalg.matrix_transpose(tf.matmul(link, weights, transpose_b=True))
+
+    def backward(weights):
+        return tf.matmul(weights, link)
+
+    def gradient(d_forward, d_backward):
+        d_link = tf.matmul(
+            tf.concat([d_forward, weights], axis=-2), tf.concat([weights, d_backward], axis=-2), transpose_a=True
+        )
+        return d_link, backward(d_forward) + forward(d_backward)
+
+    return (forward(weights), backward(weights)), gradient

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.cores.base import Linear, RNNCore, variable_dtype
+from tfmem.cores.base import Linear, RNNCore
 from tfmem.cores.dnc.access import AccessState, MemoryAccess, positive_int
 
 FORGET_BIAS = 1.0  # Sonnet 1's LSTM
@@ -38,7 +38,7 @@ class LSTMController(snt.Module):
     """LSTM layers; each sees the input and the layer below, and the output holds all layers' hidden states.
 
     (i, j, f, o) = W [x_t; reads_{t-1}; h^{l-1}_t; h^l_{t-1}] + b,    c_t = σ(f + 1) c_{t-1} + σ(i) tanh(j),
-    h_t = tanh(c_t) σ(o). W's rows for x_t are `w_inputs`, the others `w_recurrent`.
+    h_t = tanh(c_t) σ(o). W's rows for x_t are in `inputs`, the others in `recurrent`.
     """
 
     def __init__(self, hidden_size, num_layers, name="lstm"):
@@ -54,37 +54,29 @@ class LSTMController(snt.Module):
 
     @snt.once
     def initialize(self, input_size, read_size, dtype):
-        dtype, gates_size = variable_dtype(dtype), 4 * self.hidden_size
-        self.w_inputs, self.w_recurrent, self.b_gates = [], [], []
+        self.inputs, self.recurrent = [], []
         for layer in range(self.num_layers):
             recurrent_size = read_size + self.hidden_size * min(layer + 1, 2)
-            init = snt.initializers.TruncatedNormal(stddev=(input_size + recurrent_size) ** -0.5)
-            suffix = f"_{layer}" if layer else ""
-            self.w_inputs.append(tf.Variable(init([input_size, gates_size], dtype), name="w_inputs" + suffix))
-            self.w_recurrent.append(tf.Variable(init([recurrent_size, gates_size], dtype), name="w_recurrent" + suffix))
-            self.b_gates.append(tf.Variable(init([gates_size], dtype), name="b_gates" + suffix))
+            init = snt.initializers.TruncatedNormal(stddev=(input_size + recurrent_size) ** -0.5)  # of the bias as well
+            self.inputs.append(Linear(4 * self.hidden_size, w_init=init, b_init=init, name=f"inputs_{layer}"))
+            self.recurrent.append(Linear(4 * self.hidden_size, False, w_init=init, name=f"recurrent_{layer}"))
+            self.inputs[-1].initialize(input_size, dtype)
+            self.recurrent[-1].initialize(recurrent_size, dtype)
 
     def project_inputs(self, inputs):
         """The inputs' share of each layer's gates."""
-        return tuple(
-            tf.matmul(inputs, tf.cast(w, inputs.dtype)) + tf.cast(b, inputs.dtype)
-            for w, b in zip(self.w_inputs, self.b_gates, strict=True)
-        )
+        return tuple(layer(inputs) for layer in self.inputs)
 
     def step(self, projected, reads, state):
-        below, states = [], []
-        for gates, w, (hidden, cell) in zip(
-            projected, self.w_recurrent, (state,) if self.num_layers == 1 else state, strict=True
-        ):
-            dtype = gates.dtype
-            recurrent = tf.concat([reads, *below[-1:], tf.cast(hidden, dtype)], axis=-1)
-            i, j, f, o = tf.split(gates + tf.matmul(recurrent, tf.cast(w, dtype)), 4, axis=-1)
-            cell = tf.sigmoid(f + FORGET_BIAS) * tf.cast(cell, dtype) + tf.sigmoid(i) * tf.tanh(j)
-            below.append(tf.tanh(cell) * tf.sigmoid(o))
-            states.append(LSTMState(below[-1], cell))
-        if self.num_layers == 1:
-            return below[0], states[0]
-        return tf.concat(below, axis=-1), tuple(states)
+        outputs, states = [], []
+        layer_states = (state,) if self.num_layers == 1 else state
+        for gates, recurrent, (hidden, cell) in zip(projected, self.recurrent, layer_states, strict=True):
+            below = [reads, *outputs[-1:], tf.cast(hidden, gates.dtype)]
+            i, j, f, o = tf.split(gates + recurrent(tf.concat(below, axis=-1)), 4, axis=-1)
+            cell = tf.sigmoid(f + FORGET_BIAS) * tf.cast(cell, gates.dtype) + tf.sigmoid(i) * tf.tanh(j)
+            outputs.append(tf.tanh(cell) * tf.sigmoid(o))
+            states.append(LSTMState(outputs[-1], cell))
+        return tf.concat(outputs, axis=-1), states[0] if self.num_layers == 1 else tuple(states)
 
 
 class FeedForwardController(snt.Module):
@@ -199,15 +191,16 @@ class DNC(RNNCore):
     def step(self, projected, state):
         _check_state(state, self.state_size)
         dtype = tf.nest.flatten(projected)[0].dtype
-        reads = tf.reshape(tf.cast(state.access_output, dtype), [-1, self.access.output_size.num_elements()])
+        flat = [-1, self.access.output_size.num_elements()]
+        reads = tf.reshape(tf.cast(state.access_output, dtype), flat)
         controller_output, controller_state = self.controller.step(projected, reads, state.controller_state)
         controller_output, controller_state = tf.nest.map_structure(self._clip, (controller_output, controller_state))
 
         interface = self.access.project_inputs(controller_output)
         access_output, access_state = self.access.step(interface, state.access_state)
 
-        reads = tf.reshape(access_output, reads.shape)
-        output = self._clip(self.output_linear(tf.concat([controller_output, reads], axis=-1)))
+        output_inputs = tf.concat([controller_output, tf.reshape(access_output, flat)], axis=-1)
+        output = self._clip(self.output_linear(output_inputs))
         next_state = DNCState(access_output, access_state, controller_state)
         return output, tf.nest.map_structure(lambda n, s: tf.cast(n, s.dtype), next_state, state)
 
@@ -225,4 +218,6 @@ def _check_state(state, state_size):
     tf.nest.assert_same_structure(state, state_size, check_types=False)
     for tensor, size in zip(tf.nest.flatten(state), tf.nest.flatten(state_size), strict=True):
         if not tensor.shape[1:].is_compatible_with(size):
-            raise ValueError(f"state: a tensor has the shape {tensor.shape}; it must be [B, {', '.join(map(str, size))}]")
+            raise ValueError(
+                f"state: a tensor has the shape {tensor.shape}; it must be [B, {', '.join(map(str, size))}]"
+            )
