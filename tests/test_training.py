@@ -1,0 +1,339 @@
+"""The training loop: resumed runs equal uninterrupted ones, and nothing good is lost when something goes wrong."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.reproductions import toy
+from tfmem import training
+from tfmem.runfolder import RunFolder, RunFolderError
+from tfmem.training import TrainingDivergedError, TrainingInterrupted, compiled_updates, train
+
+# 23 updates: the last call is shorter, rows and checkpoints end inside and between calls.
+CONFIG = toy.Config(num_updates=23, updates_per_call=4, log_every=6, eval_every=12, checkpoint_every=8)
+
+
+class Crash(Exception):
+    """Stands for whatever ends a process."""
+
+
+class CrashingExperiment(toy.Experiment):
+    """Loses its data at the update `crash_at`."""
+
+    crash_at = None
+
+    def batch(self, update):
+        if update == self.crash_at:
+            raise Crash
+        return super().batch(update)
+
+
+def state_of(path):
+    """All that must not depend on interruptions: metrics, result and the last checkpoint."""
+    folder = RunFolder(path)
+    checkpoint, damaged = folder.restore()
+    assert not damaged
+    return folder.metrics_path.read_text(), folder.result()["ours"], checkpoint
+
+
+def assert_same_run(path, expected):
+    metrics, ours, checkpoint = state_of(path)
+    assert metrics == expected[0]
+    assert ours == expected[1]
+    assert checkpoint.update == expected[2].update
+    assert list(checkpoint.arrays) == list(expected[2].arrays)
+    for name, array in checkpoint.arrays.items():
+        np.testing.assert_array_equal(array, expected[2].arrays[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("uninterrupted")
+    train(toy.Experiment(CONFIG), path, "paper", toy.PAPER)
+    return path
+
+
+def test_a_run_folder_has_it_all(uninterrupted):
+    folder = RunFolder(uninterrupted)
+    assert folder.config() == {
+        "experiment": "toy/regression",
+        "preset": "paper",
+        "config": json.loads(json.dumps(dataclasses.asdict(CONFIG))),
+    }
+    rows = folder.metrics()
+    assert [row["update"] for row in rows] == [6, 12, 18, 23]
+    assert [set(row) for row in rows] == [
+        {"update", "train/loss", "train/gradient_norm"} | ({"eval/error"} if update in (12, 23) else set())
+        for update in (6, 12, 18, 23)
+    ]
+    result = folder.result()
+    assert result["ours"] == {"error": rows[-1]["eval/error"]}
+    assert result["paper"]["error"] == {"value": 0.25, "source": "Table 9"}
+    assert (result["updates"], result["seeds"]) == (23, [0])
+    assert result["wall_time_seconds"] > 0
+    assert {"hardware", "versions", "git_revision"} <= set(result)
+    assert {path.name for path in folder.figures.iterdir()} == {"loss.png", "weights.txt"}
+    assert tf.saved_model.contains_saved_model(folder.saved_model)
+    events = b"".join(path.read_bytes() for path in folder.tensorboard.iterdir())
+    assert b"train/loss" in events
+    assert b"eval/error" in events
+    assert not list(uninterrupted.rglob("*.partial"))
+
+
+def test_rows_are_means_over_their_updates(uninterrupted):
+    experiment = toy.Experiment(CONFIG)
+    carry, losses = experiment.initial_carry(), []
+    for update in range(23):
+        carry, metrics = experiment.train_step(tf.constant(update, tf.int64), experiment.batch(update), carry)
+        losses.append(float(metrics["loss"]))
+    rows = RunFolder(uninterrupted).metrics()
+    expected = [np.mean(losses[a:b]) for a, b in ((0, 6), (6, 12), (12, 18), (18, 23))]
+    np.testing.assert_allclose([row["train/loss"] for row in rows], expected, rtol=1e-5)
+    assert int(carry["count"]) == 23
+
+
+@pytest.mark.parametrize("crash_at", [0, 5, 14, 22])
+def test_resume_equals_an_uninterrupted_run(tmp_path, uninterrupted, crash_at):
+    crashing = CrashingExperiment(CONFIG)
+    crashing.crash_at = crash_at
+    with pytest.raises(Crash):
+        train(crashing, tmp_path, "paper", toy.PAPER)
+    assert RunFolder(tmp_path).result() is None
+    train(toy.Experiment(CONFIG), tmp_path, "paper", toy.PAPER)
+    assert_same_run(tmp_path, state_of(uninterrupted))
+
+
+def test_resume_under_xla(tmp_path):
+    config = dataclasses.replace(CONFIG, jit_compile=True)
+    train(toy.Experiment(config), tmp_path / "whole")
+    crashing = CrashingExperiment(config)
+    crashing.crash_at = 17
+    with pytest.raises(Crash):
+        train(crashing, tmp_path / "resumed")
+    train(toy.Experiment(config), tmp_path / "resumed")
+    assert_same_run(tmp_path / "resumed", state_of(tmp_path / "whole"))
+
+
+def test_truncated_newest_checkpoint(tmp_path, uninterrupted, capsys):
+    crashing = CrashingExperiment(CONFIG)
+    crashing.crash_at = 20
+    with pytest.raises(Crash):
+        train(crashing, tmp_path, "paper", toy.PAPER)
+    newest = max((tmp_path / "checkpoints").iterdir())
+    os.truncate(newest, 500)
+    train(toy.Experiment(CONFIG), tmp_path, "paper", toy.PAPER)
+    said = capsys.readouterr().err
+    assert f"{newest.name} is damaged" in said
+    assert "going on after update 8" in said
+    assert_same_run(tmp_path, state_of(uninterrupted))
+
+
+def test_a_finished_run_is_left_alone(uninterrupted):
+    before = {file: file.stat().st_mtime_ns for file in uninterrupted.rglob("*")}
+    experiment = CrashingExperiment(CONFIG)
+    experiment.crash_at = 0
+    assert train(experiment, uninterrupted, "paper") == RunFolder(uninterrupted).result()
+    assert {file: file.stat().st_mtime_ns for file in uninterrupted.rglob("*")} == before
+
+
+def test_killed_between_the_last_checkpoint_and_the_result(tmp_path, uninterrupted):
+    class NoFigures(toy.Experiment):
+        def figures(self, folder):
+            raise Crash
+
+    with pytest.raises(Crash):
+        train(NoFigures(CONFIG), tmp_path, "paper", toy.PAPER)
+    train(toy.Experiment(CONFIG), tmp_path, "paper", toy.PAPER)
+    assert_same_run(tmp_path, state_of(uninterrupted))
+
+
+def test_another_config_or_experiment_is_refused(uninterrupted):
+    with pytest.raises(RunFolderError, match=r"config\.width: 4 there, 5 now"):
+        train(toy.Experiment(dataclasses.replace(CONFIG, width=5)), uninterrupted, "paper")
+
+    class Other(toy.Experiment):
+        name = "toy/other"
+
+    with pytest.raises(RunFolderError, match="experiment: 'toy/regression' there, 'toy/other' now"):
+        train(Other(CONFIG), uninterrupted, "paper")
+
+
+def test_checkpoint_of_other_variables(tmp_path):
+    experiment = toy.Experiment(CONFIG)
+    stored = training.make_checkpoint(experiment, 4, experiment.initial_carry(), {}, 1.0)
+    before = [v.numpy() for v in experiment.model.variables]
+    stored.arrays["variables/model/000"] = np.ones([9, 1], np.float32)
+    stored.arrays["variables/model/999"] = stored.arrays.pop("variables/model/001")
+    with pytest.raises(RunFolderError) as caught:
+        training.load_checkpoint(experiment, stored)
+    for text in ("model/001 is missing", "model/999 is unexpected", "model/000 is [9, 1], expected [4, 1]"):
+        assert text in str(caught.value)
+    for old, variable in zip(before, experiment.model.variables, strict=True):
+        np.testing.assert_array_equal(old, variable)
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = dataclasses.replace(CONFIG, nan_at=17, checkpoint_every=4, eval_every=0)
+    with pytest.raises(TrainingDivergedError, match=r"loss is nan at update 18;.*kept"):
+        train(toy.Experiment(config), tmp_path)
+    checkpoint, damaged = RunFolder(tmp_path).restore()
+    assert (checkpoint.update, damaged) == (16, [])
+    assert all(np.isfinite(array).all() for array in checkpoint.arrays.values())
+    assert [row["update"] for row in RunFolder(tmp_path).metrics()] == [6, 12]
+
+
+def test_variables_with_nan_are_not_saved():
+    experiment = toy.Experiment(CONFIG)
+    experiment.model.variables[0].assign(np.full([4, 1], np.nan))
+    with pytest.raises(TrainingDivergedError, match=r"model/000 holds NaN after update 3.*not saved"):
+        training.make_checkpoint(experiment, 3, experiment.initial_carry(), {}, 0.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_stop(tmp_path, uninterrupted, number):
+    class Signalled(toy.Experiment):
+        def batch(self, update):
+            if update == 10:
+                os.kill(os.getpid(), number)
+            return super().batch(update)
+
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingInterrupted) as caught:
+        train(Signalled(CONFIG), tmp_path, "paper", toy.PAPER)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert 0 < caught.value.update <= 12
+    assert RunFolder(tmp_path).restore()[0].update == caught.value.update
+    train(toy.Experiment(CONFIG), tmp_path, "paper", toy.PAPER)
+    assert_same_run(tmp_path, state_of(uninterrupted))
+
+
+COMMAND = """
+import sys
+from reproductions.__main__ import main
+sys.exit(main(modules={"toy/regression": "tests.reproductions.toy"}))
+"""
+
+
+@pytest.mark.slow
+def test_kill_nine_at_three_moments(tmp_path):
+    arguments = ["run", "toy/regression", "--num-updates=240", "--slow=0.02", "--eval-every=40"]
+    command = [sys.executable, "-c", COMMAND, *arguments, "--folder"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def start(folder):
+        return subprocess.Popen([*command, folder], env=environment, stdout=subprocess.DEVNULL)
+
+    moments, killed = random.Random(3), tmp_path / "killed"
+    metrics = killed / "metrics.csv"
+    for _ in range(3):
+        process = start(killed)
+        before = metrics.read_bytes() if metrics.exists() else b""
+        while not metrics.exists() or metrics.read_bytes() == before:  # training has begun
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.0, 1.0))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not (killed / "result.json").exists()
+    for folder in (killed, tmp_path / "whole"):
+        assert start(folder).wait() == 0
+    assert_same_run(killed, state_of(tmp_path / "whole"))
+
+
+class Bare(training.Experiment):
+    """No batch, no carry: data drawn in the graph."""
+
+    name = "toy/bare"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.total = tf.Variable(0, dtype=tf.int64)
+
+    def variables(self):
+        return {"total": self.total}
+
+    def batch(self, update):
+        return {}
+
+    def train_step(self, update, batch, carry):
+        self.total.assign_add(update)
+        return carry, {"loss": update}
+
+    def evaluate(self):
+        return {"total": float(self.total)}
+
+    def figures(self, folder):
+        (folder / "total").write_text(str(self.total))
+
+    def export(self, folder):
+        tf.saved_model.save(tf.Module(), str(folder))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_compiled_updates_alone(jit_compile):
+    experiment = Bare(training.RunConfig(num_updates=9, jit_compile=jit_compile))
+    carry, metrics = compiled_updates(experiment, 5)(tf.constant(3, tf.int64), {}, ())
+    assert carry == ()
+    np.testing.assert_array_equal(metrics["loss"], [3, 4, 5, 6, 7])
+    assert int(experiment.total) == 25
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_updates_per_call_do_not_change_the_numbers(jit_compile):
+    finals = []
+    for size in (1, 6):
+        experiment = toy.Experiment(dataclasses.replace(CONFIG, jit_compile=jit_compile))
+        updates, carry = compiled_updates(experiment, size), experiment.initial_carry()
+        for first in range(0, 12, size):
+            batches = [experiment.batch(update) for update in range(first, first + size)]
+            stacked = tf.nest.map_structure(lambda *arrays: np.stack(arrays), *batches)
+            carry, metrics = updates(tf.constant(first, tf.int64), stacked, carry)
+        finals.append([*(v.numpy() for v in experiment.variables().values()), carry["trace"], metrics["loss"][-1:]])
+    for one, many in zip(*finals, strict=True):
+        np.testing.assert_allclose(one, many, rtol=1e-5, atol=1e-7)
+
+
+def test_train_step_must_give_a_loss():
+    class Lossless(Bare):
+        def train_step(self, update, batch, carry):
+            return carry, {"accuracy": update}
+
+    with pytest.raises(ValueError, match=r"\['accuracy'\], must have 'loss'"):
+        compiled_updates(Lossless(training.RunConfig(num_updates=1)), 1)(tf.constant(0, tf.int64), {}, ())
+
+
+def test_data_are_made_ahead_in_order_and_bounded():
+    made = []
+    with training._prefetched(lambda n: made.append(n) or n, [(n,) for n in range(50)]) as batches:
+        assert [next(batches) for _ in range(4)] == [0, 1, 2, 3]
+        time.sleep(0.2)
+        assert made == list(range(4 + training.CALLS_AHEAD))
+        assert list(batches) == list(range(4, 50))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", -1),
+        ("num_updates", 0),
+        ("updates_per_call", 0),
+        ("log_every", 0),
+        ("eval_every", 6),
+        ("checkpoint_every", -4),
+        ("checkpoint_seconds", 0.0),
+        ("jit_compile", "yes"),
+    ],
+)
+def test_bad_configurations(field, value):
+    with pytest.raises(ValueError, match=f"^{field}: {value!r}, must be"):
+        dataclasses.replace(CONFIG, **{field: value})
