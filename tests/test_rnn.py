@@ -1,0 +1,162 @@
+"""tfmem.RNN: symbolic shapes, masks, nests, states handed over and kept, equality with Keras's own RNN."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfmem
+from tests.conformance.toys import KerasToy, SonnetToy, ToyOutput, ToyState
+from tests.support import relative_error
+
+
+@pytest.fixture
+def sequences(rng):
+    return tuple(tf.constant(rng.standard_normal([3, 6, 4]), tf.float32) for _ in range(2))
+
+
+def close(actual, expected, tolerance=1e-6):
+    for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
+        assert relative_error(a, e) <= tolerance
+
+
+def test_symbolic_shapes_are_those_of_the_values(sequences):
+    inputs = tuple(keras.Input([None, 4]) for _ in range(2))
+    output, slots, steps = tfmem.RNN(KerasToy(5), return_sequences=True, return_state=True)(inputs)
+    assert isinstance(output, ToyOutput)
+    assert output.value.shape == (None, None, 5)
+    assert output.slots.shape == (None, None, 2, 5)
+    assert slots.shape == (None, 2, 5)
+    assert steps.shape == (None,)
+    assert steps.dtype == "int32"
+    model = keras.Model(inputs, [*output, slots, steps])
+    values = model(sequences)
+    assert [v.shape.as_list() for v in values] == [[3, 6, 5], [3, 6, 2, 5], [3, 2, 5], [3]]
+    np.testing.assert_array_equal(values[3], [6, 6, 6])
+    np.testing.assert_array_equal(values[1][:, -1], values[2])
+
+
+def test_compute_output_shape_of_a_layer_alone():
+    layer = tfmem.RNN(tfmem.as_keras_cell(SonnetToy(5, {})), return_state=True)
+    assert layer.compute_output_shape((None, 7, 4)) == (ToyOutput((None, 5), (None, 2, 5)), (None, 2, 5), (None,))
+
+
+def test_a_state_in_a_functional_model_is_handed_over(sequences):
+    layer = tfmem.RNN(KerasToy(5), return_sequences=True, return_state=True)
+    whole, *final = layer(sequences)
+    inputs = tuple(keras.Input([None, 4]) for _ in range(2))
+    state = ToyState(keras.Input([2, 5]), keras.Input([], dtype="int32"))
+    output, *next_state = layer(inputs, initial_state=state)
+    model = keras.Model([*inputs, *state], [*output, *next_state])
+    _, *middle = layer(tuple(x[:, :2] for x in sequences))
+    *output, slots, steps = model([*(x[:, 2:] for x in sequences), *middle])
+    close([output, slots, steps], [[o[:, 2:] for o in whole], *final])
+
+
+def test_initial_state_must_be_the_cells(sequences):
+    layer = tfmem.RNN(KerasToy(5))
+    for state in ([tf.zeros([3, 2, 5])], [tf.zeros([3, 5]), tf.zeros([3])], [tf.zeros([3, 2, 6]), tf.zeros([3])]):
+        with pytest.raises(ValueError, match="initial_state had the tensors"):
+            layer(sequences, initial_state=state)
+
+
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.parametrize("go_backwards", [False, True])
+@pytest.mark.parametrize("zero_output_for_mask", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_equals_keras_for_its_own_cells(rng, return_sequences, go_backwards, zero_output_for_mask, masked):
+    x = tf.constant(rng.standard_normal([4, 6, 3]), tf.float32)
+    mask = None
+    if masked:
+        mask = np.array([[0, 1, 1, 0, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0]], bool)
+    options = dict(return_sequences=return_sequences, go_backwards=go_backwards, return_state=True)
+    if return_sequences:
+        options["zero_output_for_mask"] = zero_output_for_mask
+    cell = keras.layers.LSTMCell(5)
+    expected = keras.layers.RNN(cell, **options)(x, mask=mask)
+    layer = tfmem.RNN(cell, **options)
+    close(layer(x, mask=mask), expected)
+    close(tf.function(layer)(x, mask=mask), expected)
+
+
+def test_a_mask_of_padding_gives_the_state_of_the_prefix(sequences):
+    layer = tfmem.RNN(KerasToy(5), return_state=True)
+    mask = tf.sequence_mask([2, 6, 4], 6)
+    output, *state = layer(sequences, mask=(mask, None))
+    for row, length in enumerate([2, 6, 4]):
+        prefix = tuple(x[row : row + 1, :length] for x in sequences)
+        close(tf.nest.map_structure(lambda x, r=row: x[r : r + 1], [output, *state]), list(layer(prefix)))
+
+
+def test_masks_flow_through_a_model(rng):
+    tokens = np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
+    model = keras.Sequential(
+        [
+            keras.layers.Embedding(6, 4, mask_zero=True),
+            tfmem.RNN(keras.layers.LSTMCell(3), return_sequences=True),
+            tfmem.RNN(keras.layers.GRUCell(3)),
+        ]
+    )
+    padded = np.pad(tokens, [[0, 0], [0, 3]])
+    close(model(padded), model(tokens))
+    bidirectional = keras.layers.Bidirectional(tfmem.RNN(keras.layers.LSTMCell(3), return_sequences=True))
+    assert bidirectional(rng.standard_normal([2, 5, 4]).astype(np.float32)).shape == (2, 5, 6)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fit(sequences, jit_compile):
+    inputs = tuple(keras.Input([6, 4]) for _ in range(2))
+    output = tfmem.RNN(KerasToy(5))(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1)(output.value))
+    model.compile(keras.optimizers.Adam(0.05), "mse", jit_compile=jit_compile)
+    history = model.fit(sequences, np.arange(3.0).reshape(3, 1), epochs=30, verbose=0)
+    assert history.history["loss"][-1] < 0.2 * history.history["loss"][0]
+
+
+def test_stateful_goes_on_and_resets_to_the_cells_initial_state(sequences):
+    cell = KerasToy(5)
+    layer = tfmem.RNN(cell, stateful=True)
+    whole = tfmem.RNN(cell)(sequences)
+    halves = [tuple(x[:, i : i + 3] for x in sequences) for i in (0, 3)]
+    for _ in range(2):
+        layer(halves[0])
+        close(tf.function(layer)(halves[1]), whole)
+        layer.reset_state()
+    close(layer.states, cell.get_initial_state(3))
+    assert len(layer.weights) == 2
+    with pytest.raises(ValueError, match="stateful needs a fixed batch size"):
+        tfmem.RNN(KerasToy(5), stateful=True).build([(None, 6, 4), (None, 6, 4)])
+
+
+def test_mixed_precision_keeps_the_cells_state_dtypes(sequences):
+    layer = tfmem.RNN(KerasToy(5, dtype="mixed_bfloat16"), return_state=True, dtype="mixed_bfloat16")
+    output, slots, steps = layer(sequences)
+    assert output.value.dtype == slots.dtype == tf.bfloat16
+    assert steps.dtype == tf.int32
+    assert all(w.dtype == "float32" for w in layer.weights)
+
+
+def test_dropout_of_keras_cells():
+    layer = tfmem.RNN(keras.layers.LSTMCell(8, dropout=0.5, recurrent_dropout=0.5))
+    x = tf.ones([2, 5, 3])
+    run = tf.function(lambda x, training: layer(x, training=training))
+    assert np.any(run(x, True) != run(x, False))
+    assert np.any(run(x, True) != run(x, True))
+    np.testing.assert_allclose(run(x, False), layer(x), atol=1e-6)
+
+
+def test_configuration(sequences):
+    layer = tfmem.RNN(KerasToy(5), return_sequences=True, return_state=True, go_backwards=True)
+    expected = layer(sequences)
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    copy = keras.saving.deserialize_keras_object(config)
+    assert json.dumps(copy.get_config()) == json.dumps(layer.get_config())
+    copy.set_weights(layer.get_weights())
+    close(copy(sequences), expected)
+
+
+def test_unroll_is_refused():
+    with pytest.raises(ValueError, match="unroll was True, must be False"):
+        tfmem.RNN(KerasToy(5), unroll=True)

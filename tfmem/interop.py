@@ -1,0 +1,247 @@
+"""Any Sonnet core as a Keras RNN cell and any Keras cell as a Sonnet core, with the same variables.
+
+Keras tracks `keras.Variable`s only and Sonnet `tf.Variable`s only, so that a module inside a layer, or a layer inside a
+module, would silently not be trained. Here a wrapped core's variables are adopted: `keras.Variable(tf_variable)` holds
+that very variable, and a wrapped cell's `keras_variable.value` are listed by the module.
+"""
+
+import importlib
+import inspect
+
+import keras
+import sonnet as snt
+import tensorflow as tf
+
+from tfmem.cores.base import RNNCore
+from tfmem.unroll import project_inputs, reserve, step
+
+
+def as_keras_cell(core):
+    """A Sonnet core as a Keras RNN cell with the same variables.
+
+    Args:
+      core: an `snt.RNNCore`, used before or not. Its variables become the cell's weights when the cell is built.
+
+    Returns:
+      A `SonnetCell`; the cell itself where `core` is `as_sonnet_core(cell)`.
+
+    Raises:
+      ValueError: `core` is not a Sonnet core.
+    """
+    if isinstance(core, KerasCore):
+        return core.cell
+    return SonnetCell(core)
+
+
+def as_sonnet_core(cell):
+    """A Keras RNN cell as a Sonnet core with the same variables.
+
+    Args:
+      cell: a Keras cell, built or not; where it is not, the first call builds it.
+
+    Returns:
+      A `KerasCore`; the core itself where `cell` is `as_keras_cell(core)`.
+
+    Raises:
+      ValueError: `cell` is not a Keras RNN cell.
+    """
+    if isinstance(cell, SonnetCell):
+        return cell.core
+    return KerasCore(cell)
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class SonnetCell(keras.layers.Layer):
+    """A Sonnet core as a Keras RNN cell; see `as_keras_cell`.
+
+    The configuration names the core's class and its constructor's arguments, which it reads from attributes of the same
+    name (or, as Sonnet's own modules have it, with an underscore before it).
+
+    Args:
+      core: an `snt.RNNCore`. Under `mixed_bfloat16` it gets bfloat16 inputs and states and casts its float32 variables.
+
+    Raises:
+      ValueError: `core` is not a Sonnet core; at build time: the core uses trainable variables that are not among its
+        `trainable_variables` (of a Keras layer inside it, or made outside of it) and would not be trained.
+    """
+
+    def __init__(self, core, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(core, snt.RNNCore):
+            raise ValueError(f"core was {core!r}, must be an snt.RNNCore")
+        self.core = core
+        self._output_size = None
+
+    def build(self, input_shape):
+        def zeros(shape):
+            if None in shape[1:]:
+                raise ValueError(f"inputs had the shape {tuple(shape)}, all sizes but the batch's must be known")
+            return tf.zeros([1, *shape[1:]], self.compute_dtype)
+
+        with tf.init_scope():
+            inputs = keras.tree.map_shape_structure(zeros, input_shape)
+            state = self.get_initial_state(1)
+            self.core(inputs, state)  # makes the variables
+            traced = tf.function(lambda: self.core(inputs, state), autograph=False).get_concrete_function()
+        snt.allow_empty_variables(self.core)
+        adopted = {v.ref() for v in self.core.trainable_variables}
+        strays = [v.name for v in traced.trainable_variables if v.ref() not in adopted]
+        if strays:
+            raise ValueError(
+                f"core was {self.core!r}, which uses the trainable variables {strays} that are not among its "
+                "trainable_variables and would not be trained; they must belong to the core or a module inside it"
+            )
+        self.core_variables = [
+            keras.Variable(v, dtype=v.dtype, trainable=v.trainable, name=v.name.split(":")[0].replace("/", "_"))
+            for v in self.core.variables
+        ]
+        output, _ = traced.structured_outputs
+        self._output_size = tf.nest.map_structure(lambda o: o.shape[1:], output)
+
+    @property
+    def state_size(self):
+        """Nest of tf.TensorShape without the batch; a list of one where the state is a single tensor."""
+        if hasattr(self.core, "state_size"):
+            sizes = self.core.state_size
+        else:
+            sizes = tf.nest.map_structure(lambda s: s.shape[1:], self.core.initial_state(1))
+        return sizes if tf.nest.is_nested(sizes) else [sizes]
+
+    @property
+    def output_size(self):
+        """Int or nest of tf.TensorShape; None where the core does not tell and is not built."""
+        return getattr(self.core, "output_size", self._output_size)
+
+    def get_initial_state(self, batch_size=None):
+        takes_dtype = "dtype" in inspect.signature(self.core.initial_state).parameters  # not so in Sonnet's own cores
+        return self.core.initial_state(
+            batch_size, **({"dtype": tf.as_dtype(self.compute_dtype)} if takes_dtype else {})
+        )
+
+    def reserve(self, state, num_steps):
+        return reserve(self.core, state, num_steps)
+
+    def project_inputs(self, inputs):
+        return project_inputs(self.core, inputs)
+
+    def step(self, projected, states):
+        return step(self.core, projected, states)
+
+    def call(self, inputs, states, training=False):
+        # keras.layers.RNN gives a list of the state's elements.
+        states = tf.nest.pack_sequence_as(self.get_initial_state(1), tf.nest.flatten(states))
+        return self.core(inputs, states)
+
+    def get_config(self):
+        return {**super().get_config(), "core": keras.saving.serialize_keras_object(SonnetObject(self.core))}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        return cls(keras.saving.deserialize_keras_object(config.pop("core")), **config)
+
+
+class KerasCore(RNNCore):
+    """A Keras RNN cell as a Sonnet core; see `as_sonnet_core`.
+
+    Args:
+      cell: a Keras layer with `call(inputs, states)` and `get_initial_state(batch_size)`.
+
+    Raises:
+      ValueError: `cell` is not such a layer; `initial_state` is asked of a cell that needs its weights for it and is
+        not built.
+    """
+
+    def __init__(self, cell, name=None):
+        super().__init__(name=name)
+        if not isinstance(cell, keras.layers.Layer) or not hasattr(cell, "get_initial_state"):
+            raise ValueError(f"cell was {cell!r}, must be a Keras RNN cell: a layer with get_initial_state")
+        self.cell = cell
+        if cell.built:
+            self._build(None)
+
+    @property
+    def state_size(self):
+        return self.cell.state_size
+
+    @property
+    def output_size(self):
+        return self.cell.output_size
+
+    def initial_state(self, batch_size, dtype=tf.float32):
+        try:
+            state = self.cell.get_initial_state(batch_size=batch_size)
+        except AttributeError as error:
+            if self.cell.built:
+                raise
+            raise ValueError(
+                f"cell was {self.cell!r}, whose initial state needs weights: it must be built, call build(input_shape)"
+            ) from error
+        return tf.nest.map_structure(lambda s: tf.cast(s, dtype) if s.dtype.is_floating else s, state)
+
+    def reserve(self, state, num_steps):
+        return reserve(self.cell, state, num_steps)
+
+    def __call__(self, inputs, prev_state):
+        self._build(inputs)
+        return super().__call__(inputs, prev_state)
+
+    def project_inputs(self, inputs):
+        self._build(inputs)  # cells read their sizes from the end of a shape, so that a time axis does no harm
+        return project_inputs(self.cell, inputs)
+
+    def step(self, projected, state):
+        return step(self.cell, projected, state)
+
+    @snt.once
+    def _build(self, inputs):
+        if not self.cell.built:
+            with tf.init_scope():
+                self.cell.build(tf.nest.map_structure(lambda x: tuple(x.shape), inputs))
+        snt.allow_empty_variables(self)
+        self.cell_variables = [v.value for v in self.cell.variables]
+
+
+_SONNET = snt.Module | snt.initializers.Initializer | tf.DType
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class SonnetObject:
+    """What Keras cannot serialise in a core: Sonnet objects, as class and constructor arguments, and tf.DTypes.
+
+    Deserialises to the object itself.
+    """
+
+    def __init__(self, constructed):
+        self.constructed = constructed
+
+    def get_config(self):
+        if isinstance(self.constructed, tf.DType):
+            return {"dtype": self.constructed.name}
+        cls = type(self.constructed)
+        arguments = {}
+        has_constructor = cls.__init__ is not object.__init__
+        for name in list(inspect.signature(cls.__init__).parameters)[1:] if has_constructor else ():
+            for attribute in (name, f"_{name}"):
+                if hasattr(self.constructed, attribute):
+                    arguments[name] = getattr(self.constructed, attribute)
+                    break
+            else:
+                raise ValueError(
+                    f"core: {cls.__name__} must keep its constructor's argument {name!r} as an attribute to be saved"
+                )
+        wrapped = tf.nest.map_structure(lambda v: SonnetObject(v) if isinstance(v, _SONNET) else v, arguments)
+        return {
+            "module": cls.__module__,
+            "class": cls.__qualname__,
+            "arguments": keras.saving.serialize_keras_object(wrapped),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        if "dtype" in config:
+            return tf.as_dtype(config["dtype"])
+        constructed = getattr(importlib.import_module(config["module"]), config["class"], None)
+        if not inspect.isclass(constructed) or not issubclass(constructed, snt.Module | snt.initializers.Initializer):
+            raise ValueError(f"{config['module']}.{config['class']} must be a Sonnet module or initialiser")
+        return constructed(**keras.saving.deserialize_keras_object(config["arguments"]))
