@@ -268,7 +268,11 @@ def test_importing_the_world_imports_no_tensorflow():
         (dict(walk="zigzag"), "walk must be .* got 'zigzag'"),
         (dict(episode_length=0), "episode_length"),
         (dict(map_size=7, episode_length=26), "episode_length must be at most .* = 25 on a spiral, got 26"),
-        (dict(target_size=37), "target_size must be at least 38 for map_size = 25, got 37"),
+        (dict(target_size=36), r"target_size must be at least 37 for map_size = 25 \(centred: False\), got 36"),
+        (
+            dict(target_size=22, centred=True),
+            r"target_size must be at least 23 for map_size = 25 \(centred: True\), got 22",
+        ),
         (dict(complexity=-0.1), "complexity"),
         (dict(density=1.5), "density must be from 0 to 1, got 1.5"),
     ],
@@ -318,3 +322,11 @@ def test_maze_has_a_ring_and_the_asked_density():
     assert (empty == ring).all()
     assert full[ring].all()
     assert full.sum() > empty.sum()
+
+
+def test_centred_targets_are_the_public_ones_moved():
+    public = MappingTask(map_size=13, target_size=24).episode(np.random.RandomState(3), 2)
+    centred = MappingTask(map_size=13, target_size=12, centred=True).episode(np.random.RandomState(3), 2)
+    np.testing.assert_array_equal(centred.targets(3), public.targets(3)[..., 7:19, 7:19])
+    assert public.targets(3).sum() == centred.targets(3).sum() > 0
+    np.testing.assert_array_equal(centred.writer()[..., 2:], public.writer()[..., 2:] - 7)

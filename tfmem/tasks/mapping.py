@@ -84,13 +84,18 @@ def random_walk(rng, size, length, batch_size):
 # ---- patches --------------------------------------------------------------------------------------------------------
 
 
-def recentre(cells, size, fill=0):
-    """Maps [..., M, M] in the allocentric frame [..., size, size]: the start (M//2, M//2) lands on (M, M)."""
+def recentre(cells, size, fill=0, start=None):
+    """Cells [..., M, M] in a frame [..., size, size] in which the centre of the maze, the start, is (start, start).
+
+    Default start: (M, M), as the public code has it. What falls outside the frame is cut off, the rest is `fill`.
+    """
     side = cells.shape[-1]
-    corner = side - side // 2
-    framed = np.full((*cells.shape[:-2], size, size), fill, cells.dtype)
-    framed[..., corner : corner + side, corner : corner + side] = cells
-    return framed
+    offset = (side if start is None else start) - side // 2
+    first, last = max(0, -offset), min(side, size - offset)
+    frame = np.full((*cells.shape[:-2], size, size), fill, cells.dtype)
+    here, there = slice(first, last), slice(first + offset, last + offset)
+    frame[..., there, there] = cells[..., here, here]
+    return frame
 
 
 def _padded(cells, margin, fill):
@@ -146,8 +151,9 @@ class MappingTask:
         query_sizes: odd sides of the patches that are asked for at every step (paper: 3, or 3 and 9).
         walk: "spiral" (public code: the same for the whole batch, walls do not stop it) or "random" (`random_walk`).
         episode_length: observations T per episode, at most (map_size - 2)^2 on a spiral; None: (map_size - 2)^2.
-        target_size: side S of the target masks. The start is at (map_size, map_size) of it whatever S is (public: 48
-            for maps of 15 and of 25), so it must be at least map_size - map_size // 2 + map_size.
+        target_size: side S of the target masks (public: 48 for maps of 15 and of 25). It must hold every place.
+        centred: the start is the centre of the masks (paper B.1.1), (S // 2, S // 2). False: it is at
+            (map_size, map_size) whatever S is (public code).
         complexity, density: of the mazes (public: 0.05, 0.2).
         label_after_move: as the public code, make the targets of step t after the move, so that they may hold the
             place of step t + 1. False: only places seen by step t.
@@ -165,6 +171,7 @@ class MappingTask:
     walk: str = "spiral"
     episode_length: int | None = None
     target_size: int = 48
+    centred: bool = False
     complexity: float = 0.05
     density: float = 0.2
     label_after_move: bool = True
@@ -188,10 +195,12 @@ class MappingTask:
                 f"episode_length must be at most (map_size - 2)^2 = {(self.map_size - 2) ** 2} on a spiral, "
                 f"got {self.episode_length}"
             )
-        least = self.map_size - self.map_size // 2 + self.map_size
-        if self.target_size < least:
+        reach = self.map_size // 2 - 1
+        if not reach <= self.start < self.target_size - reach:
+            least = 2 * reach + 1 if self.centred else self.map_size + reach + 1
             raise ValueError(
-                f"target_size must be at least {least} for map_size = {self.map_size}, got {self.target_size}"
+                f"target_size must be at least {least} for map_size = {self.map_size} (centred: {self.centred}), "
+                f"got {self.target_size}"
             )
         for name in ("complexity", "density"):
             if not 0 <= getattr(self, name) <= 1:
@@ -201,6 +210,11 @@ class MappingTask:
     def length(self):
         """Observations T per episode."""
         return (self.map_size - 2) ** 2 if self.episode_length is None else self.episode_length
+
+    @property
+    def start(self):
+        """Row and column of the start in the frame of the targets."""
+        return self.target_size // 2 if self.centred else self.map_size
 
     def mazes(self, rng, batch_size):
         """`batch_size` mazes [B, M, M] int8, drawn in turn from the RandomState `rng`."""
@@ -247,13 +261,13 @@ class Episode:
         task: the `MappingTask`.
         maps: mazes [B, M, M] int8.
         positions: the agent's row and column at each observation, [T, B, 2].
-        relative_positions: the same in the frame of the targets, where the start is (M, M), [T, B, 2].
+        relative_positions: the same in the frame of the targets, [T, B, 2].
         query_index: {size: [T, B]}, the step at whose place the query of step t lies; -1: no query.
     """
 
     def __init__(self, task, maps, positions, rng, query_index):
         self.task, self.maps, self.positions = task, maps, positions
-        self.relative_positions = positions + (task.map_size - task.map_size // 2)
+        self.relative_positions = positions + (task.start - task.map_size // 2)
         self.length, self.batch_size = positions.shape[:2]
         items = np.broadcast_to(np.arange(self.batch_size), (self.length, self.batch_size))
         self._at = (items, positions[..., 0], positions[..., 1])
@@ -311,7 +325,7 @@ class Episode:
     def writer(self, start=0, stop=None):
         """Writer input [n, B, 3, 3, 4] float32: one-hot free and wall, then row and column in the frame of the start.
 
-        The last two are raw numbers (the start is map_size, map_size), the same in all nine cells.
+        The last two are raw numbers (`MappingTask.start` at the start), the same in all nine cells.
         """
         places = self.relative_positions[start:stop, :, None, None].astype(np.float32)
         places = np.broadcast_to(places, (*places.shape[:2], VIEW, VIEW, 2))
@@ -344,7 +358,7 @@ class Episode:
         )
         latest = np.minimum(steps + self.task.label_after_move, self.length - 1)
         mask = equal & (self._known[size] <= latest) & self.asked(size, start, stop)[..., None, None]
-        return recentre(mask.astype(np.uint8), self.task.target_size)
+        return recentre(mask.astype(np.uint8), self.task.target_size, start=self.task.start)
 
     def _is_partial(self, size):
         return self.task.partial_queries and size > VIEW
