@@ -5,11 +5,11 @@ import json
 import keras
 import numpy as np
 import pytest
-import sonnet as snt
 import tensorflow as tf
 
 from tests.support import relative_error
 from tfmem.checkpoints import load_tf1, sonnet_v1
+from tfmem.cores.base import RNNCore
 from tfmem.cores.relational import RelationalMemory
 from tfmem.models.sequence import SequenceModel
 
@@ -58,8 +58,7 @@ def test_nth_farthest_equals_public_code(case, golden):
         for name, variable in table.items():
             expected, gradient = arrays[f"after{count}/{name}"], np.abs(arrays[f"grad/{name}"])
             # The softmax does not see the keys' beta: its gradient is rounding, which Adam scales up to any step.
-            defined = gradient > 1e-5 * np.max(gradient)
-            assert np.all(defined) or name.startswith("relational_memory/")
+            defined = (gradient == 0) | (gradient > 1e-5 * np.max(gradient))
             values, moved = variable.numpy()[defined], (variable.numpy() - start[name])[defined]
             errors[f"after{count}/{name}"] = relative_error(values, expected[defined])
             # The change, not only the value: an element moves by about the learning rate in a step.
@@ -84,23 +83,35 @@ def test_a_trained_checkpoint_loads_without_its_optimiser(case, golden):
         np.testing.assert_array_equal(entry.variable, arrays[f"after3/{entry.name}"])
 
 
-def test_only_the_last_output_is_read(rng):
-    """The logits are the MLP of the core's output after the last step, for any core."""
-    core = snt.LSTM(6)
-    model = SequenceModel(core, 3, mlp_sizes=[5])
-    inputs = tf.constant(rng.normal(size=[2, 4, 7]), tf.float32)
-    logits = model(inputs)
-    state = core.initial_state(2)
-    for t in range(4):
-        output, state = core(inputs[:, t], state)
+class RunningSum(RNNCore):
+    """Outputs the sum of its inputs [B, 2, 3] so far."""
+
+    output_size = state_size = tf.TensorShape([2, 3])
+
+    def initial_state(self, batch_size, dtype=tf.float32):
+        return tf.zeros([batch_size, 2, 3], dtype)
+
+    def project_inputs(self, inputs):
+        return inputs
+
+    def step(self, projected, state):
+        return state + projected, state + projected
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_head_reads_the_flattened_last_output_of_any_core(dtype, rng):
+    model = SequenceModel(RunningSum(), 3, mlp_sizes=[5])
+    inputs = rng.normal(size=[2, 4, 2, 3])
+    logits = model(tf.constant(inputs, dtype))
     (layer,) = model.mlp
-    expected = tf.nn.relu(output @ layer.w + layer.b) @ model.output.w + model.output.b
+    hidden = np.maximum(inputs.sum(1).reshape(2, 6) @ layer.w.numpy() + layer.b.numpy(), 0)
+    expected = hidden @ model.output.w.numpy() + model.output.b.numpy()
+    assert logits.dtype == dtype
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
-    assert (layer.w.shape, model.output.w.shape) == ([6, 5], [5, 3])
 
 
 def test_the_public_table_is_for_the_relational_core():
-    model = SequenceModel(snt.LSTM(6), 3)
-    model(tf.zeros([1, 2, 4]))
-    with pytest.raises(ValueError, match=r"target: .*not LSTM"):
+    model = SequenceModel(RunningSum(), 3)
+    model(tf.zeros([1, 2, 2, 3]))
+    with pytest.raises(ValueError, match=r"target: .*not RunningSum"):
         sonnet_v1.nth_farthest(model)

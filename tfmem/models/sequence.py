@@ -32,7 +32,7 @@ class SequenceModel(snt.Module):
         """Logits [B, output_size] of batch-major inputs [B, T, ...]."""
         inputs = tf.convert_to_tensor(inputs)
         sequence = tf.transpose(inputs, [1, 0, *range(2, inputs.shape.rank)])
-        outputs, _ = unroll(self.core, sequence, self.core.initial_state(tf.shape(inputs)[0], inputs.dtype))
+        outputs, _ = unroll(self.core, sequence, self.core.initial_state(tf.shape(inputs)[0], dtype=inputs.dtype))
         hidden = snt.flatten(outputs[-1])
         for layer in self.mlp:
             hidden = tf.nn.relu(layer(hidden))
