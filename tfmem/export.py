@@ -1,0 +1,170 @@
+"""SavedModels of cores and models with memory: state in, state out, under flat and stable names.
+
+The saved model knows nothing of a session: the client holds the state and gives it back with the next input. Every
+argument and result of a signature is a nest of tensors; its tensors are named by their place in it, and the asset
+`assets.extra/tfmem.json` tells which is which.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+import tree
+
+from tfmem.interop import as_sonnet_core
+from tfmem.rnn import RNN
+from tfmem.unroll import unroll
+
+ASSET = "assets.extra/tfmem.json"
+
+
+def saved_model(model_or_core, path, input_shape=None):
+    """Writes a SavedModel that TensorFlow loads without this package.
+
+    Signatures of a core; batch and time are unknown, the state's tensors are called `state_<place in the nest>`:
+
+        step                 inputs [B, ...], state          -> outputs [B, ...], state   (also `serving_default`)
+        sequence             inputs [B, T, ...]              -> outputs [B, T, ...], final state
+        sequence_from_state  inputs [B, T, ...], state       -> the same
+        initial_state        batch_size, int32 scalar        -> state
+
+    The last two start a sequence from any state, or from the core's own. A model that holds memory says itself what it
+    can do: `model.export_functions()` returns `{signature name: (function, arguments)}` with `step` first, where
+    `arguments` is `{name: nest of tf.TensorSpec}`; the function takes these nests as keyword arguments and returns
+    `{name: nest of tensors}`, and an argument and a result that are the same state have the same name.
+
+    Args:
+      model_or_core: a Sonnet core, a Keras RNN cell, a `tfmem.RNN` layer (its cell is exported), or a Keras model with
+        `export_functions`.
+      path: folder of the SavedModel; it must not exist or be empty.
+      input_shape: shape of one step's input without the batch, `(features,)`; a nest of them for nested inputs.
+        Needed for cores.
+
+    Raises:
+      ValueError: `model_or_core` is none of these, `input_shape` is missing for a core or given for a model, or `path`
+        is a folder with files.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"path was {str(path)!r}, must be a folder that does not exist or is empty")
+    if hasattr(model_or_core, "export_functions"):
+        if input_shape is not None:
+            raise ValueError(f"input_shape was {input_shape!r}, must be left out: the model knows its inputs")
+        resource, functions = model_or_core, model_or_core.export_functions()
+    else:
+        resource = _as_core(model_or_core)
+        if input_shape is None:
+            raise ValueError("input_shape was None, must be the shape of one step's input without the batch")
+        functions = _core_functions(resource, input_shape)
+
+    archive = keras.export.ExportArchive()
+    archive.track(resource)
+    endpoints = {name: _Endpoint(*function_and_arguments) for name, function_and_arguments in functions.items()}
+    for name, endpoint in endpoints.items():
+        archive.add_endpoint(name, endpoint.call, input_signature=endpoint.flat_arguments)
+    archive.write_out(os.fspath(path), verbose=False)
+
+    signatures = {n: {"inputs": _describe(e.arguments), "outputs": _describe(e.results)} for n, e in endpoints.items()}
+    layout = {"class": type(model_or_core).__name__, "signatures": signatures}
+    asset = path / ASSET
+    asset.parent.mkdir()
+    asset.write_text(json.dumps(layout, indent=2) + "\n")
+
+
+def _as_core(core):
+    if isinstance(core, RNN):
+        core = core.cell
+    if isinstance(core, keras.layers.Layer):
+        if not hasattr(core, "get_initial_state"):
+            raise ValueError(
+                f"model_or_core was {core!r}, must be a core, a cell, or a model with export_functions; a model "
+                "without memory has its own `export`"
+            )
+        core = as_sonnet_core(core)
+    if not hasattr(core, "initial_state"):
+        raise ValueError(f"model_or_core was {core!r}, must be a core, a cell, or a model with export_functions")
+    return core
+
+
+def _core_functions(core, input_shape):
+    def inputs_spec(*leading):
+        def spec(shape):
+            return tf.TensorSpec([*leading, *shape])
+
+        return keras.tree.map_shape_structure(spec, input_shape)
+
+    inputs = tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]]), inputs_spec(None))
+    core(inputs, core.initial_state(1))  # makes the variables of a core that is not built
+    own = core.initial_state(1)
+    shapes = [s.shape[1:] for s in tf.nest.flatten(own)]
+    if hasattr(core, "state_size"):  # it has None where the state grows; Keras's own cells have integers
+        shapes = tf.nest.flatten(core.state_size)
+    state = [
+        tf.TensorSpec([None, *([shape] if isinstance(shape, int) else shape)], s.dtype)
+        for s, shape in zip(tf.nest.flatten(own), shapes, strict=True)
+    ]
+    state = tf.nest.pack_sequence_as(own, state)
+
+    def swap(nest):
+        return tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), nest)
+
+    def step(inputs, state):
+        outputs, state = core(inputs, state)
+        return {"outputs": outputs, "state": state}
+
+    def sequence_from_state(inputs, state):
+        outputs, state = unroll(core, swap(inputs), state)
+        return {"outputs": swap(outputs), "state": state}
+
+    def sequence(inputs):
+        return sequence_from_state(inputs, core.initial_state(tf.shape(tf.nest.flatten(inputs)[0])[0]))
+
+    def initial_state(batch_size):
+        return {"state": core.initial_state(batch_size)}
+
+    return {
+        "step": (step, {"inputs": inputs_spec(None), "state": state}),
+        "sequence": (sequence, {"inputs": inputs_spec(None, None)}),
+        "sequence_from_state": (sequence_from_state, {"inputs": inputs_spec(None, None), "state": state}),
+        "initial_state": (initial_state, {"batch_size": tf.TensorSpec([], tf.int32)}),
+    }
+
+
+class _Endpoint:
+    """A function of nests as one of flat tensors with names; remembers the nests of its results."""
+
+    def __init__(self, function, arguments):
+        self.function = function
+        self.arguments = arguments
+        self.flat_arguments = [
+            tf.TensorSpec(spec.shape, spec.dtype, name) for name, (_, spec) in _flatten(arguments).items()
+        ]
+        self.results = None
+
+    def call(self, *flat):
+        given = dict(zip([spec.name for spec in self.flat_arguments], flat, strict=True))
+        nests = {
+            argument: tf.nest.pack_sequence_as(nest, [given[name] for name in _flatten({argument: nest})])
+            for argument, nest in self.arguments.items()
+        }
+        results = self.function(**nests)
+        self.results = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), results)
+        return {name: tf.identity(x) for name, (_, x) in _flatten(results).items()}
+
+
+def _flatten(nests):
+    """`{name: nest}` to `{name_place_in_the_nest: (place, leaf)}`, in the order of tf.nest."""
+    flat = {}
+    for name, nest in nests.items():
+        for place, leaf in tree.flatten_with_path(nest):
+            flat["_".join(map(str, (name, *place)))] = ((name, *place), leaf)
+    return flat
+
+
+def _describe(nests):
+    return {
+        name: {"nest": list(place), "shape": spec.shape.as_list(), "dtype": spec.dtype.name}
+        for name, (place, spec) in _flatten(nests).items()
+    }
