@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import shlex
 import sys
 from pathlib import Path
@@ -165,9 +166,10 @@ def parse_config(module, preset, overrides, prog):
     except SystemExit as stop:
         if stop.code == 0:
             raise
-    # tyro draws a box; its first paragraph is the message.
-    lines = [line.strip("│ ") for line in said.getvalue().splitlines() if line.startswith("│")]
-    message = " ".join(lines[: next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))])
+    # tyro draws a box: a title, a rule where the terminal is not UTF-8, the message, a rule, advice.
+    lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()[1:]]
+    lines = itertools.dropwhile(lambda line: not line.strip("-"), lines)
+    message = " ".join(itertools.takewhile(lambda line: line.strip("-"), lines))
     names = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(module.Config)]
     for option in (override.split("=")[0].replace("_", "-") for override in overrides):
         if option.startswith("--") and option not in names:

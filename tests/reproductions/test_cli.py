@@ -1,0 +1,199 @@
+"""The command line with a toy experiment: what it refuses before writing, and a run's whole life."""
+
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import reproductions
+from reproductions.__main__ import main
+from tests.reproductions import toy
+from tfmem.checkpoints import Entry, name_table
+from tfmem.runfolder import RunFolder
+
+MODULES = {"toy/regression": "tests.reproductions.toy"}
+
+
+@name_table(keras.Sequential)
+def toy_table(model):
+    return [Entry("kernel", model.variables[0])] + [
+        Entry(f"dense/{name}", variable) for name, variable in zip(("w", "b"), model.variables[1:], strict=True)
+    ]
+
+
+@pytest.fixture
+def reproduce(tmp_path, monkeypatch, capsys):
+    """Runs a command in an empty folder: `(status, output, errors)`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        try:
+            status = main([str(argument) for argument in arguments], MODULES)
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["train"], "invalid choice: 'train'"),
+        (["run"], "required: EXPERIMENT"),
+        (["run", "--seed", "1", "toy/regression"], "the experiment comes first"),
+        (["run", "toy/nothing"], "experiment: 'toy/nothing', must be one of toy/regression"),
+        (["run", "toy/regression", "--preset", "big"], "preset: 'big', must be one of paper, smoke"),
+        (["run", "toy/regression", "--widht", "3"], "--widht: no such hyper-parameter, must be one of --width"),
+        (["run", "toy/regression", "--width=0"], "width: 0, must be from 1 to 64"),
+        (["run", "toy/regression", "--width", "many"], "--width: invalid literal for int()"),
+        (["run", "toy/regression", "--width"], "Missing value for argument '--width'"),
+        (["run", "toy/regression", "--jit-compile", "maybe"], "('auto', 'False', 'True')"),
+        (["run", "toy/regression", "--eval-every", "5"], "eval_every: 5, must be a multiple of updates_per_call (4)"),
+        (["run", "toy/regression", "extra"], "Unrecognized options: extra"),
+        (["import", "toy/regression", "model.ckpt", "model.txt"], "must end in .keras or .weights.h5"),
+    ],
+)
+def test_wrong_command_lines_are_one_line_and_write_nothing(reproduce, tmp_path, arguments, message):
+    status, output, errors = reproduce(*arguments)
+    assert (status, output) == (2, "")
+    assert message in errors
+    assert errors.startswith("reproduce: error: ")
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_shows_every_hyper_parameter_with_its_source(reproduce, tmp_path):
+    status, output, _ = reproduce("run", "toy/regression", "--preset", "smoke", "--help")
+    assert status == 0
+    for text in ("--width INT", "S-App Z", "--rate FLOAT", "public code, train.py", "(default: 6)", "--preset"):
+        assert text in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_list(reproduce):
+    status, output, _ = reproduce("list")
+    assert status == 0
+    for text in ("toy/regression: A recurrent regression", "paper, smoke", "needs: nothing", "error: 0.25 (Table 9)"):
+        assert text in output
+
+
+def test_the_life_of_a_run(reproduce, tmp_path):
+    command = ("run", "toy/regression", "--preset", "smoke", "--seed", 1, "--sizes", 3, 4)
+    run = tmp_path / "runs/toy/regression/smoke/seed1"
+    status, output, _ = reproduce(*command)
+    assert status == 0
+    assert "Table 9" in output
+    assert RunFolder(run).config()["config"]["sizes"] == [3, 4]
+    ours = RunFolder(run).result()["ours"]["error"]
+    assert f"{ours:.4g}" in output
+
+    status, _, errors = reproduce("run", "toy/regression", "--preset", "smoke", "--seed", 1, "--sizes", 5)
+    assert status == 1
+    assert "config.sizes: [3, 4] there, [5] now" in errors
+
+    status, output, _ = reproduce("evaluate", run)
+    assert status == 0
+    assert "after update 6 of 6" in output
+    assert f"{ours:.4g}" in output
+
+    status, output, _ = reproduce("export", run, "model")
+    assert status == 0
+    served = tf.saved_model.load("model")
+    assert served.serve(tf.ones([2, 4])).shape == (2, 1)
+    status, _, errors = reproduce("export", run, "model")
+    assert status == 2
+    assert "model exists already" in errors
+
+    assert reproduce(*command[:5], 2, *command[6:])[0] == 0
+    status, output, _ = reproduce("report")
+    assert status == 0
+    values = [RunFolder(run.with_name(f"seed{seed}")).result()["ours"]["error"] for seed in (1, 2)]
+    half = 6.314 * abs(values[0] - values[1]) / 2  # Student's t of one degree; standard error of two values
+    report = (tmp_path / "runs/report/report.md").read_text()
+    row = f"| smoke, sizes=[3, 4] | error | 0.25 (Table 9) | {np.mean(values):.4g} ± {half:.2g} | 1 2 | 6 |"
+    assert row in report
+    assert "unknown | - (not published) | - |" in report
+    assert (tmp_path / "runs/report/toy-regression-train-loss.png").stat().st_size > 1000
+    assert "toy" in output
+
+
+def test_runs_that_are_not_there(reproduce, tmp_path):
+    for command in ("evaluate", "export"):
+        status, _, errors = reproduce(command, "nowhere", *["out"] * (command == "export"))
+        assert status == 1
+        assert "not a run folder" in errors
+    status, _, errors = reproduce("report", "nowhere")
+    assert status == 1
+    assert "no finished run" in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_runs_say_how_to_go_on(reproduce, monkeypatch, tmp_path):
+    signalled = []
+
+    def batch(self, update, original=toy.Experiment.batch):
+        if update == 9 and not signalled:
+            signalled.append(update)
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, update)
+
+    monkeypatch.setattr(toy.Experiment, "batch", batch)
+    command = ("run", "toy/regression", "--folder", "a folder")
+    status, _, errors = reproduce(*command)
+    assert status == 130
+    assert "reproduce run toy/regression --folder 'a folder'" in errors
+    assert RunFolder(tmp_path / "a folder").restore()[0].update > 0
+    status, _, errors = reproduce(*command)
+    assert status == 0
+    assert "going on after update" in errors
+
+
+def test_nan_is_an_error(reproduce):
+    status, _, errors = reproduce("run", "toy/regression", "--nan-at", 30)
+    assert status == 1
+    assert "loss is nan at update 31" in errors
+
+
+def write_tf1_checkpoint(prefix, arrays):
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        for name, array in arrays.items():
+            tf.compat.v1.get_variable(name, initializer=array, use_resource=False)
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver().save(session, str(prefix))
+
+
+def test_import(reproduce, tmp_path, rng):
+    arrays = {
+        "old/kernel": rng.normal(size=(4, 1)).astype(np.float32),
+        "old/dense/w": rng.normal(size=(1, 1)).astype(np.float32),
+        "old/dense/b": rng.normal(size=(1,)).astype(np.float32),
+    }
+    write_tf1_checkpoint(tmp_path / "model.ckpt", arrays)
+    status, output, _ = reproduce("import", "toy/regression", "model.ckpt", "out/model.keras", "--scope", "old")
+    assert status == 0
+    assert "loaded 3 variables" in output
+    for loaded, array in zip(keras.models.load_model("out/model.keras").variables, arrays.values(), strict=True):
+        np.testing.assert_array_equal(loaded, array)
+
+    status, _, errors = reproduce("import", "toy/regression", "model.ckpt", "out/x.weights.h5")
+    assert status == 1
+    assert "missing: kernel" in errors
+    status, _, errors = reproduce("import", "toy/regression", "nothing.ckpt", "out/x.weights.h5")
+    assert status == 1
+    assert "no checkpoint at 'nothing.ckpt'" in errors
+    assert not (tmp_path / "out/x.weights.h5").exists()
+
+
+def test_every_experiment_follows_the_protocol():
+    for name in reproductions.experiment_modules():
+        module = reproductions.load_experiment(name)
+        assert module.Experiment.name == name
+        assert {"paper", "demo", "smoke"} <= set(module.PRESETS)
+        assert all(type(config) is module.Config for config in module.PRESETS.values())
+        assert isinstance(module.DATASETS, tuple)
+        assert all(len(entry) == 2 for entry in module.PAPER.values())
