@@ -52,7 +52,7 @@ def reproduce(tmp_path, monkeypatch, capsys):
         (["run", "toy/regression", "--width=0"], "width: 0, must be from 1 to 64"),
         (["run", "toy/regression", "--width", "many"], "--width: invalid literal for int()"),
         (["run", "toy/regression", "--width"], "Missing value for argument '--width'"),
-        (["run", "toy/regression", "--jit-compile", "maybe"], "('auto', 'False', 'True')"),
+        (["run", "toy/regression", "--jit-compile", "maybe"], "invalid choice 'maybe' for argument '--jit-compile'"),
         (["run", "toy/regression", "--eval-every", "5"], "eval_every: 5, must be a multiple of updates_per_call (4)"),
         (["run", "toy/regression", "extra"], "Unrecognized options: extra"),
         (["import", "toy/regression", "model.ckpt", "model.txt"], "must end in .keras or .weights.h5"),

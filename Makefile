@@ -1,0 +1,23 @@
+# Needs Python 3.11 to 3.13 and make; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint
+
+demo: $(READY)
+	$(BIN)/reproduce run multigrid/mapping --preset demo
+
+# Two processes: tracing keeps one core busy. A file's tests stay together, so that their fixtures are made once.
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbmake tests $(wildcard notebooks)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(READY): requirements.txt setup.py pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
