@@ -1,0 +1,1 @@
+"""Multigrid Neural Memory (Huynh, Maire & Walter, ICML 2020)."""

@@ -1,0 +1,332 @@
+"""Mapping and localisation in mazes (Huynh et al. 2020, §4.1; supplement B.1; public code mapping_localization).
+
+An agent walks through a maze and sees 3x3 cells at a time. The writer keeps a map; readers say where a patch that is
+shown to them has been seen. CODE below is github.com/trihuynh88/multigrid_mem, P-App the paper's supplement.
+"""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+from reproductions.multigrid._optimisation import apply_clipped, make_optimizer
+from tfmem import plotting, training
+from tfmem.losses.localisation import (
+    localisation_counts,
+    localisation_loss,
+    localisation_scores,
+    prior_counts,
+    target_sum,
+)
+from tfmem.models.multigrid import LocalizationModel
+from tfmem.optimizers import linear_decay
+from tfmem.tasks.mapping import UNKNOWN, MappingStream, MappingTask, recentre
+from tfmem.training import RunConfig, check_range, numbered
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    map_size: int = 25
+    """Side of the maze with its outer wall; CODE MAP_SIZE 25."""
+    walk: Literal["spiral", "random"] = "spiral"
+    """How the agent moves; CODE spiral. How the paper's random walk moves is unknown, ours is uniform."""
+    episode_length: int | None = None
+    """Steps of an episode; none: one for each inner cell, as the spiral of CODE has them."""
+    query_sizes: tuple[int, ...] = (3,)
+    """Sides of the patches asked for; CODE 3, P-App B.1.1 3 and 9."""
+    label_after_move: bool = True
+    """Whether the label is made after the agent has moved on; CODE yes."""
+    centred: bool = False
+    """Whether the start is the centre of the answer's map; P-App B.1.1 yes, CODE no: at (map_size, map_size)."""
+    hold_out: int = 0
+    """One maze in so many is for evaluation alone; 0: none is kept apart, large mazes hardly meet twice. Ours."""
+    writer_levels: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 5)
+    """Levels of each memory layer from 3x3 up; CODE."""
+    writer_filters: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 16)
+    """Channels of each memory layer; CODE."""
+    reader_filters: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 16)
+    """Channels of the reader's layers; CODE."""
+    decoder_levels: tuple[int, ...] = (4, 4, 3, 3, 2, 2, 1)
+    """Levels of the reader's second half, from the finest down; CODE."""
+    decoder_filters: tuple[int, ...] = (16, 16, 16, 16, 16, 16, 1)
+    """Channels of the reader's second half; CODE."""
+    writer_residuals: tuple[tuple[int, int], ...] = ((1, 3), (3, 5), (5, 7))
+    """Layers added to later ones; CODE."""
+    reader_residuals: tuple[tuple[int, int], ...] = ((1, 3), (3, 5))
+    """The same in the reader; CODE."""
+    decoder_residuals: tuple[tuple[int, int], ...] = ((2, 4), (4, 6))
+    """The same in its second half; CODE."""
+    peepholes: bool = False
+    """Whether gates see the cell; the paper's equations yes, CODE no."""
+    batch_size: int = 32
+    """Mazes at a time; CODE BATCH_SIZE 32."""
+    window: int = 20
+    """Steps of truncated back-propagation; CODE LOCAL_T_MAX 20."""
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    """CODE: TF 1's RMSProp with decay 0.99, momentum 0, epsilon 0.1."""
+    learning_rate: float = 1e-3
+    """At the start; CODE INITIAL_ALPHA 1e-3."""
+    final_learning_rate: float = 1e-4
+    """After decay_steps; CODE END_ALPHA 1e-4."""
+    decay_steps: int = 1_000_000
+    """Environment steps of the linear decay; CODE END_DECAY_TIME 1e6."""
+    gradient_norm_clip: float = 1e4
+    """Largest global norm; CODE GRAD_NORM_CLIP 10000."""
+    eval_episodes: int = 2
+    """Batches of unseen mazes that an evaluation walks through; ours."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("batch_size", "window", "decay_steps", "eval_episodes"):
+            check_range(self, name, 1)
+        for name in ("learning_rate", "gradient_norm_clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: {getattr(self, name)}, must be greater than 0")
+        check_range(self, "final_learning_rate", 0)
+        self.task()
+
+    def task(self):
+        return MappingTask(
+            map_size=self.map_size,
+            query_sizes=self.query_sizes,
+            walk=self.walk,
+            episode_length=self.episode_length,
+            target_size=3 * 2 ** (self.writer_levels[-1] - 1),
+            centred=self.centred,
+            label_after_move=self.label_after_move,
+        )
+
+
+# CODE counts environment steps: 2e6 of them, 529 to an episode of 27 windows.
+PAPER_CONFIG = Config(num_updates=102_080, updates_per_call=5, log_every=20, eval_every=2_000, checkpoint_seconds=600.0)
+
+# P-App D: 0.12 M parameters and 8 K memory cells on 15x15 maps. The widths are ours: 119,457 and 7,974.
+SMALL = dict(
+    map_size=15,
+    writer_levels=(2, 2, 3, 3, 4),
+    writer_filters=(4, 4, 8, 8, 6),
+    reader_filters=(4, 4, 8, 8, 6),
+    decoder_levels=(4, 3, 3, 2, 1),
+    decoder_filters=(12, 12, 12, 12, 1),
+    writer_residuals=((1, 3), (3, 5)),
+    reader_residuals=((1, 3), (3, 5)),
+    decoder_residuals=((2, 4),),
+)
+
+# Ours: the start in the centre, so that 13x13 maps (11x11 places) fit a 12x12 answer and three levels do.
+TINY = dict(
+    centred=True,
+    writer_levels=(2, 3, 3),
+    writer_filters=(8, 12, 16),
+    reader_filters=(8, 12, 16),
+    decoder_levels=(3, 2, 1),
+    decoder_filters=(16, 16, 1),
+    writer_residuals=(),
+    reader_residuals=(),
+    decoder_residuals=(),
+)
+
+PRESETS = {
+    "paper": PAPER_CONFIG,
+    "paper_15x15": dataclasses.replace(PAPER_CONFIG, **SMALL, num_updates=106_510),
+    "spiral_9x9_query": dataclasses.replace(PAPER_CONFIG, query_sizes=(3, 9)),
+    "random_walk": dataclasses.replace(PAPER_CONFIG, walk="random"),
+    "demo": Config(
+        **TINY,
+        map_size=11,
+        hold_out=4,
+        batch_size=32,
+        window=27,
+        optimizer="adam",
+        learning_rate=3e-3,
+        final_learning_rate=3e-4,
+        decay_steps=60_000,
+        gradient_norm_clip=100.0,
+        num_updates=2_000,
+        updates_per_call=10,
+        log_every=20,
+        eval_every=500,
+    ),
+    "smoke": Config(
+        **TINY | dict(writer_filters=(2, 2, 4), reader_filters=(2, 2, 4), decoder_filters=(4, 4, 1)),
+        map_size=7,
+        query_sizes=(3,),
+        hold_out=4,
+        batch_size=2,
+        window=8,
+        optimizer="adam",
+        eval_episodes=1,
+        num_updates=8,
+        updates_per_call=2,
+        log_every=2,
+        checkpoint_every=4,
+    ),
+}
+PAPER = {"f_score": (None, "Table 1, not readable in any source we found (FACTS.md §1.1)")}
+DATASETS = ()
+
+
+class Experiment(training.Experiment):
+    name = "multigrid/mapping"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.task = config.task()
+        self.stream = MappingStream(self.task, config.batch_size, config.window, config.seed, hold_out=config.hold_out)
+        self.model = self.make_model()
+        self.optimizer = make_optimizer(config)
+        self.optimizer.build(self.model.trainable_variables)
+        self._evaluate_window = tf.function(self._window_logits)
+
+    def make_model(self):
+        config = self.config
+        model = LocalizationModel(
+            writer_levels=config.writer_levels,
+            writer_filters=config.writer_filters,
+            reader_filters=config.reader_filters,
+            decoder_levels=config.decoder_levels,
+            decoder_filters=config.decoder_filters,
+            query_sizes=config.query_sizes,
+            writer_residuals=config.writer_residuals,
+            reader_residuals=config.reader_residuals,
+            decoder_residuals=config.decoder_residuals,
+            peepholes=config.peepholes,
+        )
+        model.build()
+        return model
+
+    def variables(self):
+        return {**numbered("model", self.model.variables), **numbered("optimizer", self.optimizer.variables)}
+
+    def initial_carry(self):
+        return self.model.get_initial_state(self.config.batch_size)
+
+    def batch(self, update):
+        return self.stream.batch(update)
+
+    def environment_steps(self, update):
+        """Steps walked before update number `update`: what CODE calls global_t and decays the learning rate by."""
+        windows = self.stream.windows_per_episode
+        return update // windows * self.task.length + update % windows * self.config.window
+
+    def loss(self, batch, state):
+        """Sum over readers, steps, batch and cells (P-App B.1.2), and the state after the window."""
+        inputs = {"observation": batch["writer"], **{f"query_{q}": batch[f"query_{q}"] for q in self.model.query_sizes}}
+        logits, state = self.model.run(inputs, state)
+        losses = [
+            localisation_loss(logits[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
+            for q in self.model.query_sizes
+        ]
+        return tf.add_n(losses), state
+
+    def train_step(self, update, batch, carry):
+        config = self.config
+        state = tf.nest.map_structure(lambda s: tf.where(batch["first"], tf.zeros_like(s), s), carry)
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            loss, state = self.loss(batch, state)
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        rate = linear_decay(
+            self.environment_steps(update), config.learning_rate, config.final_learning_rate, config.decay_steps
+        )
+        norm = apply_clipped(self.optimizer, gradients, variables, config.gradient_norm_clip, rate)
+        return state, {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
+
+    def _window_logits(self, batch, state):
+        inputs = {"observation": batch["writer"], **{f"query_{q}": batch[f"query_{q}"] for q in self.model.query_sizes}}
+        return self.model.run(inputs, state)
+
+    def _evaluation_stream(self):
+        config = self.config
+        return MappingStream(
+            self.task, config.batch_size, config.window, config.seed, split="evaluation", hold_out=config.hold_out
+        )
+
+    def _counts(self):
+        """Cells told right and wrong on unseen mazes, by query size."""
+        stream, totals = self._evaluation_stream(), {}
+        for episode in range(self.config.eval_episodes):
+            state = self.initial_carry()
+            for window in stream.episode(episode).windows(self.config.window):
+                batch = tf.nest.map_structure(tf.constant, window)
+                logits, state = self._evaluate_window(batch, state)
+                for q in self.model.query_sizes:
+                    counts = localisation_counts(logits[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
+                    totals[q] = tf.nest.map_structure(tf.add, totals[q], counts) if q in totals else counts
+        return totals
+
+    def evaluate(self):
+        return _scores({q: localisation_scores(counts) for q, counts in self._counts().items()})
+
+    def result(self, evaluation):
+        """The scores, and beside them those of an untrained network and of the mean map of training episodes."""
+        trained = [v.numpy() for v in self.model.variables]
+        fresh = self.make_model()
+        for variable, value in zip(self.model.variables, fresh.variables, strict=True):
+            variable.assign(value)
+        untrained = self.evaluate()
+        for variable, value in zip(self.model.variables, trained, strict=True):
+            variable.assign(value)
+        prior = _scores({q: self._prior_scores(q) for q in self.model.query_sizes})
+        return {
+            **evaluation,
+            **{f"untrained_{name}": value for name, value in untrained.items() if "f_score" in name},
+            **{f"map_prior_{name}": value for name, value in prior.items() if "f_score" in name},
+        }
+
+    def _prior_scores(self, size):
+        def total(stream):
+            sums = None
+            for number in range(self.config.eval_episodes):
+                for window in stream.episode(number).windows(self.config.window):
+                    more = target_sum(tf.constant(window[f"target_{size}"]), tf.constant(window[f"asked_{size}"]))
+                    sums = more if sums is None else tf.nest.map_structure(tf.add, sums, more)
+            return sums
+
+        return localisation_scores(prior_counts(total(self.stream), total(self._evaluation_stream())))
+
+    def frames(self, every=1, item=0):
+        """What the model thinks along an unseen episode: a `plotting.MappingFrame` every `every` steps."""
+        episode = self._evaluation_stream().episode(0)
+        size = self.model.query_sizes[-1]
+        target_size = self.model.map_size
+        world = recentre(episode.maps, target_size, UNKNOWN, self.task.start)[item]
+        state, start = self.initial_carry(), 0
+        write = tf.function(self.model.write)
+        for window in episode.windows(self.config.window):
+            batch = tf.nest.map_structure(tf.constant, window)
+            logits, _ = self._evaluate_window(batch, state)
+            memories, state = write(batch["writer"], state)
+            probability = tf.sigmoid(logits[f"logits_{size}"]).numpy()
+            for step in range(int(window["num_steps"])):
+                t = start + step
+                if t % every and t != episode.length - 1:
+                    continue
+                query = window[f"query_{size}"][step, item]
+                yield plotting.MappingFrame(
+                    world=world,
+                    path=episode.relative_positions[: t + 1, item],
+                    view=episode.views(t, t + 1)[0, item],
+                    query=np.where(query[..., 0] + query[..., 1] > 0, query[..., 1], UNKNOWN),
+                    prediction=probability[step, item],
+                    target=window[f"target_{size}"][step, item],
+                    memory=tuple(grid[step, item].numpy() for grid in memories[-1]),
+                    title=f"step {t + 1} of {episode.length}",
+                )
+            start += self.config.window
+
+    def figures(self, folder):
+        frames = list(self.frames(every=max(1, self.task.length // 40)))
+        plotting.save_mapping_gif(folder / "mapping.gif", frames)
+        for name, frame in (("mapping_middle", frames[len(frames) // 2]), ("mapping_end", frames[-1])):
+            plotting.mapping_figure(frame).savefig(folder / f"{name}.png", dpi=100)
+
+
+def _scores(by_size):
+    """Scores by query size as one dict; 3x3 queries have the bare names."""
+    return {
+        name if size == 3 else f"{name}_{size}x{size}": float(getattr(scores, name))
+        for size, scores in by_size.items()
+        for name in ("precision", "recall", "f_score")
+    }
