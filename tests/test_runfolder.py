@@ -174,7 +174,9 @@ def test_metrics_grow_columns_and_are_cut_on_resume(folder):
 def test_metrics_without_any_checkpoint_start_anew(folder):
     folder.append_metrics(5, {"loss": 1.0})
     (folder.checkpoints / "checkpoint-000000005.npz.partial").write_bytes(b"cut off")
+    (folder.path / "saved_model.partial/variables").mkdir(parents=True)
     folder.resume()
+    assert not list(folder.path.rglob("*.partial"))
     assert not folder.metrics_path.exists()
     assert list(folder.checkpoints.iterdir()) == []
 

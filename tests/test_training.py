@@ -146,13 +146,19 @@ def test_a_finished_run_is_left_alone(uninterrupted):
     assert {file: file.stat().st_mtime_ns for file in uninterrupted.rglob("*")} == before
 
 
-def test_killed_between_the_last_checkpoint_and_the_result(tmp_path, uninterrupted):
-    class NoFigures(toy.Experiment):
-        def figures(self, folder):
-            raise Crash
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [(Crash(), Crash), (OSError(28, "No space left on device"), RunFolderError)],
+)
+def test_stopped_between_the_last_checkpoint_and_the_result(tmp_path, uninterrupted, failure, raised):
+    class NoExport(toy.Experiment):
+        def export(self, folder):
+            super().export(folder)
+            raise failure
 
-    with pytest.raises(Crash):
-        train(NoFigures(CONFIG), tmp_path, "paper", toy.PAPER)
+    with pytest.raises(raised):
+        train(NoExport(CONFIG), tmp_path, "paper", toy.PAPER)
+    assert not list(tmp_path.glob("saved_model*"))
     train(toy.Experiment(CONFIG), tmp_path, "paper", toy.PAPER)
     assert_same_run(tmp_path, state_of(uninterrupted))
 

@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import zipfile
 from importlib import metadata
@@ -189,8 +190,8 @@ class RunFolder:
         an interrupted write left are removed.
         """
         checkpoint, damaged = self.restore()
-        for left in self.path.glob("**/*.partial"):
-            left.unlink()
+        for left in list(self.path.rglob("*.partial")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         for path, _ in damaged:
             os.replace(path, path.with_name(path.name + ".damaged"))
         self._drop_metrics_after(checkpoint.update if checkpoint else 0)

@@ -4,7 +4,9 @@ An `Experiment` says what one update is; `train` runs it in a run folder. Severa
 (`compiled_updates`), a thread prepares the data of the next calls meanwhile, and a checkpoint holds all that the next
 update depends on: variables, the carry between updates, the update's number (from which the data follow) and the
 metrics of the row that is being averaged. So a run that was killed and started again with the same command ends with
-the same numbers as one that was never killed.
+the same numbers as one that was never killed. On a CPU that needs no op determinism: convolutions, gathers, reductions
+and their gradients came out the same to the bit in repeated runs under load (a step took 0.32 to 0.37 s without, 0.42 s
+with it).
 """
 
 import abc
@@ -127,7 +129,8 @@ class Experiment(abc.ABC):
         """One update, traced into a graph (without AutoGraph).
 
         Args:
-          update: int64 scalar tensor, from 0; seeds and schedules follow from it.
+          update: int64 scalar tensor, from 0; seeds and schedules follow from it. Stateless random ops need
+            `alg="philox"` to draw the same numbers under XLA and without.
           batch: the nest that `batch` made, as tensors.
           carry: nest of tensors; the result has the same structure, shapes and dtypes.
 
@@ -330,16 +333,10 @@ class _Run:
         writer.close()
         evaluation = self.evaluation if self.evaluation is not None else experiment.evaluate()
         metrics = experiment.result(evaluation)
-        rows = [row for row in folder.metrics() if "train/loss" in row]
-        updates, losses = [row["update"] for row in rows], [row["train/loss"] for row in rows]
-        loss = plotting.loss_figure(updates, losses, "updates", title=experiment.name, log=min(losses) > 0)
-        loss.savefig(folder.figures / "loss.png", dpi=120)
-        experiment.figures(folder.figures)
-        partial = folder.saved_model.with_name("saved_model.partial")
-        for old in (partial, folder.saved_model):
-            shutil.rmtree(old, ignore_errors=True)
-        experiment.export(partial)
-        os.replace(partial, folder.saved_model)
+        try:
+            self.draw_and_export()
+        except (OSError, tf.errors.OpError) as error:  # each library has its own for a full disk
+            raise RunFolderError(f"cannot finish {folder.path}: {error}; its checkpoints are kept") from error
         result = {
             "experiment": experiment.name,
             "preset": preset,
@@ -352,6 +349,21 @@ class _Run:
         }
         folder.write_result(result)
         return result
+
+    def draw_and_export(self):
+        experiment, folder = self.experiment, self.folder
+        rows = [row for row in folder.metrics() if "train/loss" in row]
+        updates, losses = [row["update"] for row in rows], [row["train/loss"] for row in rows]
+        loss = plotting.loss_figure(updates, losses, "updates", title=experiment.name, log=min(losses) > 0)
+        loss.savefig(folder.figures / "loss.png", dpi=120)
+        experiment.figures(folder.figures)
+        shutil.rmtree(folder.saved_model, ignore_errors=True)
+        partial = folder.saved_model.with_name("saved_model.partial")
+        try:
+            experiment.export(partial)
+            os.replace(partial, folder.saved_model)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def loop(self, display):
         config = self.config
