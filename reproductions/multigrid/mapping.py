@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from reproductions.multigrid._optimisation import apply_clipped, make_optimizer
+from reproductions.multigrid._routing import figure_1
 from tfmem import plotting, training
 from tfmem.losses.localisation import (
     localisation_counts,
@@ -317,6 +318,7 @@ class Experiment(training.Experiment):
             start += self.config.window
 
     def figures(self, folder):
+        figure_1().savefig(folder / "routing.png", dpi=100)
         frames = list(self.frames(every=max(1, self.task.length // 40)))
         plotting.save_mapping_gif(folder / "mapping.gif", frames)
         for name, frame in (("mapping_middle", frames[len(frames) // 2]), ("mapping_end", frames[-1])):

@@ -1,6 +1,6 @@
 """MNIST associative recall and classification (Huynh et al. 2020, Table 2; supplement B.2; public code mnist_recall).
 
-The writer sees a sequence of digits; the reader is shown one of them again and names the class of the one that followed.
+The writer sees a sequence of digits; the reader is shown one of them again and names the class of the next one.
 CODE below is github.com/trihuynh88/multigrid_mem, P-App the paper's supplement.
 """
 

@@ -21,6 +21,9 @@ from tfmem.cores.multigrid import (
 from tfmem.unroll import unroll
 
 
+IMAGE_SIDE = 28
+
+
 def level_sizes(base_size, first, count):
     """Sides of `count` levels from level `first` on: base_size * 2^level."""
     return tuple(base_size * 2**level for level in range(first, first + count))
@@ -189,6 +192,25 @@ class MultigridDecoder(_Stack):
             pyramid = self._finish(index, layer(pyramid), outputs)
             outputs.append(pyramid)
         return pyramid
+
+
+def memory_signatures(model, step, sequence_from_state, step_inputs, sequence_inputs):
+    """The four signatures of a model with memory from two functions `(state, **inputs) -> {name: nest}`."""
+    state = tf.nest.map_structure(lambda s: tf.TensorSpec([None, *s.shape[1:]], s.dtype), model.get_initial_state(1))
+
+    def sequence(**inputs):
+        batch_size = tf.shape(next(iter(inputs.values())))[0]
+        return sequence_from_state(state=model.get_initial_state(batch_size), **inputs)
+
+    def initial_state(batch_size):
+        return {"state": model.get_initial_state(batch_size)}
+
+    return {
+        "step": (step, {**step_inputs, "state": state}),
+        "sequence": (sequence, sequence_inputs),
+        "sequence_from_state": (sequence_from_state, {**sequence_inputs, "state": state}),
+        "initial_state": (initial_state, {"batch_size": tf.TensorSpec([], tf.int32)}),
+    }
 
 
 def time_major(nest):
@@ -364,6 +386,24 @@ class LocalizationModel(keras.Model):
         logits = time_major(logits)
         return (logits, state) if return_state else logits
 
+    def export_functions(self):
+        """Signatures of `tfmem.export.saved_model`: `step`, `sequence`, `sequence_from_state`, `initial_state`."""
+        patches = {"observation": self.base_size, **{f"query_{q}": q for q in self.query_sizes}}
+
+        def specs(*leading):
+            return {n: tf.TensorSpec([*leading, s, s, self.view_channels]) for n, s in patches.items()}
+
+        def step(state, **patches):
+            inputs = {name: patch[None] for name, patch in patches.items()}
+            logits, state = self.run(inputs, state)
+            return {**{name: x[0] for name, x in logits.items()}, "state": state}
+
+        def sequence_from_state(state, **patches):
+            logits, state = self(patches, initial_state=state, return_state=True)
+            return {**logits, "state": state}
+
+        return memory_signatures(self, step, sequence_from_state, specs(None), specs(None, None))
+
     def get_config(self):
         return {**super().get_config(), **self._config}
 
@@ -512,6 +552,31 @@ class MNISTRecallModel(keras.Model):
             initial_state = self.get_initial_state(tf.shape(images)[0])
         logits, state = self.run({"images": time_major(images), "query": inputs["query"]}, initial_state)
         return (logits, state) if return_state else logits
+
+    def export_functions(self):
+        """Signatures of `tfmem.export.saved_model`: `step`, `sequence`, `sequence_from_state`, `initial_state`.
+
+        Each answers the query from the memory after its last image. With normalisation by the data at hand, a step
+        normalises over that step alone, a sequence over all of its steps, as the public code does.
+        """
+        image = (IMAGE_SIDE, IMAGE_SIDE, 1)
+
+        def step(state, image, query):
+            logits, state = self.run({"images": image[None], "query": query}, state)
+            return {"logits": logits, "state": state}
+
+        def sequence_from_state(state, images, query):
+            logits, state = self({"images": images, "query": query}, initial_state=state, return_state=True)
+            return {"logits": logits, "state": state}
+
+        query = tf.TensorSpec([None, *image])
+        return memory_signatures(
+            self,
+            step,
+            sequence_from_state,
+            {"image": query, "query": query},
+            {"images": tf.TensorSpec([None, None, *image]), "query": query},
+        )
 
     def get_config(self):
         return {**super().get_config(), **self._config}
