@@ -113,10 +113,10 @@ class SonnetCell(keras.layers.Layer):
         return getattr(self.core, "output_size", self._output_size)
 
     def get_initial_state(self, batch_size=None):
-        takes_dtype = "dtype" in inspect.signature(self.core.initial_state).parameters  # not so in Sonnet's own cores
-        return self.core.initial_state(
-            batch_size, **({"dtype": tf.as_dtype(self.compute_dtype)} if takes_dtype else {})
-        )
+        try:
+            return self.core.initial_state(batch_size, dtype=tf.as_dtype(self.compute_dtype))
+        except TypeError:  # Sonnet's own cores have their dtype from the constructor
+            return self.core.initial_state(batch_size)
 
     def reserve(self, state, num_steps):
         return reserve(self.core, state, num_steps)

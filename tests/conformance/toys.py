@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from tfmem.cores.base import Linear, RNNCore
+from tfmem.cores.base import Linear, RNNCore, check_features
 
 
 class ToyState(NamedTuple):
@@ -71,6 +71,7 @@ class KerasToy(keras.layers.Layer):
 
     def project_inputs(self, inputs):
         inputs = inputs[0] + inputs[1]
+        check_features(inputs, self.kernel.shape[0])
         return tf.matmul(inputs, tf.cast(self.kernel, inputs.dtype))
 
     def step(self, projected, states):

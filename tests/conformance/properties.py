@@ -1,0 +1,208 @@
+"""What every row of the table must do. A property is a function of a row that raises AssertionError."""
+
+import contextlib
+import json
+
+import keras
+import numpy as np
+import sonnet as snt
+import tensorflow as tf
+
+import tfmem
+from tests.conformance.descriptors import BATCH, STEPS, Row
+from tests.support import relative_error
+from tfmem.unroll import unroll
+
+FORWARD, GRADIENT = 1e-5, 1e-4
+
+
+def assert_close(actual, expected, tolerance=FORWARD):
+    """Equal structures of arrays, each to `tolerance` of its largest magnitude."""
+    tf.nest.assert_same_structure(actual, expected, check_types=False)
+    for i, (a, e) in enumerate(zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True)):
+        error = relative_error(a, e)
+        assert error <= tolerance, f"tensor {i}: relative error {error:.1e} above {tolerance:.0e}"
+
+
+def loss_of(nest):
+    """A scalar that depends on every floating element of a nest, each with its own weight."""
+    loss = 0.0
+    for tensor in tf.nest.flatten(nest):
+        if tensor.dtype.is_floating:
+            weights = tf.reshape(tf.sin(1.0 + tf.range(tf.size(tensor), dtype=tf.float32)), tf.shape(tensor))
+            loss += tf.reduce_mean(weights * tf.cast(tensor, tf.float32))
+    return loss
+
+
+def run(core, inputs):
+    """Outputs and final state of a sequence [T, B, ...], and the gradients for the variables and inputs."""
+    batch_size = tf.shape(tf.nest.flatten(inputs)[0])[1]
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        results = unroll(core, inputs, core.initial_state(batch_size))
+        loss = loss_of(results)
+    return results, tape.gradient(loss, [*core.trainable_variables, *tf.nest.flatten(inputs)])
+
+
+def assert_same_run(core, compiled, inputs):
+    (results, gradients), (expected_results, expected_gradients) = compiled(inputs), run(core, inputs)
+    assert_close(results, expected_results)
+    assert_close(gradients, expected_gradients, GRADIENT)
+
+
+def graph_of_unknown_batch_and_time(row: Row):
+    core, _ = row.make()
+    compiled = tf.function(lambda x: run(core, x), input_signature=[row.specs(None, None)])
+    assert_same_run(core, compiled, row.inputs(STEPS, BATCH))
+
+
+def xla(row: Row):
+    core, _ = row.make()
+    assert_same_run(core, tf.function(lambda x: run(core, x), jit_compile=True), row.inputs(STEPS, BATCH))
+
+
+def gradient_reaches_every_variable(row: Row):
+    core, _ = row.make()
+    _, gradients = run(core, row.inputs(STEPS, BATCH))
+    assert core.trainable_variables
+    for variable, gradient in zip(core.trainable_variables, gradients, strict=False):
+        assert gradient is not None, f"no gradient for {variable.name}"
+        assert np.all(np.isfinite(gradient)), f"gradient for {variable.name} is not finite"
+        assert np.any(gradient), f"gradient for {variable.name} is zero"
+
+
+def state_hand_over(row: Row):
+    core, _ = row.make()
+    inputs = row.inputs(STEPS, BATCH)
+    whole, final = unroll(core, inputs, core.initial_state(BATCH))
+    first, state = unroll(core, tf.nest.map_structure(lambda x: x[:1], inputs), core.initial_state(BATCH))
+    second, state = unroll(core, tf.nest.map_structure(lambda x: x[1:], inputs), state)
+    assert_close(tf.nest.map_structure(lambda a, b: tf.concat([a, b], 0), first, second), whole)
+    assert_close(state, final)
+
+
+def all_conventions_agree(row: Row):
+    core, cell = row.make()
+    inputs = row.inputs(STEPS, BATCH)
+    expected, final = unroll(core, inputs, core.initial_state(BATCH))
+    assert_close(snt.static_unroll(core, inputs, core.initial_state(BATCH)), (expected, final))
+    assert_close(tf.function(snt.dynamic_unroll)(core, inputs, core.initial_state(BATCH)), (expected, final))
+    layer = tfmem.RNN(cell, return_sequences=True, return_state=True)
+    output, *state = layer(batch_major(inputs))
+    assert_close(batch_major(output), expected)
+    assert_close(tf.nest.flatten(state), tf.nest.flatten(final))
+    for weight, variable in zip(cell.variables, core.variables, strict=True):
+        assert weight.value is variable
+
+
+def declared_sizes(row: Row):
+    core, _ = row.make()
+    for batch_size in (2, tf.constant(2)):
+        state = core.initial_state(batch_size)
+        output, next_state = core(row.inputs(2), state)
+        tf.nest.assert_same_structure(state, next_state)
+        assert tf.nest.map_structure(lambda s: s.dtype, state) == tf.nest.map_structure(lambda s: s.dtype, next_state)
+        for nest, declared in ((state, core.state_size), (next_state, core.state_size), (output, core.output_size)):
+            for tensor, size in zip(tf.nest.flatten(nest), tf.nest.flatten(declared), strict=True):
+                assert tensor.shape == [2, *([size] if isinstance(size, int) else size)]
+
+
+def symbolic_shapes(row: Row):
+    _, cell = row.make()
+    symbolic = build_model(row, cell).outputs
+    layer = tfmem.RNN(cell, return_sequences=True, return_state=True)
+    values = tf.nest.flatten(layer(batch_major(row.inputs(STEPS, BATCH))))
+    for tensor, value in zip(symbolic, values, strict=True):
+        known = [d for d in tensor.shape if d is not None]
+        assert known == value.shape[value.shape.rank - len(known) :], f"{tensor.shape} for {value.shape}"
+        assert len(tensor.shape) == value.shape.rank
+        assert tensor.dtype == value.dtype.name
+
+
+def configuration(row: Row):
+    core, cell = row.make()
+    config = json.loads(json.dumps(cell.get_config()))
+    copy = type(cell).from_config(config)
+    assert json.loads(json.dumps(copy.get_config())) == json.loads(json.dumps(cell.get_config()))
+    copy.build(keras.tree.map_shape_structure(lambda shape: (None, *shape), row.input_shape))
+    copy.set_weights(cell.get_weights())
+    expected = cell(row.inputs(2), core.initial_state(2))
+    assert_close(copy(row.inputs(2), core.initial_state(2)), expected, 1e-6)
+
+
+def mixed_bfloat16(row: Row):
+    _, exact_cell = row.make()
+    with dtype_policy("mixed_bfloat16"):
+        core, cell = row.make()
+        cell.set_weights(exact_cell.get_weights())
+        layer = tfmem.RNN(cell, return_sequences=True, return_state=True)
+        with tf.GradientTape() as tape:
+            output, *state = layer(batch_major(row.inputs(STEPS, BATCH)))
+            loss = loss_of(output)
+        gradients = tape.gradient(loss, core.trainable_variables)
+    assert all(v.dtype in (tf.float32, tf.int32, tf.int64) for v in core.variables)
+    assert all(np.all(np.isfinite(g)) for g in gradients if g is not None)
+    exact_output = tfmem.RNN(exact_cell, return_sequences=True)(batch_major(row.inputs(STEPS, BATCH)))
+    own = tf.nest.flatten(cell.get_initial_state(1))
+    for tensor, initial in zip(tf.nest.flatten(state), own, strict=True):
+        assert tensor.dtype == initial.dtype
+    assert any(s.dtype == tf.bfloat16 for s in own)
+    for actual, exact in zip(tf.nest.flatten([output]), tf.nest.flatten([exact_output]), strict=True):
+        if exact.dtype.is_floating:
+            assert actual.dtype == tf.bfloat16
+            assert relative_error(tf.cast(actual, tf.float32), exact) <= 0.1
+
+
+def bad_arguments(row: Row):
+    assert row.bad
+    for argument, create in row.bad.items():
+        message = value_error(create)
+        assert argument in message, f"the error for {argument} says: {message}"
+    core, cell = row.make()
+    wider = keras.tree.map_shape_structure(lambda shape: tf.zeros([2, *shape[:-1], shape[-1] + 1]), row.input_shape)
+    message = value_error(lambda: core(wider, core.initial_state(2)))
+    assert "inputs" in message, f"the error for inputs of another size says: {message}"
+    value_error(lambda: tfmem.RNN(cell)(batch_major(row.inputs(STEPS, BATCH)), initial_state=[tf.zeros([BATCH, 77])]))
+
+
+PROPERTIES = {
+    "graph": graph_of_unknown_batch_and_time,
+    "XLA": xla,
+    "gradient": gradient_reaches_every_variable,
+    "hand-over": state_hand_over,
+    "conventions": all_conventions_agree,
+    "sizes": declared_sizes,
+    "symbolic": symbolic_shapes,
+    "config": configuration,
+    "bfloat16": mixed_bfloat16,
+    "errors": bad_arguments,
+}
+
+
+def value_error(call):
+    try:
+        call()
+    except ValueError as error:
+        return str(error)
+    raise AssertionError("no ValueError was raised")
+
+
+def batch_major(nest):
+    return tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), nest)
+
+
+def build_model(row, cell):
+    """A functional model of `tfmem.RNN`: batch-major inputs to a flat list of outputs and final state."""
+    inputs = keras.tree.map_shape_structure(lambda shape: keras.Input([None, *shape]), row.input_shape)
+    results = tfmem.RNN(cell, return_sequences=True, return_state=True)(inputs)
+    return keras.Model(inputs, tf.nest.flatten(results))
+
+
+@contextlib.contextmanager
+def dtype_policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -1,0 +1,41 @@
+"""Every core has every property, and every core is in the table."""
+
+from pathlib import Path
+
+import pytest
+
+import tfmem.cores
+from tests.conformance.descriptors import EXEMPT, ROWS, all_cores, is_core
+from tests.conformance.fresh import FRESH, results
+from tests.conformance.properties import PROPERTIES
+
+ROWS_BY_NAME = {row.name: row for row in ROWS}
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", ROWS_BY_NAME)
+@pytest.mark.parametrize("prop", PROPERTIES)
+def test_property(name, prop):
+    PROPERTIES[prop](ROWS_BY_NAME[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS_BY_NAME)
+@pytest.mark.parametrize("prop", FRESH)
+def test_property_in_a_fresh_process(name, prop):
+    assert results(prop)[name] == "ok"
+
+
+def test_the_table_is_complete():
+    in_table = {type(row.create()) for row in ROWS if row.proof is not None}
+    assert len(ROWS_BY_NAME) == len(ROWS)
+    assert in_table | set(EXEMPT) == all_cores()
+    assert not in_table & set(EXEMPT)
+    public = {getattr(tfmem.cores, name) for name in getattr(tfmem.cores, "__all__", ())}
+    assert {value for value in public if is_core(value)} <= in_table
+
+
+def test_every_core_is_compared_with_something():
+    for row in ROWS:
+        assert row.proof is None or (TESTS / row.proof).exists(), f"{row.name}: tests/{row.proof} is not there"
+        assert row.proof is not None or row.create().__module__ == "tests.conformance.toys", row.name
