@@ -71,8 +71,15 @@ class ReadOnly(RNNCore):
         return self.core.step(projected, state, write=False)
 
 
+def check_features(inputs, size):
+    """Raises a ValueError where the last axis of `inputs` is not `size`."""
+    if inputs.shape[-1] != size:
+        raise ValueError(f"inputs: shape is {inputs.shape}; the last axis must be {size}")
+
+
 def matmul(x, w):
     """`x w` on the last axis of `x`, in its dtype."""
+    check_features(x, w.shape[0])
     w = tf.cast(w, x.dtype)
     # tensordot: the gradient of a batched matmul keeps one product of the size of `w` for each leading index.
     return tf.matmul(x, w) if x.shape.rank == 2 else tf.tensordot(x, w, 1)
@@ -106,7 +113,7 @@ class Linear(snt.Module):
     def __call__(self, inputs):
         self.initialize(inputs.shape[-1], inputs.dtype)
         outputs = matmul(inputs, self.w)
-        return outputs + tf.cast(self.b, inputs.dtype) if self.with_bias else outputs
+        return tf.nn.bias_add(outputs, tf.cast(self.b, inputs.dtype)) if self.with_bias else outputs
 
 
 class SplitLinear(snt.Module):
@@ -165,6 +172,22 @@ class LayerNorm(snt.Module):
     def __call__(self, inputs):
         self.initialize(inputs.shape[-1], inputs.dtype)
         x = tf.cast(inputs, self.gamma.dtype)
-        mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
-        scale = tf.math.rsqrt(variance + self.eps) * self.gamma
-        return tf.cast(x * scale + (self.beta - mean * scale), inputs.dtype)
+
+        # The gradient in closed form: in a plain graph a fraction of the passes over memory that the derived one makes.
+        @tf.custom_gradient
+        def normalise(x, gamma, beta):
+            centred = x - tf.reduce_mean(x, -1, keepdims=True)
+            scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + self.eps)
+            normal = centred * scale
+
+            def gradient(d):
+                d_normal = d * normal
+                mean = tf.tensordot(d, gamma, 1)[..., tf.newaxis] / gamma.shape[0]
+                slope = tf.tensordot(d_normal, gamma, 1)[..., tf.newaxis] / gamma.shape[0]
+                d_x = (d * gamma - mean - normal * slope) * scale
+                rows = list(range(d.shape.rank - 1))
+                return d_x, tf.reduce_sum(d_normal, rows), tf.reduce_sum(d, rows)
+
+            return normal * gamma + beta, gradient
+
+        return tf.cast(normalise(x, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)), inputs.dtype)

@@ -20,7 +20,7 @@ import sonnet as snt
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfmem.cores.base import Linear, RNNCore, variable_dtype
+from tfmem.cores.base import Linear, RNNCore, check_features, variable_dtype
 from tfmem.unroll import unroll
 
 tfd = tfp.distributions
@@ -537,6 +537,7 @@ class _SplitLinear(snt.Module):
 
     def project(self, x, state_size):
         self.initialize(x.shape[-1], state_size, x.dtype)
+        check_features(x, self._input_size)
         return tf.matmul(x, tf.cast(self.w[: self._input_size], x.dtype)) + tf.cast(self.b, x.dtype)
 
     def __call__(self, x_share, h):

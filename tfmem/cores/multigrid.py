@@ -23,6 +23,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from tfmem.cores.base import check_features
+
 
 class ConvLSTMState(NamedTuple):
     """State of one grid: `cell` (the memory) and `hidden`, both [B, side, (side,) filters]."""
@@ -334,6 +336,7 @@ class ConvLSTM(keras.layers.Layer):
 
     def project_inputs(self, inputs):
         """W_x * x + b of inputs [..., s, (s,) C]."""
+        check_features(inputs, self.input_channels)
         merged, leading = merge_leading(inputs, self.rank)
         kernel = tf.cast(self.kernel[..., : self.input_channels, :], inputs.dtype)
         projected = tf.nn.convolution(merged, kernel, padding="SAME")
