@@ -3,7 +3,6 @@
 `load_tf1` is the only entry point; each file beside this one holds the name table of one public code base.
 """
 
-from tfmem.checkpoints import multigrid_mem, tvt  # noqa: F401  (registers its name tables)
 from tfmem.checkpoints.base import CheckpointMismatchError, Entry, LoadReport, load_tf1, name_table
 
 __all__ = ["CheckpointMismatchError", "Entry", "LoadReport", "load_tf1", "name_table"]

@@ -1,5 +1,6 @@
 """Strict loading of TF 1 (V2 format) checkpoints by explicit name tables."""
 
+import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,10 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-# Optimiser slots, counters and (never used) moving statistics that TF 1's Saver writes beside the weights: reported, not loaded.
+# What TF 1's Saver writes beside the weights: optimiser slots, counters, (never used) moving statistics. Not loaded.
 OPTIMISER = re.compile(
-    r"(^|/)(moving_mean|moving_variance|Adam(_\d+)?|RMSProp(_\d+)?|Momentum|Adagrad|beta[12]_power(_\d+)?|global_step|ExponentialMovingAverage)$"
+    r"(^|/)(Adam(_\d+)?|RMSProp(_\d+)?|Momentum|Adagrad|beta[12]_power(_\d+)?|global_step"
+    r"|ExponentialMovingAverage|moving_mean|moving_variance)$"
 )
+
+# One module per public code base; imported when the first checkpoint is loaded, for they bring all cores.
+CODE_BASES = ("dnc", "kanerva", "multigrid_mem", "sonnet_v1", "tvt")
 
 _TABLES: dict[type, Callable] = {}
 
@@ -95,6 +100,8 @@ def load_tf1(target, prefix, scope=""):
       FileNotFoundError: there is no checkpoint at `prefix`.
       ValueError: the class of `target` has no name table, or `target` is not built, or the files are damaged.
     """
+    for code_base in CODE_BASES:
+        importlib.import_module(f"tfmem.checkpoints.{code_base}")
     table = next((_TABLES[c] for c in type(target).__mro__ if c in _TABLES), None)
     if table is None:
         known = ", ".join(sorted(c.__name__ for c in _TABLES))

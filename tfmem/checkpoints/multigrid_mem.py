@@ -42,7 +42,7 @@ def _variable_names():
 @name_table(LocalizationModel)
 def localization(model):
     if model.query_sizes != (3,):
-        raise ValueError(f"target: query_sizes was {model.query_sizes}, must be (3,): the public code has one 3x3 reader")
+        raise ValueError(f"target: query_sizes was {model.query_sizes}, must be (3,), as in the public code")
     names = _variable_names()
     reader, decoder = model.readers[0], model.decoders[0]
     return [

@@ -23,8 +23,6 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from tfmem.cores.base import check_features
-
 
 class ConvLSTMState(NamedTuple):
     """State of one grid: `cell` (the memory) and `hidden`, both [B, side, (side,) filters]."""
@@ -36,29 +34,28 @@ class ConvLSTMState(NamedTuple):
 # ---------------------------------------------------------------------------------------------------- routing
 
 
-@tf.custom_gradient
-def _repeat_pixels(grid):
-    *sides, channels = grid.shape[1:]
-    pairs = tf.reshape(grid, [-1, *(n for side in sides for n in (side, 1)), channels])
-    pairs = tf.tile(pairs, [1, *[1, 2] * len(sides), 1])
-
-    def gradient(upstream):
-        # The sum over each 2x2 block, by way of the average pool: its kernel is many times faster than a reduction.
-        window = [2] * len(sides)
-        return 2 ** len(sides) * tf.nn.pool(upstream, window, "AVG", strides=window, padding="VALID")
-
-    return tf.reshape(pairs, [-1, *(2 * side for side in sides), channels]), gradient
-
-
-def upsample(grid):
-    """Nearest-neighbour x2: [N, s, (s,) C] to [N, 2s, (2s,) C]."""
-    return _repeat_pixels(grid)
-
-
 def downsample(grid):
     """2x2 (1-D: 2) max-pool of stride 2, no padding: [N, s, (s,) C] to [N, s/2, (s/2,) C]."""
     window = [2] * (grid.shape.rank - 2)
     return tf.nn.pool(grid, window, "MAX", strides=window, padding="VALID")
+
+
+def upsampled_convolution(grid, kernel):
+    """W * up(x) of x [N, s, (s,) C] without making up(x).
+
+    It is the transposed convolution of stride 2 whose kernel is W spread over the 2x2 cells that share a value: less
+    than half of the multiplications.
+    """
+    rank = grid.shape.rank - 2
+    spread = tf.add_n(
+        [
+            tf.pad(kernel, [*((o, 1 - o) for o in offset), (0, 0), (0, 0)])
+            for offset in itertools.product((0, 1), repeat=rank)
+        ]
+    )
+    spread = tf.reverse(tf.linalg.matrix_transpose(spread), list(range(rank)))
+    shape = [tf.shape(grid)[0], *(2 * side for side in grid.shape[1:-1]), kernel.shape[-1]]
+    return tf.nn.conv_transpose(grid, spread, shape, 2, "SAME")
 
 
 def sources(input_sizes, size):
@@ -67,21 +64,37 @@ def sources(input_sizes, size):
     return index.get(size // 2 if size % 2 == 0 else None), index.get(size), index.get(size * 2)
 
 
-def route(pyramid, sizes):
-    """The routed input of every output level: `pyramid` of grids [N, s, (s,) C] to one grid per side in `sizes`."""
-    input_sizes = [grid.shape[1] for grid in pyramid]
-    routed = []
-    for size in sizes:
-        coarser, same, finer = sources(input_sizes, size)
-        parts = []
-        if coarser is not None:
-            parts.append(upsample(pyramid[coarser]))
-        if same is not None:
-            parts.append(pyramid[same])
-        if finer is not None:
-            parts.append(downsample(pyramid[finer]))
-        routed.append(tf.concat(parts, axis=-1) if len(parts) > 1 else parts[0])
-    return routed
+def routed_convolution(pyramid, size, kernel):
+    """W * x_j of the routing above, for the level of side `size`.
+
+    Args:
+      pyramid: grids [N, s, (s,) C].
+      size: side of the output level.
+      kernel: W, [k, (k,) sum of the sources' C, F], channels in the order coarser, same, finer.
+
+    Returns:
+      [N, size, (size,) F].
+    """
+    coarser, same, finer = (
+        None if i is None else pyramid[i] for i in sources([grid.shape[1] for grid in pyramid], size)
+    )
+    found = sum(grid.shape[-1] for grid in (coarser, same, finer) if grid is not None)
+    if found != kernel.shape[-2]:
+        shapes = [tuple(grid.shape) for grid in pyramid]
+        raise ValueError(
+            f"inputs: grids of shapes {shapes} bring {found} channels to the level of side {size}, which was built "
+            f"for {kernel.shape[-2]}"
+        )
+    terms, used = [], 0
+    if coarser is not None:
+        used = coarser.shape[-1]
+        terms.append(upsampled_convolution(coarser, kernel[..., :used, :]))
+    rest = [] if same is None else [same]
+    rest += [] if finer is None else [downsample(finer)]
+    if rest:
+        x = tf.concat(rest, axis=-1) if len(rest) > 1 else rest[0]
+        terms.append(tf.nn.convolution(x, kernel[..., used:, :], padding="SAME"))
+    return tf.add_n(terms) if len(terms) > 1 else terms[0]
 
 
 def routed_channels(input_shapes, sizes):
@@ -108,6 +121,12 @@ def check_sizes(sizes):
     if not sizes or sizes[0] < 1 or any(b != 2 * a for a, b in itertools.pairwise(sizes)):
         raise ValueError(f"sizes: was {sizes}, must be sides that double from level to level, such as (3, 6, 12)")
     return sizes
+
+
+def check_odd(name, value):
+    if value % 2 == 0:
+        raise ValueError(f"{name}: was {value!r}, must be odd: the levels of a pyramid share their centres")
+    return check_positive(name, value)
 
 
 def check_positive(name, value):
@@ -323,12 +342,12 @@ class ConvLSTM(keras.layers.Layer):
 
     @property
     def state_size(self):
-        shape = tf.TensorShape([*self.grid, self.filters])
-        return ConvLSTMState(shape, shape)
+        return ConvLSTMState(self.output_size, self.output_size)
 
     @property
     def output_size(self):
-        return tf.TensorShape([*self.grid, self.filters])
+        grid = self.grid if self.built else [None] * self.rank
+        return tf.TensorShape([*grid, self.filters])
 
     def get_initial_state(self, batch_size=None):
         zeros = tf.zeros([batch_size, *self.grid, self.filters], self.compute_dtype)
@@ -336,12 +355,15 @@ class ConvLSTM(keras.layers.Layer):
 
     def project_inputs(self, inputs):
         """W_x * x + b of inputs [..., s, (s,) C]."""
-        check_features(inputs, self.input_channels)
         merged, leading = merge_leading(inputs, self.rank)
-        kernel = tf.cast(self.kernel[..., : self.input_channels, :], inputs.dtype)
-        projected = tf.nn.convolution(merged, kernel, padding="SAME")
-        projected = tf.nn.bias_add(projected, tf.cast(self.bias, inputs.dtype))
+        projected = self.project_pyramid((merged,))
         return split_leading(projected, leading, inputs.shape[: -self.rank - 1])
+
+    def project_pyramid(self, pyramid):
+        """W_x * x + b of the input that `routed_convolution` routes to this grid from a pyramid [N, s, (s,) C]."""
+        dtype = pyramid[0].dtype
+        kernel = tf.cast(self.kernel[..., : self.input_channels, :], dtype)
+        return tf.nn.bias_add(routed_convolution(pyramid, self.grid[0], kernel), tf.cast(self.bias, dtype))
 
     def recurrent_weights(self, dtype):
         """W_h and the peepholes (None without) in `dtype`."""
@@ -445,7 +467,7 @@ class MultigridConv(keras.layers.Layer):
     Args:
       sizes: sides of the output levels, doubling, e.g. (3, 6, 12).
       filters: output channels of every level.
-      kernel_size: default 3.
+      kernel_size: odd. Default 3.
       rank: 2 for grids [s, s, C], 1 for [s, C]. Default 2.
       activation: default "relu".
 
@@ -459,7 +481,7 @@ class MultigridConv(keras.layers.Layer):
         super().__init__(**kwargs)
         self.sizes = check_sizes(sizes)
         self.filters = check_positive("filters", filters)
-        self.kernel_size = check_positive("kernel_size", kernel_size)
+        self.kernel_size = check_odd("kernel_size", kernel_size)
         self.rank = rank
         self.activation = keras.activations.get(activation)
 
@@ -476,10 +498,10 @@ class MultigridConv(keras.layers.Layer):
     def call(self, pyramid):
         merged, leadings = zip(*[merge_leading(grid, self.rank) for grid in pyramid], strict=True)
         static = pyramid[0].shape[: -self.rank - 1]
-        outputs = []
-        for x, kernel, bias in zip(route(merged, self.sizes), self.kernels, self.biases, strict=True):
-            y = tf.nn.convolution(x, tf.cast(kernel, x.dtype), padding="SAME")
-            y = self.activation(tf.nn.bias_add(y, tf.cast(bias, x.dtype)))
+        outputs, dtype = [], merged[0].dtype
+        for size, kernel, bias in zip(self.sizes, self.kernels, self.biases, strict=True):
+            y = routed_convolution(merged, size, tf.cast(kernel, dtype))
+            y = self.activation(tf.nn.bias_add(y, tf.cast(bias, dtype)))
             outputs.append(split_leading(y, leadings[0], static))
         return tuple(outputs)
 
@@ -521,7 +543,7 @@ class MultigridConvLSTM(keras.layers.Layer):
             ConvLSTM(filters, kernel_size, rank, peepholes, forget_bias, name=f"level_{size}", dtype=self.dtype_policy)
             for size in self.sizes
         ]
-        self.filters, self.kernel_size, self.rank = filters, kernel_size, rank
+        self.filters, self.kernel_size, self.rank = filters, check_odd("kernel_size", kernel_size), rank
         self.peepholes, self.forget_bias = peepholes, forget_bias
 
     def build(self, input_shape):
@@ -545,11 +567,7 @@ class MultigridConvLSTM(keras.layers.Layer):
         pyramid = as_pyramid(inputs, is_leaf=tf.is_tensor)
         merged, leadings = zip(*[merge_leading(grid, self.rank) for grid in pyramid], strict=True)
         static = pyramid[0].shape[: -self.rank - 1]
-        routed = route(merged, self.sizes)
-        return tuple(
-            split_leading(cell.project_inputs(x), leadings[0], static)
-            for cell, x in zip(self.cells, routed, strict=True)
-        )
+        return tuple(split_leading(cell.project_pyramid(merged), leadings[0], static) for cell in self.cells)
 
     def step(self, projected, states):
         steps = [cell.step(p, s) for cell, p, s in zip(self.cells, projected, states, strict=True)]
