@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.cores.base import LayerNorm, Linear, RNNCore
+from tfmem.cores.base import LayerNorm, Linear, RNNCore, matmul
 
 GATE_STYLES = ("unit", "memory", None)
 
@@ -52,10 +52,11 @@ class ProjectedInput(NamedTuple):
 def attend(queries, keys_values):
     """Dot-product attention of `queries` [B, H, q, k] over the rows of several (keys, values) together (eq. 2).
 
-    The queries come scaled. Keys [B, H, r, k] and values [B, H, r, v] of the parts stay apart: only the scores, which
-    are small, are concatenated. The softmax is computed in at least float32.
+    Keys [B, H, r, k] and values [B, H, r, v] of the parts stay apart: only the scores, which are small, are
+    concatenated. The softmax is computed in at least float32.
     """
     scores = tf.concat([tf.matmul(queries, keys, transpose_b=True) for keys, _ in keys_values], -1)
+    scores *= queries.shape[-1] ** -0.5
     if scores.dtype in (tf.bfloat16, tf.float16):
         scores = tf.cast(scores, tf.float32)
     weights = tf.cast(tf.nn.softmax(scores), queries.dtype)
@@ -83,12 +84,11 @@ class _Block(snt.Module):
     def qkv(self, rows):
         return self.qkv_norm(self.qkv_linear(rows))
 
-    def split_heads(self, qkv):
-        """[B, r, H * (2k + v)] -> scaled queries [B, H, r, k], keys [B, H, r, k], values [B, H, r, v]."""
+    def split_heads(self, qkv, num_rows):
+        """[B r, H (2k + v)] -> queries [B, H, r, k], keys [B, H, r, k], values [B, H, r, v]."""
         sizes = [self._key_size, self._key_size, self._head_size]
-        heads = tf.reshape(qkv, [-1, qkv.shape[-2], self._num_heads, sum(sizes)])
-        queries, keys, values = tf.split(tf.transpose(heads, [0, 2, 1, 3]), sizes, -1)
-        return queries * self._key_size**-0.5, keys, values
+        heads = tf.reshape(qkv, [-1, num_rows, self._num_heads, sum(sizes)])
+        return tf.split(tf.transpose(heads, [0, 2, 1, 3]), sizes, -1)
 
 
 class RelationalMemory(RNNCore):
@@ -250,7 +250,7 @@ class RelationalMemory(RNNCore):
             next_memory = output = candidate
         else:
             hidden = tf.cast(state.hidden, dtype) if self.output_gate else tf.tanh(memory)
-            gates = tf.tensordot(hidden, tf.cast(self.gate_memory.w, dtype), 1) + projected.gates[:, tf.newaxis]
+            gates = matmul(hidden, self.gate_memory.w) + projected.gates[:, tf.newaxis]
             input_gate, forget_gate, *output_gate = tf.split(tf.sigmoid(gates), self._num_gates, -1)
             next_memory = input_gate * tf.tanh(candidate) + forget_gate * memory  # eq. 7
             output = output_gate[0] * tf.tanh(next_memory) if self.output_gate else next_memory  # eq. 8
@@ -261,23 +261,26 @@ class RelationalMemory(RNNCore):
     def _attend_over_memory(self, memory, projected):
         """All blocks: the memory's rows after they attended to themselves and to the input's rows.
 
-        Memory and input rows are kept apart. In the last block the input's rows only serve as keys and values, for
-        their own result would be dropped.
+        Memory and input rows are kept apart, each as a matrix [B r, ...]. In the last block the input's rows only
+        serve as keys and values, for their own result would be dropped.
         """
-        inputs, inputs_qkv = projected.rows, projected.qkv
+        num_rows = projected.qkv.shape[-2]
+        memory = tf.reshape(memory, [-1, self.mem_size])
+        inputs_qkv = tf.reshape(projected.qkv, [-1, projected.qkv.shape[-1]])
+        inputs = tf.reshape(projected.rows, [-1, self.mem_size]) if self.num_blocks > 1 else None
         for index, block in enumerate(self.blocks):
-            memory_queries, *memory_keys_values = block.split_heads(block.qkv(memory))
-            input_queries, *input_keys_values = block.split_heads(inputs_qkv)
+            memory_queries, *memory_keys_values = block.split_heads(block.qkv(memory), self.mem_slots)
+            input_queries, *input_keys_values = block.split_heads(inputs_qkv, num_rows)
             keys_values = [memory_keys_values, input_keys_values]
             memory = self._update(block, memory, attend(memory_queries, keys_values))
             if index + 1 < self.num_blocks:
                 inputs = self._update(block, inputs, attend(input_queries, keys_values))
                 inputs_qkv = self.blocks[index + 1].qkv(inputs)
-        return memory
+        return tf.reshape(memory, [-1, self.mem_slots, self.mem_size])
 
     def _update(self, block, rows, attended):
-        """LN(rows + attended), then LN(rows + MLP(rows)); `attended` is [B, H, r, head_size]."""
-        attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, rows.shape[-2], self.mem_size])
+        """LN(rows + attended), then LN(rows + MLP(rows)); rows [B r, M], attended [B, H, r, head_size]."""
+        attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, self.mem_size])
         rows = block.attention_norm(rows + attended)
         hidden = rows
         for index, layer in enumerate(self.mlp):
