@@ -84,7 +84,8 @@ class SonnetCell(keras.layers.Layer):
             self.core(inputs, state)  # makes the variables
             traced = tf.function(lambda: self.core(inputs, state), autograph=False).get_concrete_function()
         snt.allow_empty_variables(self.core)
-        adopted = {v.ref() for v in self.core.trainable_variables}
+        replicas = tf.distribute.get_strategy().experimental_local_results
+        adopted = {replica.ref() for v in self.core.trainable_variables for replica in replicas(v)}
         strays = [v.name for v in traced.trainable_variables if v.ref() not in adopted]
         if strays:
             raise ValueError(

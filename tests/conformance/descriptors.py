@@ -28,7 +28,7 @@ from tfmem.cores.rma import RMACore, RMAWriter
 from tfmem.cores.tvt import TVTCore
 from tfmem.interop import as_keras_cell, as_sonnet_core
 
-BATCH, STEPS = 4, 4
+BATCH, STEPS = 4, 3
 
 
 @dataclass(frozen=True)

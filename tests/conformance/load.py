@@ -1,0 +1,37 @@
+"""Loads .keras files where nothing but `tfmem.RNN` was imported: `python load.py FOLDER` (see fresh.py)."""
+
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import tests.conformance.toys  # noqa: F401 (a cell outside of tfmem: its class must be known)
+from tests.support import relative_error
+from tfmem import RNN  # noqa: F401
+
+
+def check(model, folder):
+    """The model's outputs and final state are those of run.npz."""
+    run = np.load(folder / "run.npz")
+    inputs = [run[name] for name in run if name.startswith("input")]
+    expected = [run[name] for name in run if not name.startswith("input")]
+    results = model(inputs if len(inputs) > 1 or isinstance(model.input, list | tuple) else inputs[0])
+    for actual, e in zip(results, expected, strict=True):
+        error = relative_error(actual, e)
+        assert error <= 1e-5, f"relative error {error:.1e}"
+
+
+def attempt(folder):
+    try:
+        check(keras.models.load_model(folder / "model.keras"), folder)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "ok"
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    folders = sorted((p for p in root.iterdir() if p.is_dir()), key=lambda p: int(p.name))
+    (root / "results.json").write_text(json.dumps([attempt(folder) for folder in folders]))
