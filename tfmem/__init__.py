@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "RNN": "tfmem.rnn",
-    "unroll": "tfmem.unroll",
+    "unroll": "tfmem.recurrence",
     "as_keras_cell": "tfmem.interop",
     "as_sonnet_core": "tfmem.interop",
 }

@@ -15,7 +15,7 @@ import tree
 
 from tfmem.interop import as_sonnet_core
 from tfmem.rnn import RNN
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 ASSET = "assets.extra/tfmem.json"
 

@@ -13,7 +13,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from tfmem.cores.base import RNNCore
-from tfmem.unroll import project_inputs, reserve, step
+from tfmem.recurrence import project_inputs, reserve, step
 
 
 def as_keras_cell(core):

@@ -5,7 +5,7 @@ import importlib
 import keras
 import tensorflow as tf
 
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 
 @keras.saving.register_keras_serializable(package="tfmem")

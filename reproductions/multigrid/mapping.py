@@ -115,17 +115,20 @@ SMALL = dict(
     decoder_residuals=((2, 4),),
 )
 
-# Ours: the start in the centre, so that 13x13 maps (11x11 places) fit a 12x12 answer and three levels do.
+# Ours: the start in the centre, so that the 5x5 places of a 7x7 map fit a 6x6 answer and two levels do.
 TINY = dict(
+    map_size=7,
+    hold_out=4,
     centred=True,
-    writer_levels=(2, 3, 3),
+    writer_levels=(2, 2, 2),
     writer_filters=(8, 12, 16),
     reader_filters=(8, 12, 16),
-    decoder_levels=(3, 2, 1),
+    decoder_levels=(2, 1, 1),
     decoder_filters=(16, 16, 1),
     writer_residuals=(),
     reader_residuals=(),
     decoder_residuals=(),
+    optimizer="adam",
 )
 
 PRESETS = {
@@ -135,28 +138,21 @@ PRESETS = {
     "random_walk": dataclasses.replace(PAPER_CONFIG, walk="random"),
     "demo": Config(
         **TINY,
-        map_size=11,
-        hold_out=4,
-        batch_size=32,
-        window=27,
-        optimizer="adam",
-        learning_rate=3e-3,
-        final_learning_rate=3e-4,
-        decay_steps=60_000,
+        window=25,
+        learning_rate=4e-3,
+        final_learning_rate=4e-4,
+        decay_steps=15_000,
         gradient_norm_clip=100.0,
-        num_updates=2_000,
+        num_updates=600,
         updates_per_call=10,
-        log_every=20,
-        eval_every=500,
+        log_every=10,
+        eval_every=200,
+        eval_episodes=4,
     ),
     "smoke": Config(
         **TINY | dict(writer_filters=(2, 2, 4), reader_filters=(2, 2, 4), decoder_filters=(4, 4, 1)),
-        map_size=7,
-        query_sizes=(3,),
-        hold_out=4,
         batch_size=2,
         window=8,
-        optimizer="adam",
         eval_episodes=1,
         num_updates=8,
         updates_per_call=2,

@@ -19,8 +19,8 @@ import tensorflow as tf
 import tfmem
 from tests.conformance import load
 from tests.conformance.descriptors import BATCH, ROWS, STEPS
-from tests.conformance.properties import assert_close, batch_major, build_model, loss_of
-from tfmem.unroll import unroll
+from tests.conformance.properties import assert_close, batch_major, build_model
+from tfmem.recurrence import unroll
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +56,16 @@ def save_run(row, core, folder):
     np.savez(folder / "run.npz", **arrays)
 
 
+def sum_over_batch(nest):
+    """The sum over elements of a batch of a loss that is the same function of each."""
+    loss = 0.0
+    for x in tf.nest.flatten(nest):
+        if x.dtype.is_floating:
+            weights = tf.sin(1.0 + tf.range(tf.size(x[0]), dtype=tf.float32))
+            loss += tf.reduce_sum(weights * tf.reshape(x, [tf.shape(x)[0], -1]))
+    return loss
+
+
 def two_replicas_equal_one(row, folder):
     inputs = row.inputs(STEPS, BATCH)
     initial = row.make()[1].get_weights()
@@ -71,14 +81,8 @@ def two_replicas_equal_one(row, folder):
             size = inputs[0].shape[1]
             inputs = tf.nest.pack_sequence_as(row.inputs(STEPS, size), inputs)
             with tf.GradientTape() as tape:
-                # The mean over the global batch of a loss that is the same function of every element.
-                results = unroll(core, inputs, core.initial_state(size))
-                loss = sum(
-                    loss_of(tf.nest.map_structure(lambda x, b=b: x[:, b], results[0]))
-                    + loss_of(tf.nest.map_structure(lambda x, b=b: x[b], results[1]))
-                    for b in range(size)
-                )
-                loss /= BATCH
+                outputs, state = unroll(core, inputs, core.initial_state(size))
+                loss = sum_over_batch((batch_major(outputs), state)) / BATCH
             gradients = tape.gradient(loss, [w.value for w in cell.trainable_variables])
             optimizer.apply(gradients, cell.trainable_variables)
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tfmem
 from tests.conformance.descriptors import BATCH, STEPS, Row
 from tests.support import relative_error
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 FORWARD, GRADIENT = 1e-5, 1e-4
 

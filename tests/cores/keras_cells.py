@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.support import relative_error
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 
 def randomize(cell, rng, features, scale=0.5):

@@ -6,7 +6,7 @@ from tests.cores.keras_cells import assert_follows_contract, assert_hands_over, 
 from tests.references.entity import entity
 from tests.support import relative_error
 from tfmem.cores.entity import EntityMemory, EntityState, normalize
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 
 @pytest.mark.parametrize(

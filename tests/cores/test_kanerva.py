@@ -11,7 +11,7 @@ from tests.support import relative_error
 from tfmem.checkpoints.base import CheckpointMismatchError, load_tf1
 from tfmem.cores import kanerva
 from tfmem.cores.kanerva import KanervaCore, KanervaMemory, MemoryState, innovate, posterior
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 CASES = ["basic", "iters3_learned_noise", "other_scales", "paper_size", "paper_size_learned_noise", "sampled"]
 ARGUMENTS = ["code_size", "memory_size", "num_opt_iters", "w_prior_stddev", "obs_noise_stddev", "sample_w", "sample_M"]

@@ -7,7 +7,7 @@ from tests.cores.keras_cells import assert_follows_contract, assert_hands_over, 
 from tests.references.lstm import lstm_stack
 from tests.support import relative_error
 from tfmem.cores.lstm import LSTMStack
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 
 @pytest.mark.parametrize("skip", [True, False])

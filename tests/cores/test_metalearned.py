@@ -10,7 +10,7 @@ from tests.references import metalearned as reference
 from tests.support import relative_error
 from tfmem.cores import metalearned
 from tfmem.cores.metalearned import MetalearnedMemory, MetalearnedOutput, gradient_write, squared_error
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 SMALL = {"units": 5, "num_heads": 2, "memory_layers": 3, "memory_size": 4, "word_size": 3}
 

@@ -19,7 +19,7 @@ from tfmem.cores.multigrid import (
     routed_convolution,
     upsampled_convolution,
 )
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 
 def randomised(layer, rng):

@@ -10,7 +10,7 @@ from tests.references import relational as reference
 from tests.support import relative_error
 from tfmem.checkpoints import load_tf1, sonnet_v1
 from tfmem.cores.relational import OutputGatedState, RelationalMemory, RelationalMemoryState
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 CASES = ["case_i_unit", "case_ii_memory", "case_iii_nogate", "case_iv_matrix"]
 

@@ -11,7 +11,7 @@ from tfmem.checkpoints import CheckpointMismatchError, load_tf1
 from tfmem.cores.base import RNNCore
 from tfmem.cores.rma import RMACore, RMAReader, RMAWriter, inverse_norm, write
 from tfmem.cores.tvt import TVTCore, TVTOutput
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 READERS = ("reader_topk", "reader_sparse_memory", "reader_dense", "reader_paper")
 CORES = ("core_small", "core_small_midway", "core_wrap")

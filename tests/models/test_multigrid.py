@@ -127,7 +127,7 @@ def test_three_updates(public):
                 for name, variable, rms, total in zip(
                     public.names, public.variables, optimizer._rms, arrays[f"after{update + 1}_rms_sum"], strict=True
                 ):
-                    np.testing.assert_allclose(np.sum(rms.numpy(), dtype=np.float64), total, rtol=1e-5, err_msg=name)
+                    np.testing.assert_allclose(np.sum(rms.numpy(), dtype=np.float64), total, rtol=1e-4, err_msg=name)
                     if f"after{update + 1}/{name}" in arrays:
                         assert np.abs(variable.numpy() - arrays[f"after{update + 1}/{name}"]).max() <= 1e-5, name
         assert relative_error(public.compiled(public.state("zero"), None)[1], arrays["upd_loss"][3]) <= 1e-4

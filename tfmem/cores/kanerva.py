@@ -21,7 +21,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfmem.cores.base import Linear, RNNCore, check_features, variable_dtype
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 tfd = tfp.distributions
 

@@ -18,7 +18,7 @@ from tfmem.cores.multigrid import (
     UniformFanIn,
     check_positive,
 )
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 
 IMAGE_SIDE = 28

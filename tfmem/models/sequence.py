@@ -4,7 +4,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from tfmem.cores.base import Linear
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 
 class SequenceModel(snt.Module):
