@@ -1,0 +1,165 @@
+"""Seconds, memory and share of the machine's rate of one training step of the Multigrid experiments.
+
+    python benchmarks/multigrid.py                     both at the paper's settings, then how mapping grows
+    python benchmarks/multigrid.py --quick             fewer points and repeats
+    python benchmarks/multigrid.py --xla               with XLA beside the plain graph
+
+Every point runs in a process of its own, so that its peak memory is its own. Peers: the public TF 1 code on two cores
+(15.2 s for a mapping step with TF 1.15.5; 4.1 s and 7.9 GB with its graph on TF 2.21's kernels; 0.17 s for recall) on a
+machine whose matrix products ran at 450 GFLOP/s. The share of the measured rate is what compares across machines.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+
+PUBLIC = {"mapping": (4.1, 7.9, 450.0), "mnist_recall": (0.17, None, 450.0)}
+
+
+def matmul_rate():
+    """GFLOP/s of a 4096 x 4096 product, best of five."""
+    import tensorflow as tf
+
+    a = tf.random.normal([4096, 4096])
+    product = tf.function(lambda a: tf.reduce_sum(a @ a))
+    product(a).numpy()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(a).numpy()
+        times.append(time.perf_counter() - start)
+    return 2 * 4096**3 / min(times) / 1e9
+
+
+def layer_flops(layer):
+    """Multiplications and additions of a layer's convolutions for one input, as the definition has them."""
+    kernels = [cell.kernel for cell in layer.cells] if hasattr(layer, "cells") else layer.kernels
+    return sum(2 * size**2 * math.prod(kernel.shape) for size, kernel in zip(layer.sizes, kernels, strict=True))
+
+
+def step_flops(name, model, steps, batch):
+    """FLOPs of a training step, the backward pass counted as twice the forward one."""
+    write = sum(layer_flops(layer) for layer in model.writer.layers)
+    readers = [*model.readers, *model.decoders] if name == "mapping" else [model.reader, model.decoder]
+    read = sum(layer_flops(layer) for stack in readers for layer in stack.layers)
+    return 3 * batch * (steps * write + (steps if name == "mapping" else 1) * read)
+
+
+def measure(name, overrides, repeats):
+    import resource
+
+    import numpy as np
+    import tensorflow as tf
+
+    from reproductions import load_experiment
+    from tfmem.training import compiled_updates
+
+    module = load_experiment(f"multigrid/{name}")
+    config = dataclasses.replace(module.PRESETS["paper"], updates_per_call=1, eval_every=0, **overrides)
+    experiment = module.Experiment(config)
+    update = compiled_updates(experiment, 1)
+    carry = experiment.initial_carry()
+    batch = tf.nest.map_structure(lambda a: np.stack([a]), synthetic_batch(name, experiment))
+    start = time.perf_counter()
+    carry, _ = update(tf.constant(0, tf.int64), batch, carry)
+    compile_seconds = time.perf_counter() - start
+    times = []
+    for number in range(repeats):
+        start = time.perf_counter()
+        carry, metrics = update(tf.constant(number + 1, tf.int64), batch, carry)
+        metrics["loss"].numpy()
+        times.append(time.perf_counter() - start)
+    steps = config.window if name == "mapping" else config.steps
+    return {
+        "seconds": float(np.median(times)),
+        "fastest": min(times),
+        "compile": compile_seconds,
+        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "gflop": step_flops(name, experiment.model, steps, config.batch_size) / 1e9,
+    }
+
+
+def synthetic_batch(name, experiment):
+    """The experiment's own batch; for recall, images of noise, so that no data set is needed."""
+    import numpy as np
+
+    if name == "mapping":
+        return experiment.batch(0)
+    config, rng = experiment.config, np.random.default_rng(0)
+    images = rng.integers(0, 256, (config.steps, config.batch_size, 28, 28, 1)).astype(np.float32)
+    label = rng.integers(0, 10, config.batch_size).astype(np.int32)
+    return {"images": images, "query": images[0], "label": label, "query_step": np.int32(0)}
+
+
+def in_process(*arguments):
+    command = [sys.executable, __file__, "--one", json.dumps(arguments)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{arguments} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer points and repeats")
+    parser.add_argument("--xla", action="store_true", help="XLA beside the plain graph")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        what = json.loads(arguments.one)
+        print(json.dumps(matmul_rate() if what == ["rate"] else measure(*what)))
+        return
+
+    rate = in_process("rate")
+    repeats = 3 if arguments.quick else 7
+    print(f"matrix products: {rate:.0f} GFLOP/s on {os.cpu_count()} cores")
+    head = f"{'setting':44s} {'s/step':>8s} {'fastest':>8s} {'GB':>6s} {'GFLOP':>7s} {'of rate':>8s} {'compile':>8s}"
+    print(head)
+
+    def row(title, name, **overrides):
+        r = in_process(name, overrides, repeats)
+        share = r["gflop"] / r["seconds"] / rate
+        print(
+            f"{title:44s} {r['seconds']:8.3f} {r['fastest']:8.3f} {r['gigabytes']:6.2f} {r['gflop']:7.0f} {share:8.1%} "
+            f"{r['compile']:7.1f}s",
+            flush=True,
+        )
+        return r
+
+    for name, title in (
+        ("mapping", "mapping paper: batch 32, 20 steps"),
+        ("mnist_recall", "recall paper: batch 32, 10"),
+    ):
+        ours = row(title, name)
+        seconds, gigabytes, peer_rate = PUBLIC[name]
+        ratio = seconds * peer_rate / (ours["seconds"] * rate)
+        memory = f", {ours['gigabytes'] / gigabytes:.2f} of its memory" if gigabytes else ""
+        print(
+            f"  public graph on TF 2.21: {seconds} s at {peer_rate:.0f} GFLOP/s; "
+            f"ours at equal rates {ratio:.2f}x as fast{memory}"
+        )
+        if arguments.xla:
+            row(f"  {name} with XLA", name, jit_compile=True)
+    for batch in (8, 16):
+        row(f"mapping, batch {batch}", "mapping", batch_size=batch)
+    if not arguments.quick:
+        for window in (5, 10, 40):
+            row(f"mapping, {window} steps", "mapping", window=window)
+        row("mapping, paper_15x15 widths on 15x15", "mapping", **small_widths())
+        row("mapping, 3x3 and 9x9 queries", "mapping", query_sizes=[3, 9])
+
+
+def small_widths():
+    from reproductions.multigrid.mapping import SMALL
+
+    return SMALL
+
+
+if __name__ == "__main__":
+    main()
