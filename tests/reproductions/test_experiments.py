@@ -1,0 +1,95 @@
+"""Every experiment's smoke preset from end to end, through the command line; resume of a real experiment."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from reproductions import experiment_modules, load_experiment
+from reproductions.__main__ import main
+from tfmem.runfolder import RunFolder
+from tfmem.training import train
+
+
+def write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch):
+    """Noise in MNIST's format, so that no data set is needed."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    for split, count in (("train", 100), ("t10k", 60)):
+        write_idx(folder / f"{split}-images-idx3-ubyte.gz", rng.integers(0, 256, (count, 28, 28), np.uint8))
+        write_idx(folder / f"{split}-labels-idx1-ubyte.gz", rng.integers(0, 10, count, np.uint8))
+    monkeypatch.setenv("TFMEM_DATA_DIR", str(folder.parent))
+
+
+@pytest.mark.parametrize("name", list(experiment_modules()))
+def test_smoke_runs_evaluates_and_exports(name, tmp_path, data_folder, capsys):
+    run = tmp_path / "run"
+    assert main(["run", name, "--preset", "smoke", "--folder", str(run)]) == 0
+    folder = RunFolder(run)
+    result, rows = json.loads((run / "result.json").read_text()), folder.metrics()
+    config = load_experiment(name).PRESETS["smoke"]
+    assert result["updates"] == config.num_updates == rows[-1]["update"]
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+    assert set(load_experiment(name).PAPER) <= set(result["ours"])
+    assert {"loss.png"} < {path.name for path in (run / "figures").iterdir()}
+    assert {"step", "sequence"} <= set(tf.saved_model.load(str(run / "saved_model")).signatures)
+    assert main(["evaluate", str(run)]) == 0
+    printed = capsys.readouterr().out
+    for metric in load_experiment(name).PAPER:
+        assert metric in printed
+    assert main(["export", str(run), str(tmp_path / "exported")]) == 0
+    assert (tmp_path / "exported" / "saved_model.pb").exists()
+
+
+def test_every_experiment_has_the_three_presets():
+    for name in experiment_modules():
+        presets = load_experiment(name).PRESETS
+        assert {"paper", "demo", "smoke"} <= set(presets), name
+        assert presets["smoke"].num_updates < presets["demo"].num_updates < presets["paper"].num_updates, name
+
+
+def test_mapping_resumes_to_the_same_numbers(tmp_path, monkeypatch):
+    module = load_experiment("multigrid/mapping")
+    config = module.PRESETS["smoke"]
+    whole = train(module.Experiment(config), tmp_path / "whole")
+
+    class Crash(RuntimeError):
+        pass
+
+    class Crashing(module.Experiment):
+        def batch(self, update):
+            if update == 6:
+                raise Crash
+            return super().batch(update)
+
+    with pytest.raises(Crash):
+        train(Crashing(config), tmp_path / "killed")
+    resumed = train(module.Experiment(config), tmp_path / "killed")
+    assert resumed["ours"] == whole["ours"]
+    assert (tmp_path / "killed/metrics.csv").read_bytes() == (tmp_path / "whole/metrics.csv").read_bytes()
+
+
+def test_import_of_the_public_checkpoint_and_of_a_wrong_one(tmp_path, golden, capsys):
+    prefix = str(golden("multigrid/mapping/checkpoint-0"))
+    out = tmp_path / "imported.weights.h5"
+    assert main(["import", "multigrid/mapping", prefix, str(out)]) == 0
+    assert "650,225" in capsys.readouterr().out
+    model = load_experiment("multigrid/mapping").Experiment(load_experiment("multigrid/mapping").PRESETS["paper"]).model
+    model.load_weights(out)
+    reader = tf.train.load_checkpoint(prefix)
+    stored = reader.get_tensor("net_-1/lstm_1_0/conv_2d_lstm_cell/kernel")
+    np.testing.assert_array_equal(model.writer.layers[0].cells[0].kernel, stored)
+
+    wrong = tmp_path / "wrong.keras"
+    assert main(["import", "multigrid/mapping", prefix, str(wrong), "--preset", "paper_15x15"]) == 1
+    assert not wrong.exists()
+    assert "mis-shaped" in capsys.readouterr().err
