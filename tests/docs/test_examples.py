@@ -1,0 +1,69 @@
+"""What a newcomer reads: every ```python block of README.md and docs runs, every link has a target."""
+
+import importlib
+import re
+from pathlib import Path
+
+import keras
+import pytest
+
+from tfmem import cores
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *ROOT.glob("reproductions/**/*.md")]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def page_id(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page):
+    """The page's blocks, each compiled so that a traceback shows the page's own lines."""
+    text = page.read_text(encoding="utf-8")
+    for found in BLOCK.finditer(text):
+        line = text.count("\n", 0, found.start(1))
+        yield compile("\n" * line + found.group(1), str(page), "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))], ids=page_id
+)
+def test_examples_run(page, tmp_path, monkeypatch):
+    # Blocks write into an empty folder and find the reference checkpoints as from the repository's root.
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for block in blocks(page):
+        exec(block, namespace)
+    keras.backend.clear_session()
+
+
+@pytest.mark.parametrize("page", LINKED, ids=page_id)
+def test_links_have_targets(page):
+    links = LINK.findall(CODE.sub("", page.read_text(encoding="utf-8")))
+    targets = [link.split("#")[0] for link in links if "://" not in link]
+    missing = [target for target in targets if target and not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_every_core_is_in_the_readme_and_has_a_page_with_an_example():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [page.read_text(encoding="utf-8") for page in ROOT.glob("docs/cores/*.md")]
+    examples = "".join(block for text in pages for block in BLOCK.findall(text))
+    for name in cores.__all__:
+        assert f"`{name}`" in readme, f"README.md does not name {name}"
+        assert any(f"`{name}" in text or f".{name}" in text for text in pages), f"no page tells of {name}"
+        assert re.search(rf"\b{name}\(", examples) or name == "TVTCore", f"no example uses {name}"
+
+
+def test_every_experiment_has_a_page_with_its_presets():
+    experiments = importlib.import_module("reproductions").experiment_modules()
+    for name, module in experiments.items():
+        page = (ROOT / "reproductions" / name.split("/")[0] / "README.md").read_text(encoding="utf-8")
+        for preset in importlib.import_module(module).PRESETS:
+            assert f"`{preset}`" in page, f"the page of {name} does not name the preset {preset}"
