@@ -160,7 +160,7 @@ PRESETS = {
         checkpoint_every=4,
     ),
 }
-PAPER = {"f_score": (None, "Table 1, not readable in any source we found (FACTS.md §1.1)")}
+PAPER = {"f_score": (None, "Table 1, not readable in any source we found")}
 DATASETS = ()
 
 

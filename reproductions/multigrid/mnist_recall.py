@@ -71,12 +71,12 @@ PRESETS = {
         optimizer="adam",
         learning_rate=3e-3,
         final_learning_rate=3e-4,
-        decay_steps=9_000,
+        decay_steps=1_800,
         gradient_norm_clip=1e3,
-        num_updates=3_000,
+        num_updates=600,
         updates_per_call=10,
-        log_every=20,
-        eval_every=500,
+        log_every=10,
+        eval_every=200,
         eval_batches=40,
     ),
     "smoke": Config(
@@ -93,7 +93,7 @@ PRESETS = {
         eval_batches=2,
     ),
 }
-PAPER = {"accuracy": (None, "Table 2, not readable in any source we found (FACTS.md §1.1)")}
+PAPER = {"accuracy": (None, "Table 2, not readable in any source we found")}
 DATASETS = ("mnist",)
 
 

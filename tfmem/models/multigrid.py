@@ -220,7 +220,7 @@ def time_major(nest):
 def fold_query(query, base_size):
     """A query patch [..., q, q, C] as a grid [..., base, base, (q/base)^2 C]: blocks of the patch become channels.
 
-    How the 9x9 reader takes its query is unknown (FACTS.md §5); this is our choice. 3x3 queries stay as they are.
+    How the 9x9 reader takes its query is unknown; this is our choice. 3x3 queries stay as they are.
     """
     size, channels = query.shape[-2:]
     block = size // base_size
