@@ -10,11 +10,13 @@ from tests.conformance.fresh import FRESH, results
 from tests.conformance.properties import PROPERTIES
 
 ROWS_BY_NAME = {row.name: row for row in ROWS}
+COMPILED = {"graph", "XLA", "conventions"}
+SLOW = pytest.mark.slow
 TESTS = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("name", ROWS_BY_NAME)
-@pytest.mark.parametrize("prop", PROPERTIES)
+@pytest.mark.parametrize("prop", [pytest.param(p, marks=SLOW if p in COMPILED else ()) for p in PROPERTIES])
 def test_property(name, prop):
     PROPERTIES[prop](ROWS_BY_NAME[name])
 
