@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import tfmem
 from tests.conformance.toys import KerasToy, SonnetToy
-from tfmem.unroll import unroll
+from tfmem.recurrence import unroll
 
 
 def names_and_shapes(tensors):
