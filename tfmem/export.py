@@ -14,8 +14,8 @@ import tensorflow as tf
 import tree
 
 from tfmem.interop import as_sonnet_core
-from tfmem.rnn import RNN
 from tfmem.recurrence import unroll
+from tfmem.rnn import RNN
 
 ASSET = "assets.extra/tfmem.json"
 

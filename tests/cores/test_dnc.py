@@ -15,8 +15,8 @@ from tests.support import relative_error
 from tfmem.checkpoints.base import CheckpointMismatchError, load_tf1
 from tfmem.cores.dnc import DNC, AccessState, DNCState, LSTMState, MemoryAccess, TemporalLinkageState, addressing
 from tfmem.cores.dnc.access import erase_and_write
-from tfmem.tasks.repeat_copy import RepeatCopy
 from tfmem.recurrence import unroll
+from tfmem.tasks.repeat_copy import RepeatCopy
 
 ZERO_STATE = ["case1_reads4_writes1", "case2_reads1_writes2", "case3_small_clip"]
 RANDOM_STATE = ["case4_random_state", "case5_reads4_writes1_random_state", "case6_reads1_writes2_random_state"]

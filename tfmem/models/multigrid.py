@@ -20,7 +20,6 @@ from tfmem.cores.multigrid import (
 )
 from tfmem.recurrence import unroll
 
-
 IMAGE_SIDE = 28
 
 
