@@ -269,7 +269,7 @@ def test_sequential_posterior_is_the_batch_posterior(rng):
         assert np.max(np.abs(state.M_cov[0] - U)) <= 1e-10
 
 
-LOW_NOISE = pytest.mark.xfail(reason="known defect: float32 rounding makes an eigenvalue negative at low noise")
+LOW_NOISE = pytest.mark.xfail(reason="known defect: at low noise float32 rounding can make an eigenvalue negative")
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,18 @@ def matmul(x, w):
     """`x w` on the last axis of `x`, in its dtype."""
     check_features(x, w.shape[0])
     w = tf.cast(w, x.dtype)
-    # tensordot: the gradient of a batched matmul keeps one product of the size of `w` for each leading index.
-    return tf.matmul(x, w) if x.shape.rank == 2 else tf.tensordot(x, w, 1)
+    if x.shape.rank == 2:
+        return tf.matmul(x, w)
+    # As one product of matrices: the gradient of a batched matmul keeps one of the size of `w` for each leading index,
+    # and that of tensordot cannot be compiled in a loop where the batch was unknown at trace time.
+    leading = x.shape[:-1].as_list()
+    if leading.count(None) > 1:
+        shape = tf.concat([tf.shape(x)[:-1], [w.shape[1]]], axis=0)
+    else:
+        shape = [-1 if size is None else size for size in leading] + [w.shape[1]]
+    product = tf.reshape(tf.matmul(tf.reshape(x, [-1, w.shape[0]]), w), shape)
+    product.set_shape([*leading, w.shape[1]])
+    return product
 
 
 class Linear(snt.Module):

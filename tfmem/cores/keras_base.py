@@ -7,7 +7,7 @@ A cell maps `(inputs [B, features], states) -> (output, next states)`; its state
 import keras
 import tensorflow as tf
 
-from tfmem.cores.base import check_features
+from tfmem.cores.base import matmul
 
 
 class Cell(keras.layers.Layer):
@@ -35,8 +35,7 @@ class Cell(keras.layers.Layer):
 
 def linear(inputs, kernel, bias=None):
     """`inputs kernel + bias` on the last axis, in the dtype of the inputs."""
-    check_features(inputs, kernel.shape[0])
-    outputs = tf.tensordot(inputs, tf.cast(kernel, inputs.dtype), 1)
+    outputs = matmul(inputs, kernel)
     return outputs if bias is None else outputs + tf.cast(bias, inputs.dtype)
 
 
