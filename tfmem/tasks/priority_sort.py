@@ -1,0 +1,97 @@
+"""Priority sort (Graves et al. 2014, §4.5; Munkhdalai et al. 2019, App. A): the vectors of highest priority, in order.
+
+    step          0..n-1            n     n+1..n+m
+    observation   bits, priority    end   0
+    target        0                 0     bits of the m highest priorities, the highest first
+    mask          0                 0     1
+
+Bits are random, priorities uniform in [-1, 1) (Graves et al.); both papers have n = 20, m = 16 and, Munkhdalai et al.,
+8 bits. Equal priorities stay in the order of the input.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class PrioritySortBatch(NamedTuple):
+    """Time-major float32: observations [T, B, num_bits + 2], target [T, B, num_bits], mask [T, B].
+
+    An observation is the bits, the priority and the end mark.
+    """
+
+    observations: tf.Tensor
+    target: tf.Tensor
+    mask: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class PrioritySort:
+    """Batches of the priority sort task.
+
+    Args:
+      num_inputs: n, vectors of the input.
+      num_outputs: m, vectors of the output.
+      num_bits: size of a vector.
+      batch_size: episodes of a batch.
+
+    Raises:
+      ValueError: a size is less than one, or there are more outputs than inputs.
+    """
+
+    num_inputs: int = 20
+    num_outputs: int = 16
+    num_bits: int = 8
+    batch_size: int = 1
+
+    def __post_init__(self):
+        for name in ("num_inputs", "num_outputs", "num_bits", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.num_outputs > self.num_inputs:
+            raise ValueError(f"num_outputs is {self.num_outputs}; it must be at most num_inputs = {self.num_inputs}")
+
+    @property
+    def num_steps(self):
+        return self.num_inputs + 1 + self.num_outputs
+
+    @property
+    def observation_size(self):
+        return self.num_bits + 2
+
+    @property
+    def target_size(self):
+        return self.num_bits
+
+    def __call__(self, seed):
+        """A random batch as a function of `seed`, int32 or int64 [2]."""
+        bits_seed, priorities_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
+        shape = [self.num_inputs, self.batch_size]
+
+        def integers(seed, shape, high):  # floats would differ between the plain graph and XLA
+            return tf.cast(tf.random.stateless_uniform(shape, seed, 0, high, tf.int32, alg="philox"), tf.float32)
+
+        priorities = integers(priorities_seed, shape, 2**24) / 2**23 - 1.0
+        return self.batch(integers(bits_seed, [*shape, self.num_bits], 2), priorities)
+
+    def batch(self, bits, priorities):
+        """The batch of given vectors.
+
+        Args:
+          bits: float32 [n, B, num_bits] of zeros and ones.
+          priorities: float32 [n, B].
+
+        Returns:
+          A `PrioritySortBatch`.
+        """
+        _, order = tf.math.top_k(tf.transpose(priorities), self.num_outputs)  # equal ones: the first one first
+        ordered = tf.transpose(tf.gather(tf.transpose(bits, [1, 0, 2]), order, batch_dims=1), [1, 0, 2])
+        observations = tf.concat([bits, priorities[..., tf.newaxis], tf.zeros_like(priorities)[..., tf.newaxis]], -1)
+        end = tf.one_hot(tf.fill(tf.shape(priorities[:1]), self.num_bits + 1), self.observation_size)
+        before = [[self.num_inputs + 1, 0], [0, 0]]
+        return PrioritySortBatch(
+            observations=tf.pad(tf.concat([observations, end], axis=0), [[0, self.num_outputs], [0, 0], [0, 0]]),
+            target=tf.pad(ordered, [*before, [0, 0]]),
+            mask=tf.pad(tf.ones(tf.shape(ordered)[:2]), before),
+        )
