@@ -1,4 +1,4 @@
-"""SequenceModel: the public Nth-farthest model's logits, gradients and Adam steps, and other cores in its place."""
+"""Sequence models: the public examples' logits, gradients and Adam steps; other cores; saving and export."""
 
 import json
 
@@ -10,8 +10,12 @@ import tensorflow as tf
 from tests.support import relative_error
 from tfmem.checkpoints import load_tf1, sonnet_v1
 from tfmem.cores.base import RNNCore
+from tfmem.cores.lstm import LSTMStack
+from tfmem.cores.metalearned import MetalearnedMemory
 from tfmem.cores.relational import RelationalMemory
-from tfmem.models.sequence import SequenceModel
+from tfmem.export import saved_model
+from tfmem.losses.sequence import accuracy, cross_entropy
+from tfmem.models.sequence import EncoderDecoder, SequenceModel
 
 
 @pytest.mark.parametrize("case", ["shipped_test_config", "blocks4", "objects8"])
@@ -20,11 +24,11 @@ def test_nth_farthest_equals_public_code(case, golden):
     arrays = np.load(golden(f"nth_farthest/{case}/io.npz"))
     model = SequenceModel(RelationalMemory(**config["config"]), config["num_objects"], config["mlp"])
     inputs, labels = tf.constant(arrays["inputs"]), tf.constant(arrays["labels"].astype(np.int32))
-    model(inputs)
+    model.build(inputs.shape)
     report = load_tf1(model, golden(f"nth_farthest/{case}/model_step0.ckpt"))
     assert len(report.loaded) == len(model.trainable_variables)
     assert report.optimiser == ["global_step"]
-    table = {entry.name: entry.variable for entry in sonnet_v1.nth_farthest(model)}
+    table = {entry.name: entry.variable for entry in sonnet_v1.relational_model(model)}
     # The TF 1 form: epsilon outside the root and outside the bias correction.
     optimizer = keras.optimizers.Adam(1e-4, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
     optimizer.build(list(table.values()))
@@ -76,10 +80,10 @@ def test_a_trained_checkpoint_loads_without_its_optimiser(case, golden):
     config = json.loads(golden(f"nth_farthest/{case}/config.json").read_text())
     arrays = np.load(golden(f"nth_farthest/{case}/io.npz"))
     model = SequenceModel(RelationalMemory(**config["config"]), config["num_objects"], config["mlp"])
-    model(arrays["inputs"])
+    model.build(arrays["inputs"].shape)
     report = load_tf1(model, golden(f"nth_farthest/{case}/model_step3_with_adam.ckpt"))
     assert len(report.optimiser) == 2 * len(report.loaded) + 3
-    for entry in sonnet_v1.nth_farthest(model):
+    for entry in sonnet_v1.relational_model(model):
         np.testing.assert_array_equal(entry.variable, arrays[f"after3/{entry.name}"])
 
 
@@ -98,20 +102,143 @@ class RunningSum(RNNCore):
         return state + projected, state + projected
 
 
-@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
-def test_head_reads_the_flattened_last_output_of_any_core(dtype, rng):
+def test_head_reads_the_flattened_last_output_of_any_core(rng):
     model = SequenceModel(RunningSum(), 3, mlp_sizes=[5])
-    inputs = rng.normal(size=[2, 4, 2, 3])
-    logits = model(tf.constant(inputs, dtype))
-    (layer,) = model.mlp
-    hidden = np.maximum(inputs.sum(1).reshape(2, 6) @ layer.w.numpy() + layer.b.numpy(), 0)
-    expected = hidden @ model.output.w.numpy() + model.output.b.numpy()
-    assert logits.dtype == dtype
+    inputs = rng.normal(size=[2, 4, 2, 3]).astype(np.float32)
+    logits = model(inputs)
+    hidden = np.maximum(inputs.sum(1).reshape(2, 6) @ model.head.kernels[0] + model.head.biases[0], 0)
+    expected = hidden @ model.head.kernels[1] + model.head.biases[1]
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_public_table_is_for_the_relational_core():
     model = SequenceModel(RunningSum(), 3)
-    model(tf.zeros([1, 2, 2, 3]))
+    model.build([1, 2, 2, 3])
     with pytest.raises(ValueError, match=r"target: .*not RunningSum"):
-        sonnet_v1.nth_farthest(model)
+        sonnet_v1.relational_model(model)
+
+
+CORES = {
+    "Sonnet": lambda: RelationalMemory(mem_slots=2, head_size=3, num_heads=2),
+    "Keras": lambda: LSTMStack(4, num_layers=2),
+    "nested output": lambda: MetalearnedMemory(4, word_size=3, memory_size=3, memory_layers=2, return_meta_loss=True),
+}
+
+
+def steps_with_the_signature(signature, inputs, state, name):
+    outputs = []
+    for x in inputs:
+        result = signature(**{name: tf.constant(x)}, **state)
+        outputs.append(result["logits"].numpy())
+        state = {key: result[key] for key in state}
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("core", "return_sequences"), [("Sonnet", False), ("Keras", False), ("nested output", True), ("Keras", True)]
+)
+def test_sequence_model_is_saved_and_exported(core, return_sequences, rng, tmp_path):
+    model = SequenceModel(CORES[core](), 3, mlp_sizes=[5], return_sequences=return_sequences)
+    inputs = rng.normal(size=[2, 4, 6]).astype(np.float32)
+    logits, state = model(inputs, return_state=True)
+    assert logits.shape == ([2, 4, 3] if return_sequences else [2, 3])
+    _, half = model(inputs[:, :2], return_state=True)
+    rest, end = model(inputs[:, 2:], initial_state=half, return_state=True)
+    np.testing.assert_allclose(rest, logits[:, 2:] if return_sequences else logits, atol=1e-5)
+    tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), end, state)
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(inputs), logits, atol=1e-6)
+
+    saved_model(model, tmp_path / "exported")
+    signatures = tf.saved_model.load(str(tmp_path / "exported")).signatures
+    np.testing.assert_allclose(signatures["sequence"](inputs=tf.constant(inputs))["logits"], logits, atol=1e-5)
+    state = signatures["initial_state"](batch_size=tf.constant(2))
+    steps = steps_with_the_signature(signatures["step"], inputs.swapaxes(0, 1), state, "inputs")
+    np.testing.assert_allclose(steps[-1], logits[:, -1] if return_sequences else logits, atol=1e-5)
+
+
+def test_outputs_beside_the_first_are_given_to_the_loss(rng):
+    model = SequenceModel(CORES["nested output"](), 3, return_sequences=True)
+    model.build([None, None, 6])
+    inputs = tf.constant(rng.normal(size=[4, 2, 6]), tf.float32)
+    with tf.GradientTape() as tape:
+        result = model.run(inputs)
+        loss = tf.reduce_mean(result.outputs.meta_loss)
+    assert result.outputs.meta_loss.shape == [4, 2]
+    gradients = tape.gradient(loss, [v.value for v in model.cell.trainable_variables])
+    assert any(g is not None and np.any(g) for g in gradients)
+
+
+def test_learn_to_execute_equals_public_code(golden):
+    for case in ("seq2seq_shipped_test_config", "seq2seq_heads4"):
+        config = json.loads(golden(f"learn_to_execute/{case}/config.json").read_text())
+        arrays = np.load(golden(f"learn_to_execute/{case}/io.npz"))
+        model = EncoderDecoder(RelationalMemory(**config["config"]), 45, mlp_sizes=config["mlp"])
+        model.build()
+        report = load_tf1(model, golden(f"learn_to_execute/{case}/model.ckpt"))
+        table = {entry.name: entry.variable for entry in sonnet_v1.relational_model(model)}
+        assert {name for name, _, _ in report.loaded} == set(table)
+        inputs, targets = tf.constant(arrays["inputs"]), tf.constant(arrays["targets"])
+        mask = np.arange(len(targets))[:, None] < arrays["sizes_out"]
+        # The public loss divides by all steps, valid or not.
+        with tf.GradientTape() as tape:
+            logits = model.run(inputs, arrays["sizes_in"], num_steps=len(targets))
+            total, count = cross_entropy(logits, targets, mask)
+            loss = total / mask.size
+        gradients = tape.gradient(loss, list(table.values()))
+        errors = {"logits": relative_error(logits[mask], arrays["logits"][mask])}
+        errors["loss"] = relative_error(loss, arrays["loss"])
+        assert count == arrays["sizes_out"].sum()
+        right, count = accuracy(logits, targets, mask)
+        assert float(right / count) == pytest.approx(float(arrays["token_accuracy"]))
+        assert max(errors.values()) <= 1e-5, errors
+        errors |= {n: relative_error(g, arrays[f"grad/{n}"]) for n, g in zip(table, gradients, strict=True)}
+        print(case, max(errors, key=errors.get), max(errors.values()))
+        assert max(errors.values()) <= 1e-4, errors
+
+
+@pytest.fixture
+def writer(rng):
+    model = EncoderDecoder(CORES["Sonnet"](), 7, start_token=2, mlp_sizes=[5])
+    model.build()
+    tokens = rng.integers(0, 7, [6, 3]).astype(np.int32)
+    return model, tokens, np.array([6, 4, 1], np.int32)
+
+
+def test_what_is_behind_the_length_is_not_read(writer):
+    model, tokens, lengths = writer
+    logits = model.run(tokens, lengths, num_steps=4)
+    for element, length in enumerate(lengths):
+        alone = model.run(tokens[:length, element : element + 1], num_steps=4)
+        np.testing.assert_allclose(alone[:, 0], logits[:, element], atol=1e-5)
+
+
+def test_teacher_forcing_with_the_models_own_answer_is_generation(writer):
+    model, tokens, lengths = writer
+    logits = model.run(tokens, lengths, num_steps=4)
+    told = tf.argmax(logits, -1, tf.int32)
+    np.testing.assert_allclose(model.run(tokens, lengths, targets=told), logits, atol=1e-5)
+    other = tf.concat([(told[:1] + 1) % 7, told[1:]], 0)
+    forced = model.run(tokens, lengths, targets=other)
+    np.testing.assert_allclose(forced[0], logits[0], atol=1e-5)  # the first target is not seen before its step
+    assert relative_error(forced[1], logits[1]) > 1e-4
+    compiled = tf.function(lambda: model.run(tf.constant(tokens), lengths, num_steps=4), jit_compile=True)()
+    np.testing.assert_allclose(compiled, logits, atol=1e-5)
+
+
+def test_encoder_decoder_is_saved_and_exported(writer, tmp_path):
+    model, tokens, lengths = writer
+    logits = model(tokens.T, lengths=lengths, num_steps=4)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(tokens.T, lengths=lengths, num_steps=4), logits, atol=1e-6)
+    saved_model(model, tmp_path / "exported")
+    signatures = tf.saved_model.load(str(tmp_path / "exported")).signatures
+    whole = signatures["sequence"](tokens=tf.constant(tokens.T), lengths=tf.constant(lengths), num_steps=tf.constant(4))
+    np.testing.assert_allclose(whole["logits"], logits, atol=1e-5)
+    state = signatures["initial_state"](batch_size=tf.constant(1))
+    fed = [*tokens[:, :1], np.array([2], np.int32)]
+    steps = steps_with_the_signature(signatures["step"], fed, state, "token")
+    np.testing.assert_allclose(steps[-1][0], logits[0, 0], atol=1e-5)

@@ -1,8 +1,9 @@
-"""Name tables of github.com/google-deepmind/sonnet, branch v1: RelationalMemory and its Nth-farthest model."""
+"""Name tables of github.com/google-deepmind/sonnet, branch v1: RelationalMemory and the two example models with it."""
 
 from tfmem.checkpoints.base import Entry, name_table
 from tfmem.cores.relational import RelationalMemory
-from tfmem.models.sequence import SequenceModel
+from tfmem.interop import as_sonnet_core
+from tfmem.models.sequence import EncoderDecoder, SequenceModel
 
 
 def _linear(name, layer):
@@ -33,12 +34,14 @@ def relational_memory(core):
     return entries
 
 
-@name_table(SequenceModel)
-def nth_farthest(model):
-    """sonnet/examples/rmc_nth_farthest.py."""
-    if not isinstance(model.core, RelationalMemory):
-        raise ValueError(f"target: the public model's core is a RelationalMemory, not {type(model.core).__name__}")
-    entries = [e._replace(name=f"relational_memory/{e.name}") for e in relational_memory(model.core)]
-    for index, layer in enumerate(model.mlp):
-        entries += _linear(f"mlp/linear_{index}", layer)
-    return entries + _linear("sequence_model/linear", model.output)
+@name_table(SequenceModel, EncoderDecoder)
+def relational_model(model):
+    """sonnet/examples/rmc_nth_farthest.py and rmc_learn_to_execute.py."""
+    core = as_sonnet_core(model.cell)
+    if not isinstance(core, RelationalMemory):
+        raise ValueError(f"target: the public model's core is a RelationalMemory, not {type(core).__name__}")
+    entries = [e._replace(name=f"relational_memory/{e.name}") for e in relational_memory(core)]
+    scopes = [*(f"mlp/linear_{i}" for i in range(len(model.head.mlp_sizes))), "sequence_model/linear"]
+    for scope, kernel, bias in zip(scopes, model.head.kernels, model.head.biases, strict=True):
+        entries += [Entry(f"{scope}/w", kernel), Entry(f"{scope}/b", bias)]
+    return entries

@@ -1,39 +1,284 @@
-"""Models of sequences: a memory core, and what reads its output."""
+"""Models of sequences: a memory core, and what reads its output.
 
+`SequenceModel` reads the last output or every output; `EncoderDecoder` reads a text with the core and then writes the
+answer with it. Both take any core of `tfmem.cores`, Sonnet's or Keras's. Inside they are time-major, [T, B, ...]; the
+models' `call` is batch-major.
+"""
+
+import importlib
+import itertools
+from typing import Any, NamedTuple
+
+import keras
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.cores.base import Linear
+from tfmem.cores.keras_base import linear
+from tfmem.interop import as_keras_cell
+from tfmem.models.multigrid import memory_signatures, time_major
 from tfmem.recurrence import unroll
 
+MLP_SIZES = (256, 256, 256, 256)  # Santoro et al. 2018, appendix A.1 and A.2, for every core that they compare
 
-class SequenceModel(snt.Module):
-    """A core over a sequence, then an MLP on its last output, then logits: the Nth-farthest model of Santoro et al.
 
-    Santoro et al. 2018, appendix A.1; Sonnet 1's examples/rmc_nth_farthest.py. The core starts from its initial
-    state; ReLU follows every layer of the MLP, the last one included.
+@keras.saving.register_keras_serializable(package="tfmem")
+class Head(keras.layers.Layer):
+    """An MLP with ReLU after every layer, then a linear map: [..., features] to float32 [..., output_size].
+
+    Weights start as Sonnet's do: truncated normal with standard deviation 1/sqrt(fan-in), biases at zero.
 
     Args:
-      core: any core with `initial_state` (see `tfmem.cores`) whose output is one tensor [B, ...]; it is flattened.
       output_size: number of logits.
-      mlp_sizes: widths of the MLP's layers; the paper's are four of 256 for every core it compares.
-      name: name of the module.
+      mlp_sizes: widths of the MLP's layers; () for the linear map alone.
     """
 
-    def __init__(self, core, output_size, mlp_sizes=(256, 256, 256, 256), name=None):
-        super().__init__(name=name)
-        self.core = core
+    def __init__(self, output_size, mlp_sizes=(), **kwargs):
+        super().__init__(**kwargs)
         self.output_size = output_size
         self.mlp_sizes = tuple(mlp_sizes)
-        self.mlp = [Linear(size, name=f"mlp_{i}") for i, size in enumerate(self.mlp_sizes)]
-        self.output = Linear(output_size, name="output")
 
-    def __call__(self, inputs):
-        """Logits [B, output_size] of batch-major inputs [B, T, ...]."""
-        inputs = tf.convert_to_tensor(inputs)
-        sequence = tf.transpose(inputs, [1, 0, *range(2, inputs.shape.rank)])
-        outputs, _ = unroll(self.core, sequence, self.core.initial_state(tf.shape(inputs)[0], dtype=inputs.dtype))
-        hidden = snt.flatten(outputs[-1])
-        for layer in self.mlp:
-            hidden = tf.nn.relu(layer(hidden))
-        return self.output(hidden)
+    def build(self, input_shape):
+        sizes = [input_shape[-1], *self.mlp_sizes, self.output_size]
+        self.kernels, self.biases = [], []
+        for index, (fan_in, size) in enumerate(itertools.pairwise(sizes)):
+            init = keras.initializers.TruncatedNormal(stddev=fan_in**-0.5)
+            self.kernels.append(self.add_weight(shape=(fan_in, size), initializer=init, name=f"kernel_{index}"))
+            self.biases.append(self.add_weight(shape=(size,), initializer="zeros", name=f"bias_{index}"))
+
+    def call(self, inputs):
+        *hidden, last = zip(self.kernels, self.biases, strict=True)
+        for kernel, bias in hidden:
+            inputs = tf.nn.relu(linear(inputs, kernel, bias))
+        return tf.cast(linear(inputs, *last), tf.float32)
+
+    def get_config(self):
+        return {**super().get_config(), "output_size": self.output_size, "mlp_sizes": self.mlp_sizes}
+
+
+class _CoreModel(keras.Model):
+    """A core as a Keras cell, `cell`, and a `head` on its output, with all that saving needs."""
+
+    def __init__(self, core, output_size, mlp_sizes, **kwargs):
+        super().__init__(**kwargs)
+        self.cell = as_keras_cell(core) if isinstance(core, snt.RNNCore) else core
+        self.head = Head(output_size, mlp_sizes, name="head", dtype=self.dtype_policy)
+
+    def _build(self, step_shape):
+        self.step_shape = tuple(step_shape)
+        if not self.cell.built:
+            self.cell.build((None, *self.step_shape))
+        self.read_shape = tf.TensorShape(tf.nest.flatten(self.cell.output_size)[0])
+        self.head.build((None, self.read_shape.num_elements()))
+        self.built = True
+
+    def get_initial_state(self, batch_size):
+        """The core's own initial state."""
+        return self.cell.get_initial_state(batch_size=batch_size)
+
+    def logits(self, outputs):
+        """The head on outputs of the core [..., B, ...] with any leading axes; of a nest, on its first tensor."""
+        first = tf.nest.flatten(outputs)[0]
+        leading = first.shape.rank - self.read_shape.rank
+        flat = tf.reshape(first, tf.concat([tf.shape(first)[:leading], [self.read_shape.num_elements()]], 0))
+        flat.set_shape([*first.shape[:leading], self.read_shape.num_elements()])
+        return self.head(flat)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "core": keras.saving.serialize_keras_object(self.cell),
+            "mlp_sizes": self.head.mlp_sizes,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        module = config["core"]["module"]
+        if module and module.startswith("tfmem."):  # Keras knows a class only once its module is imported
+            importlib.import_module(module)
+        return cls(keras.saving.deserialize_keras_object(config.pop("core")), **config)
+
+    def get_build_config(self):
+        return {"step_shape": self.step_shape}
+
+    def build_from_config(self, config):
+        self._build(config["step_shape"])
+
+
+class SequenceOutput(NamedTuple):
+    """What `SequenceModel.run` gives; `outputs` are all of the core's, as it gave them, [T, B, ...]."""
+
+    logits: tf.Tensor
+    outputs: Any
+    state: Any
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class SequenceModel(_CoreModel):
+    """A core over a sequence, and an MLP with logits on its last output or on every output.
+
+    With the defaults the Nth-farthest model of Santoro et al. 2018, appendix A.1 (Sonnet 1's
+    examples/rmc_nth_farthest.py).
+
+    Args:
+      core: a core of `tfmem.cores`. Where its output is a nest of tensors, the head reads the first; the others are in
+        `SequenceOutput.outputs` (the metalearned memory's `meta_loss`). Output axes behind the batch are flattened.
+      output_size: number of logits.
+      mlp_sizes: widths of the layers between the core and the logits; () for none. Default: the paper's four of 256.
+      return_sequences: whether there are logits of every step. Default False.
+
+    Call arguments: inputs [B, T, ...]; `initial_state`, by default the core's own. Returns logits [B, output_size]
+    or [B, T, output_size]; with `return_state=True`, (logits, state).
+    """
+
+    def __init__(self, core, output_size, mlp_sizes=MLP_SIZES, return_sequences=False, **kwargs):
+        super().__init__(core, output_size, mlp_sizes, **kwargs)
+        self.return_sequences = return_sequences
+
+    def build(self, input_shape):
+        self._build(input_shape[2:])
+
+    def run(self, inputs, state=None):
+        """Time-major: inputs [T, B, ...] to a `SequenceOutput` with logits [B, K] or [T, B, K]."""
+        inputs = tf.cast(inputs, self.compute_dtype)
+        if state is None:
+            state = self.get_initial_state(inputs.shape[1] or tf.shape(inputs)[1])
+        outputs, state = unroll(self.cell, inputs, state)
+        read = outputs if self.return_sequences else tf.nest.map_structure(lambda o: o[-1], outputs)
+        return SequenceOutput(self.logits(read), outputs, state)
+
+    def call(self, inputs, initial_state=None, return_state=False):
+        logits, _, state = self.run(time_major(tf.convert_to_tensor(inputs)), initial_state)
+        logits = time_major(logits) if self.return_sequences else logits
+        return (logits, state) if return_state else logits
+
+    def export_functions(self):
+        """Signatures of `tfmem.export.saved_model`: `step`, `sequence`, `sequence_from_state`, `initial_state`."""
+
+        def step(state, inputs):
+            outputs, state = self.cell(inputs, state)
+            return {"logits": self.logits(outputs), "state": state}
+
+        def sequence_from_state(state, inputs):
+            logits, state = self(inputs, initial_state=state, return_state=True)
+            return {"logits": logits, "state": state}
+
+        inputs = tf.TensorSpec([None, *self.step_shape], self.compute_dtype)
+        sequence = tf.TensorSpec([None, None, *self.step_shape], self.compute_dtype)
+        return memory_signatures(self, step, sequence_from_state, {"inputs": inputs}, {"inputs": sequence})
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "output_size": self.head.output_size,
+            "return_sequences": self.return_sequences,
+        }
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class EncoderDecoder(_CoreModel):
+    """Reads a text of tokens with a core and writes the answer with the same core, from the state it came to.
+
+    Santoro et al. 2018, appendix A.2; Sonnet 1's examples/rmc_learn_to_execute.py. Tokens enter one-hot. What the core
+    sees while it writes:
+
+        without `start_token`      zeros (the public code; "non-auto-regressive")
+        with it, targets given     the start token, then the answer itself (teacher forcing)
+        with it, no targets        the start token, then the likeliest token of the step before
+
+    Args:
+      core: a core of `tfmem.cores`, as in `SequenceModel`.
+      vocabulary_size: number of tokens.
+      start_token: the first token that the writing core sees. Default None: it sees zeros at every step.
+      mlp_sizes: as in `SequenceModel`.
+
+    Call arguments: tokens, int32 [B, T]; `lengths` [B], how many of them count (default: all); `num_steps` of the
+    answer; `targets` [B, num_steps] for teacher forcing. Returns logits [B, num_steps, vocabulary_size].
+    """
+
+    def __init__(self, core, vocabulary_size, start_token=None, mlp_sizes=MLP_SIZES, **kwargs):
+        super().__init__(core, vocabulary_size, mlp_sizes, **kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.start_token = start_token
+
+    def build(self, input_shape=None):
+        self._build([self.vocabulary_size])
+
+    def embed(self, tokens):
+        """One-hot; zeros for -1."""
+        return tf.one_hot(tokens, self.vocabulary_size, dtype=self.compute_dtype)
+
+    def encode(self, tokens, lengths=None):
+        """The state after reading tokens [T, B]; what is behind `lengths` [B] is not read."""
+        state = self.get_initial_state(tokens.shape[1] or tf.shape(tokens)[1])
+        _, state = unroll(self.cell, self.embed(tokens), state, sequence_length=lengths)
+        return state
+
+    def decode(self, state, tokens):
+        """Logits [T, B, V] and the state after feeding tokens [T, B]."""
+        outputs, state = unroll(self.cell, self.embed(tokens), state)
+        return self.logits(outputs), state
+
+    def generate(self, state, num_steps):
+        """Logits [num_steps, B, V] and the state where each step is fed the likeliest token of the step before."""
+        batch = tf.shape(tf.nest.flatten(state)[0])[0]
+
+        def step(_, carried):
+            state, token = carried
+            outputs, state = self.cell(self.embed(token), state)
+            logits = self.logits(outputs)
+            return logits, (state, tf.argmax(logits, -1, tf.int32))
+
+        start = tf.fill([batch], tf.constant(self.start_token, tf.int32))
+        logits, (state, _) = unroll(step, tf.zeros([num_steps, batch]), (state, start))
+        return logits, state
+
+    def run(self, tokens, lengths=None, num_steps=None, targets=None):
+        """`call`, time-major: tokens [T, B] to logits [num_steps, B, V]."""
+        state = self.encode(tokens, lengths)
+        if self.start_token is None:
+            blank = tf.fill([num_steps, tf.shape(tokens)[1]], -1)
+            logits, _ = self.decode(state, blank)
+        elif targets is None:
+            logits, _ = self.generate(state, num_steps)
+        else:
+            start = tf.fill(tf.shape(targets[:1]), tf.constant(self.start_token, targets.dtype))
+            logits, _ = self.decode(state, tf.concat([start, targets[:-1]], 0))
+        return logits
+
+    def call(self, tokens, lengths=None, num_steps=None, targets=None):
+        targets = None if targets is None else tf.transpose(targets)
+        return time_major(self.run(tf.transpose(tokens), lengths, num_steps, targets))
+
+    def export_functions(self):
+        """Signatures of `tfmem.export.saved_model`.
+
+        `step` feeds one token (-1: zeros) in reading and in writing; `sequence` reads `tokens` up to `lengths` and
+        writes an answer of `num_steps`.
+        """
+        state = tf.nest.map_structure(lambda s: tf.TensorSpec([None, *s.shape[1:]], s.dtype), self.get_initial_state(1))
+
+        def step(token, state):
+            outputs, state = self.cell(self.embed(token), state)
+            return {"logits": self.logits(outputs), "state": state}
+
+        def sequence(tokens, lengths, num_steps):
+            return {"logits": self(tokens, lengths=lengths, num_steps=num_steps)}
+
+        def initial_state(batch_size):
+            return {"state": self.get_initial_state(batch_size)}
+
+        vector, scalar = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)
+        tokens = tf.TensorSpec([None, None], tf.int32)
+        return {
+            "step": (step, {"token": vector, "state": state}),
+            "sequence": (sequence, {"tokens": tokens, "lengths": vector, "num_steps": scalar}),
+            "initial_state": (initial_state, {"batch_size": scalar}),
+        }
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "start_token": self.start_token,
+        }

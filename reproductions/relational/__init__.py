@@ -1,0 +1,1 @@
+"""Relational recurrent neural networks (Santoro et al. 2018)."""

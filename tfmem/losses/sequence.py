@@ -1,0 +1,19 @@
+"""Cross entropy and accuracy of tokens, as (sum, number of tokens) so that batches can be averaged over all tokens."""
+
+import tensorflow as tf
+
+
+def _counted(values, mask):
+    mask = tf.ones_like(values) if mask is None else tf.cast(mask, values.dtype)
+    return tf.reduce_sum(values * mask), tf.reduce_sum(mask)
+
+
+def cross_entropy(logits, targets, mask=None):
+    """Softmax cross entropy (nats) of logits [..., K] for classes [...], where mask [...] says: (sum, count)."""
+    return _counted(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits), mask)
+
+
+def accuracy(logits, targets, mask=None):
+    """How often the likeliest class is the right one: (sum, count), as `cross_entropy`."""
+    right = tf.argmax(logits, -1, targets.dtype) == targets
+    return _counted(tf.cast(right, tf.float32), mask)

@@ -1,0 +1,93 @@
+"""Nth farthest (Santoro et al. 2018, §4.1 and appendix A.1): which vector is the nth farthest from vector m?
+
+    row t of a sequence     (x_t; l_t; n; m)     x_t uniform in (-1, 1), its label l_t, n and m one-hot
+    target                  the label of the vector that is nth farthest (Euclidean) from the vector with label m
+
+Labels are a random permutation, not the order in which the vectors come. n = 1 is the farthest; vector m itself is
+among the candidates, at distance 0, so that n = N always asks for m.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class NthFarthestBatch(NamedTuple):
+    """Time-major: inputs [N, B, F + 3 N] float32, labels [B] int32 (0 to N - 1)."""
+
+    inputs: tf.Tensor
+    labels: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class NthFarthest:
+    """Batches of the task, drawn in the graph.
+
+    Args:
+      num_objects: N, vectors of a sequence.
+      num_features: F, their size.
+      batch_size: sequences of a batch.
+      public_example: as Sonnet 1's examples/dataset_nth_farthest.py has it: n counts from the nearest (0 is m itself),
+        and rows are (vector; label; m; n). Not the task of the paper.
+
+    Raises:
+      ValueError: a size is less than one.
+    """
+
+    num_objects: int = 8
+    num_features: int = 16
+    batch_size: int = 1600
+    public_example: bool = False
+
+    def __post_init__(self):
+        for name in ("num_objects", "num_features", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @property
+    def input_size(self):
+        return self.num_features + 3 * self.num_objects
+
+    @property
+    def guess_accuracy(self):
+        """What is reached without looking at a vector: m where n asks for m, else any other label."""
+        return min(2 / self.num_objects, 1.0)
+
+    def __call__(self, seed):
+        """A random batch as a function of `seed`, int32 or int64 [2]."""
+        vector_seed, order_seed, n_seed, m_seed = tf.unstack(tf.random.split(seed, 4, alg="philox"))
+        batch, count = self.batch_size, self.num_objects
+
+        def integers(seed):
+            return tf.random.stateless_uniform([batch], seed, 0, count, tf.int32, alg="philox")
+
+        vectors = tf.random.stateless_uniform([batch, count, self.num_features], vector_seed, -1.0, 1.0, alg="philox")
+        order = tf.argsort(tf.random.stateless_uniform([batch, count], order_seed, alg="philox"))
+        return self.batch(vectors, order, integers(n_seed), integers(m_seed))
+
+    def batch(self, vectors, order, n, m):
+        """The batch of given vectors.
+
+        Args:
+          vectors: float32 [B, N, F], by label.
+          order: int32 [B, N], the labels in the order in which their vectors come.
+          n, m: int32 [B], from 0: n = 0 is the farthest (`public_example`: the nearest).
+
+        Returns:
+          A `NthFarthestBatch`.
+        """
+        reference = tf.gather(vectors, m, batch_dims=1)
+        distances = tf.reduce_sum(tf.square(vectors - reference[:, tf.newaxis]), -1)
+        ranked = tf.argsort(distances, direction="ASCENDING" if self.public_example else "DESCENDING", stable=True)
+        labels = tf.gather(ranked, n, batch_dims=1)
+
+        def one_hot(index):
+            return tf.one_hot(index, self.num_objects)
+
+        def in_every_row(row):
+            return tf.repeat(row[:, tf.newaxis], self.num_objects, axis=1)
+
+        question = [m, n] if self.public_example else [n, m]
+        rows = [tf.gather(vectors, order, batch_dims=1), one_hot(order), *(in_every_row(one_hot(q)) for q in question)]
+        return NthFarthestBatch(tf.transpose(tf.concat(rows, -1), [1, 0, 2]), labels)
