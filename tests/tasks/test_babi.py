@@ -1,0 +1,153 @@
+"""bAbI: the form of the files, both encodings, padding, and the count of errors."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.text_data import babi_story
+from tfmem.tasks import babi
+from tfmem.tasks.datasets import DATA_DIR
+from tfmem.tasks.datasets import babi as read
+
+TEXT = """1 Mary moved to the bathroom.
+2 John got the milk, and 2 apples.
+3 Where is Mary? \tbathroom\t1
+4 John took the football there.
+5 What is John carrying? \tmilk,football\t2 4
+1 Daniel is a swan.
+2 What is Daniel?\tSwan\t1
+"""
+STORIES = babi.parse(TEXT, 8)
+VOCABULARY = babi.vocabulary(STORIES)
+
+
+def told(sequence, name):
+    return " ".join(VOCABULARY[i] for i in getattr(sequence, name))
+
+
+def test_parse():
+    assert [len(story.lines) for story in STORIES] == [5, 2]
+    assert STORIES[0].lines[4] == babi.Line("What is John carrying?", ("milk", "football"), (2, 4))
+    assert STORIES[0].lines[1] == babi.Line("John got the milk, and 2 apples.")
+    assert STORIES[1] == babi.Story(8, (babi.Line("Daniel is a swan."), babi.Line("What is Daniel?", ("swan",), (1,))))
+    assert VOCABULARY[0] == "-"
+    assert list(VOCABULARY[1:]) == sorted(VOCABULARY[1:])
+    assert "2" not in VOCABULARY
+    assert "," not in VOCABULARY
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2 Mary left.\n", "line 1 is '2 Mary left.', must be '1 <text>'"),
+        ("1 Mary left.\n3 John left.\n", "line 2"),
+        ("1 Mary left.\nJohn left.\n", "line 2 is 'John left.'"),
+        ("1 Where?\tkitchen\n", "line 1"),
+        ("1 Where?\t\t1\n", "line 1"),
+        ("1 Where?\tkitchen\tx\n", "supporting lines must be numbers"),
+    ],
+)
+def test_what_is_not_babi(text, message):
+    with pytest.raises(ValueError, match=message):
+        babi.parse(text, 1)
+
+
+def test_story_encoding():
+    whole, short = babi.encode(STORIES, VOCABULARY, "story")
+    assert told(whole, "inputs") == (
+        "mary moved to the bathroom . john got the milk and apples . where is mary ? - "
+        "john took the football there . what is john carrying ? - -"
+    )
+    assert told(short, "inputs") == "daniel is a swan . what is daniel ? -"
+    at = np.flatnonzero(whole.questions)
+    assert [VOCABULARY[i] for i in whole.inputs[at]] == ["-"] * 3
+    assert [VOCABULARY[i] for i in whole.targets[at]] == ["bathroom", "milk", "football"]
+    assert whole.questions[at].tolist() == [1, 2, 2]
+    assert np.all(whole.targets[whole.questions == 0] == 0)
+
+
+def test_question_encoding():
+    first, second, _ = babi.encode(STORIES, VOCABULARY, "question")
+    assert told(first, "inputs") == "mary moved to the bathroom . john got the milk and apples . where is mary ? -"
+    assert told(second, "inputs") == (
+        "mary moved to the bathroom . john got the milk and apples . john took the football there . "
+        "what is john carrying ? - -"
+    )
+    assert [VOCABULARY[i] for i in second.targets[-2:]] == ["milk", "football"]
+    assert second.questions.tolist() == [0] * (len(second.questions) - 2) + [1, 1]
+
+
+def test_encoding_of_what_is_unknown():
+    with pytest.raises(ValueError, match="vocabulary has no 'mary', a word of task 8"):
+        babi.encode(STORIES, ("-", "."), "story")
+    with pytest.raises(ValueError, match="encoding is 'x', must be 'story' or 'question'"):
+        babi.encode(STORIES, VOCABULARY, "x")
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.integers(1, 5), grouped=st.booleans())
+def test_batches(seed, size, grouped):
+    rng = np.random.default_rng(seed)
+    stories = babi.parse("".join(babi_story(rng, 8) for _ in range(4)), 8) + STORIES
+    vocabulary = babi.vocabulary(stories)
+    sequences = babi.encode(stories, vocabulary, "question")
+    batches = babi.Batches(sequences, size, grouped)
+    batch, again = batches.draw(np.random.default_rng(seed)), batches.draw(np.random.default_rng(seed))
+    for name, array in batch.items():
+        np.testing.assert_array_equal(array, again[name])
+    steps = batch["inputs"].shape[0]
+    assert batch["inputs"].shape == (steps, size) == batch["weights"].shape
+    assert steps in babi.LENGTHS
+    for b in range(size):
+        length = batch["lengths"][b]
+        match = [s for s in sequences if np.array_equal(s.inputs, batch["inputs"][:length, b])]
+        assert match
+        assert not batch["inputs"][length:, b].any()
+        assert batch["weights"][:, b].sum() == (match[0].questions > 0).sum()
+        assert not grouped or babi.padded_length(length) == steps
+
+    seen = [batch["inputs"][: batch["lengths"][b], b].tolist() for batch, n in batches.all() for b in range(n)]
+    assert sorted(seen) == sorted(s.inputs.tolist() for s in sequences)
+    assert all(batch["inputs"].shape[1] == size for batch, _ in batches.all())
+
+
+def test_padded_length():
+    assert [babi.padded_length(n) for n in (1, 16, 17, 1024, 1025, 2049)] == [16, 16, 24, 1024, 2048, 3072]
+
+
+def test_errors_are_counted_by_question_and_task():
+    batch = babi.pad(babi.encode(STORIES, VOCABULARY, "story"))
+    counts = babi.ErrorCounts()
+    counts.add(batch, batch["targets"])
+    assert (counts.errors, counts.mean, counts.failed) == ({8: 0.0}, 0.0, 0)
+    wrong = batch["targets"].copy()
+    wrong[batch["questions"][:, 0] == 2, 0] = 0  # both words of one answer: one wrong question
+    counts.add(batch, wrong)
+    assert counts.errors == {8: pytest.approx(100 / 6)}
+    assert counts.failed == 1
+    other = {**batch, "tasks": np.array([1, 2], np.int32)}
+    counts.add(other, wrong, valid=1)
+    assert counts.errors == {1: 50.0, 8: pytest.approx(100 / 6)}
+    assert counts.mean == pytest.approx((50 + 100 / 6) / 2)
+    assert counts.failed == 2
+
+
+def test_bad_batches():
+    with pytest.raises(ValueError, match="sequences is empty"):
+        babi.Batches([], 2)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        babi.Batches(babi.encode(STORIES, VOCABULARY), 0)
+
+
+@pytest.mark.skipif(not os.environ.get(DATA_DIR), reason=f"{DATA_DIR} is not set")
+def test_the_real_files():
+    stories = {split: read("en-valid", split) for split in ("train", "valid", "test")}
+    vocabulary = babi.vocabulary([story for part in stories.values() for story in part])
+    assert len(vocabulary) == 159  # Huynh et al. 2020, supplement B.3
+    sequences = babi.encode(stories["test"], vocabulary, "question")
+    assert len(sequences) == 20_000
+    assert max(len(s.inputs) for s in sequences) == 1357
+    assert sum(s.questions.max() for s in babi.encode(stories["test"], vocabulary, "story")) == 20_000

@@ -1,0 +1,242 @@
+"""bAbI question answering (Weston et al. 2015, v1.2), word by word, several tasks jointly.
+
+A story is a list of lines; some are questions. Two encodings as sequences of words:
+
+    "story" (DNC, Graves et al. 2016): the whole story with its questions where they stand, one placeholder for each
+    word of an answer behind its question:
+        mary moved to the bathroom . where is mary ? -  john went ... where is john ? -
+    "question" (MNM, Munkhdalai et al. 2019, App. A): for each question the statements before it, then the question,
+    then its placeholders. Earlier questions are left out: our choice, the paper says "the end of its related story".
+
+The target at a placeholder is a word of the answer; no other step counts. Words are lower-case, numbers and punctuation
+but "." and "?" are dropped: the 20 English tasks have 156 words, with ".", "?" and "-" |V| = 159 (Huynh et al. 2020).
+A question is answered where all its words are right; a task has failed where more than 5% of its questions are wrong.
+
+numpy only, time-major. The readers of the files are in `tfmem.tasks.datasets`.
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+NUM_TASKS = 20
+PLACEHOLDER = "-"
+FAILED_ABOVE = 5.0  # percent
+# Lengths that batches are padded to, so that few shapes are compiled; longer sequences make a multiple of the last.
+LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+
+
+class Line(NamedTuple):
+    """A statement, or a question where `answer` is not empty (each of its words; lists have several).
+
+    `supporting` are the numbers of the lines that a question's answer follows from, counted from 1 in its story.
+    """
+
+    text: str
+    answer: tuple[str, ...] = ()
+    supporting: tuple[int, ...] = ()
+
+
+class Story(NamedTuple):
+    task: int
+    lines: tuple[Line, ...]
+
+
+class Encoded(NamedTuple):
+    """One sequence: int32 [T] each. `questions` is 1, 2, ... at the placeholders of each question, else 0."""
+
+    task: int
+    inputs: np.ndarray
+    targets: np.ndarray
+    questions: np.ndarray
+
+
+def parse(text, task):
+    """The stories of a bAbI file.
+
+    Args:
+        text: the file's content: "<number> <statement>" or "<number> <question>\\t<answer>\\t<supporting lines>"; a
+            story starts at number 1.
+        task: 1 to 20.
+
+    Raises:
+        ValueError: a line that is not of that form; the message has its place in the file.
+    """
+    stories, lines = [], []
+    for place, row in enumerate(text.splitlines(), start=1):
+        number, _, rest = row.strip().partition(" ")
+        fields = [field.strip() for field in rest.split("\t")]
+        expected = "1" if not lines else str(len(lines) + 1)
+        if number == "1" and lines:
+            stories.append(Story(task, tuple(lines)))
+            lines, expected = [], "1"
+        answer, supporting = fields[1] if len(fields) == 3 else "", fields[2] if len(fields) == 3 else ""
+        if number != expected or not fields[0] or len(fields) not in (1, 3) or (len(fields) == 3 and not answer):
+            raise ValueError(f"line {place} is {row!r}, must be '{expected} <text>', a tab, an answer and its support")
+        if not all(part.isdigit() for part in supporting.split()):
+            raise ValueError(f"line {place} is {row!r}, its supporting lines must be numbers")
+        answer = tuple(answer.lower().split(",")) if answer else ()
+        lines.append(Line(fields[0], answer, tuple(int(part) for part in supporting.split())))
+    if lines:
+        stories.append(Story(task, tuple(lines)))
+    return stories
+
+
+def words(text):
+    """The words of a line: lower-case letters, and each "." and "?"."""
+    return re.findall(r"[a-z]+|[.?]", text.lower())
+
+
+def vocabulary(stories):
+    """All words of stories, questions and answers, the placeholder first, then in alphabetical order."""
+    found = {word for story in stories for line in story.lines for word in (*words(line.text), *line.answer)}
+    return (PLACEHOLDER, *sorted(found - {PLACEHOLDER}))
+
+
+def encode(stories, vocabulary, encoding="story"):
+    """Stories as a list of `Encoded` sequences.
+
+    Args:
+        stories: `Story`s.
+        vocabulary: words, the placeholder first; a word's id is its place.
+        encoding: "story" or "question"; see the top of this file.
+
+    Raises:
+        ValueError: an unknown encoding, or a word that is not in the vocabulary.
+    """
+    if encoding not in ("story", "question"):
+        raise ValueError(f"encoding is {encoding!r}, must be 'story' or 'question'")
+    ids = {word: number for number, word in enumerate(vocabulary)}
+    encoded = []
+    try:
+        for story in stories:
+            inputs, answers, questions = [], [], 0
+            for line in story.lines:
+                text = [ids[word] for word in words(line.text)]
+                if not line.answer:
+                    inputs += text
+                    continue
+                answer = [ids[word] for word in line.answer]
+                with_question = [*inputs, *text, *[ids[PLACEHOLDER]] * len(answer)]
+                if encoding == "question":
+                    encoded.append(_sequence(story.task, with_question, [(len(with_question), answer)]))
+                else:
+                    inputs = with_question
+                    answers.append((len(inputs), answer))
+                questions += 1
+            if encoding == "story" and answers:
+                encoded.append(_sequence(story.task, inputs, answers))
+    except KeyError as error:
+        raise ValueError(f"vocabulary has no {error.args[0]!r}, a word of task {story.task}") from None
+    return encoded
+
+
+def _sequence(task, inputs, answers):
+    """`answers` are pairs (place behind the last placeholder, ids)."""
+    targets, questions = np.zeros(len(inputs), np.int32), np.zeros(len(inputs), np.int32)
+    for number, (end, answer) in enumerate(answers, start=1):
+        targets[end - len(answer) : end] = answer
+        questions[end - len(answer) : end] = number
+    return Encoded(task, np.array(inputs, np.int32), targets, questions)
+
+
+def padded_length(length):
+    """The least of `LENGTHS`, or multiple of the last, that holds `length` steps."""
+    return next((bound for bound in LENGTHS if length <= bound), -(-length // LENGTHS[-1]) * LENGTHS[-1])
+
+
+def pad(sequences):
+    """A batch of `Encoded` sequences, padded behind with the placeholder to a common `padded_length`.
+
+    Returns:
+        dict: inputs, targets [T, B] int32; weights [T, B] float32, 1 at placeholders of answers; questions [T, B]
+        int32; lengths, tasks [B] int32.
+    """
+    steps = padded_length(max(len(s.inputs) for s in sequences))
+
+    def stack(name):
+        return np.stack([np.pad(getattr(s, name), (0, steps - len(s.inputs))) for s in sequences], axis=1)
+
+    questions = stack("questions")
+    return {
+        "inputs": stack("inputs"),
+        "targets": stack("targets"),
+        "questions": questions,
+        "weights": (questions > 0).astype(np.float32),
+        "lengths": np.array([len(s.inputs) for s in sequences], np.int32),
+        "tasks": np.array([s.task for s in sequences], np.int32),
+    }
+
+
+class Batches:
+    """Batches of encoded sequences, all tasks mixed.
+
+    Args:
+        sequences: `Encoded`s, at least one.
+        batch_size: sequences of a batch.
+        group_by_length: whether a batch has sequences of one padded length alone, drawn with the probability that it
+            has among all sequences; else a batch is as long as the longest it drew. Ours: less padding, but a batch
+            then has fewer different tasks.
+
+    Raises:
+        ValueError: no sequences, or a batch size below 1.
+    """
+
+    def __init__(self, sequences, batch_size, group_by_length=True):
+        if not sequences:
+            raise ValueError("sequences is empty, must have at least one")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, must be at least 1")
+        self.sequences, self.batch_size, self.group_by_length = list(sequences), batch_size, group_by_length
+        self.lengths = np.array([padded_length(len(s.inputs)) for s in self.sequences])
+
+    def draw(self, generator):
+        """A batch drawn, with replacement, by a numpy generator: as `pad` makes it."""
+        if self.group_by_length:
+            among = np.flatnonzero(self.lengths == generator.choice(self.lengths))
+            chosen = generator.choice(among, self.batch_size)
+        else:
+            chosen = generator.integers(len(self.sequences), size=self.batch_size)
+        return pad([self.sequences[i] for i in chosen])
+
+    def all(self):
+        """Every sequence once, by length: an iterator of (batch, number of valid sequences in it).
+
+        The last batch of a length is filled up with repeats of its first sequence.
+        """
+        for length in np.unique(self.lengths):
+            among = np.flatnonzero(self.lengths == length)
+            for start in range(0, len(among), self.batch_size):
+                part = [self.sequences[i] for i in among[start : start + self.batch_size]]
+                yield pad(part + part[:1] * (self.batch_size - len(part))), len(part)
+
+
+class ErrorCounts:
+    """Counts wrong answers by task: `add` batches, then read `errors`, `mean` and `failed`."""
+
+    def __init__(self):
+        self.wrong, self.asked = np.zeros(NUM_TASKS + 1, np.int64), np.zeros(NUM_TASKS + 1, np.int64)
+
+    def add(self, batch, told, valid=None):
+        """Counts a batch of `pad` by the words told, int [T, B]; of its first `valid` sequences alone."""
+        for b in range(len(batch["tasks"]) if valid is None else valid):
+            questions, task = batch["questions"][:, b], batch["tasks"][b]
+            missed = questions[(questions > 0) & (told[:, b] != batch["targets"][:, b])]
+            self.wrong[task] += len(np.unique(missed))
+            self.asked[task] += questions.max()
+
+    @property
+    def errors(self):
+        """`{task: percentage of its questions with a wrong answer}` of the tasks that were asked."""
+        return {int(t): 100.0 * self.wrong[t] / self.asked[t] for t in np.flatnonzero(self.asked)}
+
+    @property
+    def mean(self):
+        """Mean over tasks of their error, percent."""
+        return float(np.mean(list(self.errors.values())))
+
+    @property
+    def failed(self):
+        """Number of tasks with an error above 5%."""
+        return sum(error > FAILED_ABOVE for error in self.errors.values())

@@ -1,0 +1,223 @@
+"""Word-level language modelling (Santoro et al. 2018, §5.4, A.4): corpora as numbers, streams, frequency buckets.
+
+The text of a split is one long row of words, each line followed by <eos>. Truncated back-propagation reads it in
+`batch_size` contiguous parts side by side, window after window, so that a state can be handed from one update to the
+next:
+
+    row b:   | b L .. b L + T | b L + T .. b L + 2T | ...        L = words of a part, T = window
+    target:  the next word
+
+numpy only, time-major.
+"""
+
+import array
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tfmem.tasks.datasets import CORPORA, CorruptDataError, text_file, text_lines
+
+END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
+CACHE_DIR = "TFMEM_CACHE_DIR"
+_FORMAT = 1  # of the cache
+
+
+class Vocabulary:
+    """Words by falling frequency in the training text, ties in alphabetical order; a word's id is its place.
+
+    Args:
+        counts: `{word: occurrences in the training text}`.
+        size: how many words to keep, <eos> and <unk> always among them; None: all. What the others count goes to
+            <unk>.
+
+    Attributes:
+        words: tuple of words.
+        counts: int64 [size], occurrences in the training text.
+    """
+
+    def __init__(self, counts, size=None):
+        if size is not None and size < 3:
+            raise ValueError(f"size is {size}, must be at least 3: {END_OF_LINE}, {UNKNOWN} and a word")
+        special = {END_OF_LINE, UNKNOWN}
+        order = sorted((word for word in counts if word not in special), key=lambda word: (-counts[word], word))
+        kept = order if size is None else order[: size - len(special)]
+        counts = dict(counts)
+        counts[UNKNOWN] = counts.get(UNKNOWN, 0) + sum(counts[word] for word in order[len(kept) :])
+        counts.setdefault(END_OF_LINE, 0)
+        self.words = tuple(sorted([*kept, *special], key=lambda word: (-counts[word], word)))
+        self.counts = np.array([counts[word] for word in self.words], np.int64)
+        self.ids = {word: number for number, word in enumerate(self.words)}
+
+    def __len__(self):
+        return len(self.words)
+
+    def encode(self, lines):
+        """Lines (lists of words) as ids, each with <eos> behind it: an iterator of ints."""
+        ids, unknown, end = self.ids, self.ids[UNKNOWN], self.ids[END_OF_LINE]
+        for line in lines:
+            for word in line:
+                yield ids.get(word, unknown)
+            yield end
+
+
+def frequency_buckets(counts, bounds=(10_000, 1_000)):
+    """The bucket of each word by its occurrences in the training text (Table 3: > 10K, 10K-1K, < 1K).
+
+    Args:
+        counts: int [V].
+        bounds: falling; bucket 0 has more than bounds[0] occurrences, the next ones more than their bound or as many,
+            the last one less than all.
+
+    Returns:
+        int32 [V].
+
+    Raises:
+        ValueError: bounds that do not fall.
+    """
+    bounds = np.asarray(bounds)
+    if np.any(np.diff(bounds) >= 0):
+        raise ValueError(f"bounds are {bounds.tolist()}, must fall")
+    counts = np.asarray(counts)
+    below = [counts <= bounds[0], *(counts < bound for bound in bounds[1:])]
+    return np.sum(below, axis=0).astype(np.int32)
+
+
+class Corpus(NamedTuple):
+    """A corpus as ids: int32 arrays that may be mapped from a file."""
+
+    vocabulary: Vocabulary
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+
+def load_corpus(name, vocabulary_size=None, data_dir=None, cache_dir=None):
+    """Reads and numbers a corpus; keeps the numbers in a cache.
+
+    The cache is made in a temporary folder that is renamed once it is whole, under a name that tells the source files
+    (their sizes and times) and the vocabulary's size.
+
+    Args:
+        name: one of `tfmem.tasks.datasets.CORPORA`.
+        vocabulary_size: words to keep; None: all of the training text.
+        data_dir: as for `tfmem.tasks.datasets.text_lines`.
+        cache_dir: where to keep the numbers; None: what TFMEM_CACHE_DIR names, else ~/.cache/tfmem.
+
+    Raises:
+        ValueError: an unknown corpus; or as `Vocabulary`.
+        MissingDataError, CorruptDataError: as `text_lines`; or a training text without words.
+    """
+    if name not in CORPORA:
+        raise ValueError(f"name must be one of {CORPORA}, got {name!r}")
+    files = {split: text_file(name, split, data_dir) for split in ("train", "valid", "test")}
+    stats = {split: file and (str(file), file.stat().st_size, file.stat().st_mtime_ns) for split, file in files.items()}
+    digest = hashlib.sha256(json.dumps([_FORMAT, name, vocabulary_size, stats], sort_keys=True).encode()).hexdigest()
+    root = Path(cache_dir or os.environ.get(CACHE_DIR) or Path.home() / ".cache" / "tfmem")
+    folder = root / f"{name}-{digest[:16]}"
+    if not folder.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{name}-", suffix=".partial", dir=root))
+        try:
+            _write_cache(partial, name, vocabulary_size, data_dir)
+            try:
+                partial.rename(folder)
+            except OSError:  # another process was first
+                if not folder.exists():
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    try:
+        rows = [row.split(" ") for row in (folder / "vocabulary.txt").read_text("utf-8").splitlines()]
+        vocabulary = Vocabulary({word: int(count) for word, count in rows})
+        arrays = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "valid", "test")}
+    except (OSError, ValueError) as error:
+        raise CorruptDataError(f"the cache {folder} is damaged ({error}). Delete it; it will be made again.") from error
+    return Corpus(vocabulary, **arrays)
+
+
+def _write_cache(folder, name, vocabulary_size, data_dir):
+    counts = Counter()
+    for line in text_lines(name, "train", data_dir):
+        counts.update(line)
+        counts[END_OF_LINE] += 1
+    if set(counts) <= {END_OF_LINE}:
+        raise CorruptDataError(f"the training text of {name} has no words")
+    vocabulary = Vocabulary(counts, vocabulary_size)
+    rows = (f"{word} {count}" for word, count in zip(vocabulary.words, vocabulary.counts, strict=True))
+    (folder / "vocabulary.txt").write_text("\n".join(rows) + "\n", "utf-8")
+    for split in ("train", "valid", "test"):
+        ids = array.array("i", vocabulary.encode(text_lines(name, split, data_dir)))
+        np.save(folder / f"{split}.npy", np.frombuffer(ids, np.int32))
+
+
+class TokenStream:
+    """Windows of a text for truncated back-propagation; `batch(update)` is a function of the update alone.
+
+    A pass has `windows_per_pass` windows; the words behind the last whole window of each part are left out. Then the
+    text is read again, from states anew ("first").
+
+    Args:
+        ids: int [N], the text.
+        batch_size: B, parts that are read side by side.
+        window: T, steps of back-propagation.
+
+    Raises:
+        ValueError: an argument below 1, or a text that has no whole window for each part.
+    """
+
+    def __init__(self, ids, batch_size, window):
+        _check_positive(batch_size=batch_size, window=window)
+        self.ids, self.batch_size, self.window = ids, batch_size, window
+        self.part = (len(ids) - 1) // batch_size
+        self.windows_per_pass = self.part // window
+        if not self.windows_per_pass:
+            raise ValueError(
+                f"ids has {len(ids)} words, must have more than batch_size * window = {batch_size * window}"
+            )
+
+    def batch(self, update):
+        """dict: inputs, targets [T, B] int32; first, bool scalar: whether the text starts anew."""
+        start = update % self.windows_per_pass * self.window
+        rows = np.stack([self.ids[b * self.part + start :][: self.window + 1] for b in range(self.batch_size)], axis=1)
+        return {"inputs": rows[:-1], "targets": rows[1:], "first": np.bool_(start == 0)}
+
+
+def evaluation_windows(ids, batch_size, window):
+    """All of a text but its first word as targets exactly once, in parts and windows as in training.
+
+    Args:
+        ids: int [N], at least two words.
+        batch_size: parts that are read side by side.
+        window: steps of a window.
+
+    Yields:
+        dict: inputs, targets [window, B] int32; weights [window, B] float32, 0 on padding; first, bool scalar.
+    """
+    _check_positive(batch_size=batch_size, window=window)
+    if len(ids) < 2:
+        raise ValueError(f"ids has {len(ids)} words, must have at least 2")
+    num = len(ids) - 1
+    part = -(-num // batch_size)
+    for start in range(0, part, window):
+        place = np.arange(batch_size) * part + np.arange(start, start + window)[:, np.newaxis]
+        valid = (np.arange(start, start + window)[:, np.newaxis] < part) & (place < num)
+        place = np.where(valid, place, 0)
+        yield {
+            "inputs": np.asarray(ids[place], np.int32),
+            "targets": np.asarray(ids[place + 1], np.int32),
+            "weights": valid.astype(np.float32),
+            "first": np.bool_(start == 0),
+        }
+
+
+def _check_positive(**arguments):
+    for name, value in arguments.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}, must be at least 1")
