@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from tests.reproductions import toy
-from tfmem import training
+from tfmem import loop, training
 from tfmem.runfolder import RunFolder, RunFolderError
 from tfmem.training import TrainingDivergedError, TrainingInterrupted, compiled_updates, train
 
@@ -176,7 +176,7 @@ def test_another_config_or_experiment_is_refused(uninterrupted):
 
 def test_checkpoint_of_other_variables(tmp_path):
     experiment = toy.Experiment(CONFIG)
-    stored = training.make_checkpoint(experiment, 4, experiment.initial_carry(), {}, 1.0)
+    stored = loop.pack_checkpoint(4, training.checkpoint_arrays(experiment, experiment.initial_carry()), {}, 1.0)
     before = [v.numpy() for v in experiment.model.variables]
     stored.arrays["variables/model/000"] = np.ones([9, 1], np.float32)
     stored.arrays["variables/model/999"] = stored.arrays.pop("variables/model/001")
@@ -202,7 +202,7 @@ def test_variables_with_nan_are_not_saved():
     experiment = toy.Experiment(CONFIG)
     experiment.model.variables[0].assign(np.full([4, 1], np.nan))
     with pytest.raises(TrainingDivergedError, match=r"model/000 holds NaN after update 3.*not saved"):
-        training.make_checkpoint(experiment, 3, experiment.initial_carry(), {}, 0.0)
+        loop.pack_checkpoint(3, training.checkpoint_arrays(experiment, experiment.initial_carry()), {}, 0.0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -320,10 +320,10 @@ def test_train_step_must_give_a_loss():
 
 def test_data_are_made_ahead_in_order_and_bounded():
     made = []
-    with training._prefetched(lambda n: made.append(n) or n, [(n,) for n in range(50)]) as batches:
+    with loop.prefetched(lambda n: made.append(n) or n, [(n,) for n in range(50)]) as batches:
         assert [next(batches) for _ in range(4)] == [0, 1, 2, 3]
         time.sleep(0.2)
-        assert made == list(range(4 + training.CALLS_AHEAD))
+        assert made == list(range(4 + loop.CALLS_AHEAD))
         assert list(batches) == list(range(4, 50))
 
 

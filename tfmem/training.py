@@ -10,40 +10,36 @@ with it).
 """
 
 import abc
-import collections
-import contextlib
 import dataclasses
 import os
 import shutil
-import signal
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tfmem import plotting
-from tfmem.runfolder import Checkpoint, RunFolder, RunFolderError, describe_machine
+from tfmem.loop import Loop, TrainingDivergedError, TrainingInterrupted, fitting_arrays, pending_metrics
+from tfmem.runfolder import RunFolder, RunFolderError, describe_machine
 
-CALLS_AHEAD = 2
-SECONDS_BETWEEN_LINES = 30.0
-
-
-class TrainingInterrupted(Exception):
-    """Training was asked to stop. `update` is the number of updates that the last checkpoint holds."""
-
-    def __init__(self, update):
-        self.update = update
-        super().__init__(f"stopped after update {update}; its checkpoint is saved")
-
-
-class TrainingDivergedError(ArithmeticError):
-    """The loss, the gradient or a variable is not finite. The last good checkpoint is kept."""
+__all__ = [
+    "Evaluation",
+    "Experiment",
+    "RunConfig",
+    "TrainingDivergedError",
+    "TrainingInterrupted",
+    "check_range",
+    "checkpoint_arrays",
+    "compiled_updates",
+    "load_checkpoint",
+    "numbered",
+    "run_description",
+    "stacked_batches",
+    "train",
+    "uses_xla",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +85,16 @@ def check_range(config, name, low, high=float("inf")):
     if not low <= value <= high:
         bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
         raise ValueError(f"{name}: {value}, must be {bounds}")
+
+
+class Evaluation(NamedTuple):
+    """An evaluation as a function that can be compiled: `num_steps` calls, each with a batch of its own."""
+
+    num_steps: int
+    carry: Any
+    """Nest of tensors that the first step gets."""
+    step: Callable
+    """`(number, batch, carry) -> (carry, scores)`, as `Experiment.train_step`; scores are those of all steps so far."""
 
 
 class Experiment(abc.ABC):
@@ -143,6 +149,22 @@ class Experiment(abc.ABC):
     def evaluate(self):
         """Scores on unseen data as a dict of floats; changes no variable and draws from no training random state."""
 
+    def pipeline(self, split="train"):
+        """Where the data come from without TensorFlow: what a compiled bundle (`tfmem.aot`) is fed by.
+
+        Args:
+          split: "train" for the batches of updates, "evaluation" for those of `evaluation`'s steps.
+
+        Returns:
+          `(factory, arguments)`: "module:function" of a module that needs numpy only, and what JSON can hold;
+          `function(**arguments).batch(number)` is the data. None (the default) where the steps draw their own.
+        """
+        return None
+
+    def evaluation(self):
+        """The `Evaluation` that goes into a compiled bundle; None (the default): a bundle has none."""
+        return None
+
     def result(self, evaluation):
         """The numbers of result.json, from the last evaluation: by default itself."""
         return evaluation
@@ -175,6 +197,12 @@ def uses_xla(config):
     if config.jit_compile == "auto":
         return bool(tf.config.list_physical_devices("GPU"))
     return config.jit_compile
+
+
+def stacked_batches(experiment, first, size):
+    """`batch(first)`, ..., `batch(first + size - 1)`, stacked."""
+    batches = [experiment.batch(update) for update in range(first, first + size)]
+    return tf.nest.map_structure(lambda *arrays: np.stack(arrays), *batches)
 
 
 def compiled_updates(experiment, num_updates):
@@ -234,46 +262,19 @@ def load_checkpoint(experiment, checkpoint):
       RunFolderError: the checkpoint has other variables than the experiment; nothing was assigned.
     """
     carry = experiment.initial_carry()
-    templates = {f"variables/{name}": variable for name, variable in experiment.variables().items()}
-    templates |= {f"carry/{index}": tensor for index, tensor in enumerate(tf.nest.flatten(carry))}
-    stored = {name: array for name, array in checkpoint.arrays.items() if not name.startswith("pending/")}
-    problems = [f"{name} is missing" for name in templates if name not in stored]
-    problems += [f"{name} is unexpected" for name in stored if name not in templates]
-    problems += [
-        f"{name} is {list(stored[name].shape)}, expected {list(template.shape)}"
-        for name, template in templates.items()
-        if name in stored and tuple(stored[name].shape) != tuple(template.shape)
-    ]
-    if problems:
-        raise RunFolderError(
-            f"the checkpoint of update {checkpoint.update} does not fit {experiment.name}:\n  " + "\n  ".join(problems)
-        )
+    shapes = {f"variables/{name}": variable.shape for name, variable in experiment.variables().items()}
+    shapes |= {f"carry/{index}": tensor.shape for index, tensor in enumerate(tf.nest.flatten(carry))}
+    stored = fitting_arrays(checkpoint, shapes, experiment.name)
     for name, variable in experiment.variables().items():
         variable.assign(stored[f"variables/{name}"])
     flat = [tf.constant(stored[f"carry/{i}"], t.dtype) for i, t in enumerate(tf.nest.flatten(carry))]
-    pending = {
-        name.removeprefix("pending/"): array.tolist()
-        for name, array in checkpoint.arrays.items()
-        if name.startswith("pending/")
-    }
-    return tf.nest.pack_sequence_as(carry, flat), pending
+    return tf.nest.pack_sequence_as(carry, flat), pending_metrics(checkpoint)
 
 
-def make_checkpoint(experiment, update, carry, pending, wall_time):
-    """A run's state after `update` updates as a `Checkpoint`.
-
-    Raises:
-      TrainingDivergedError: an array of it holds NaN.
-    """
+def checkpoint_arrays(experiment, carry):
+    """Variables and carry as numpy arrays, by their names in a checkpoint."""
     arrays = {f"variables/{name}": variable.numpy() for name, variable in experiment.variables().items()}
-    arrays |= {f"carry/{index}": tensor.numpy() for index, tensor in enumerate(tf.nest.flatten(carry))}
-    for name, array in arrays.items():
-        if array.dtype.kind in "fV" and np.isnan(array.astype(np.float32)).any():
-            raise TrainingDivergedError(
-                f"{name} holds NaN after update {update}; the last good checkpoint is kept, this one was not saved"
-            )
-    arrays |= {f"pending/{name}": np.array(values, np.float64) for name, values in pending.items()}
-    return Checkpoint(update, arrays, {"wall_time": wall_time})
+    return arrays | {f"carry/{index}": tensor.numpy() for index, tensor in enumerate(tf.nest.flatten(carry))}
 
 
 def train(experiment, path, preset=None, paper=None):
@@ -306,30 +307,20 @@ def train(experiment, path, preset=None, paper=None):
         folder.release()
 
 
-class _Run:
-    """The state of `train`: what a checkpoint holds, and the clocks."""
+class _Run(Loop):
+    """A run with TensorFlow."""
 
     def __init__(self, experiment, folder):
-        self.experiment, self.folder, self.config = experiment, folder, experiment.config
-        self.console = Console(stderr=True)
-        self.update, self.carry, self.pending, self.wall_before = 0, experiment.initial_carry(), {}, 0.0
-        checkpoint, damaged = folder.resume()
-        for path, reason in damaged:
-            self.console.print(f"{path.name} is damaged ({reason}) and was set aside", style="red", soft_wrap=True)
-        if checkpoint:
-            self.update = checkpoint.update
-            self.carry, self.pending = load_checkpoint(experiment, checkpoint)
-            self.wall_before = checkpoint.metadata["wall_time"]
-            self.console.print(f"going on after update {self.update}")
-        self.start = self.last_save = time.monotonic()
-        self.evaluation = None
+        super().__init__(folder, experiment.config, experiment.config.num_updates)
+        self.experiment, self.carry, self.functions = experiment, experiment.initial_carry(), {}
+        self.resume()
 
     def finish(self, preset, paper):
         """Trains to the end and writes what a finished run has."""
-        experiment, folder, config = self.experiment, self.folder, self.config
+        experiment, folder, config = self.experiment, self.folder, self.schedule
         writer = tf.summary.create_file_writer(str(folder.tensorboard))
-        with writer.as_default(), _Display(self.console, self.update, config.num_updates) as display:
-            self.loop(display)
+        with writer.as_default():
+            self.run()
         writer.close()
         evaluation = self.evaluation if self.evaluation is not None else experiment.evaluate()
         metrics = experiment.result(evaluation)
@@ -365,158 +356,25 @@ class _Run:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def loop(self, display):
-        config = self.config
-        calls = [
-            (first, min(config.updates_per_call, config.num_updates - first))
-            for first in range(self.update, config.num_updates, config.updates_per_call)
-        ]
-        functions = {size: compiled_updates(self.experiment, size) for _, size in calls}
-        with _stop_signals(self.console) as stop, _prefetched(self.stacked_batches, calls) as batches:
-            for (first, size), batch in zip(calls, batches, strict=True):
-                first_update = tf.constant(first, tf.int64)
-                self.carry, metrics = functions[size](first_update, batch, self.carry)
-                self.account({name: values.numpy() for name, values in metrics.items()}, display)
-                if stop.is_set():
-                    self.save()
-                    raise TrainingInterrupted(self.update)
-                if self.save_is_due():
-                    self.save()
+    def load(self, checkpoint):
+        self.carry, _ = load_checkpoint(self.experiment, checkpoint)
 
-    def stacked_batches(self, first, size):
-        batches = [self.experiment.batch(update) for update in range(first, first + size)]
-        return tf.nest.map_structure(lambda *arrays: np.stack(arrays), *batches)
+    def arrays(self):
+        return checkpoint_arrays(self.experiment, self.carry)
 
-    def account(self, metrics, display):
-        """Counts the updates of a call: watches for NaN, writes the rows that are due."""
-        config = self.config
-        for values in zip(*metrics.values(), strict=True):
-            self.update += 1
-            for name, value in zip(metrics, values, strict=True):
-                if name in ("loss", "gradient_norm") and not np.isfinite(value):
-                    raise TrainingDivergedError(
-                        f"{name} is {value} at update {self.update}; the last good checkpoint is kept"
-                    )
-                self.pending.setdefault(name, []).append(float(value))
-            row, last = {}, self.update == config.num_updates
-            if self.update % config.log_every == 0 or last:
-                row = {f"train/{name}": np.mean(values) for name, values in self.pending.items()}
-                display.loss = row["train/loss"]
-                self.pending = {}
-            if last or (config.eval_every and self.update % config.eval_every == 0):
-                self.evaluation = self.experiment.evaluate()
-                row |= {f"eval/{name}": value for name, value in self.evaluation.items()}
-                display.say(", ".join(f"{name} {value:.4g}" for name, value in self.evaluation.items()), self.update)
-            if row:
-                self.folder.append_metrics(self.update, row)
-                for name, value in row.items():
-                    tf.summary.scalar(name, value, step=self.update)
-        display.show(self.update)
+    def batches(self, first, size):
+        return stacked_batches(self.experiment, first, size)
 
-    def save_is_due(self):
-        config = self.config
-        return (
-            self.update == config.num_updates
-            or (config.checkpoint_every and self.update % config.checkpoint_every == 0)
-            or time.monotonic() - self.last_save >= config.checkpoint_seconds
-        )
+    def call(self, first, size, batches):
+        if size not in self.functions:
+            self.functions[size] = compiled_updates(self.experiment, size)
+        self.carry, metrics = self.functions[size](tf.constant(first, tf.int64), batches, self.carry)
+        return {name: values.numpy() for name, values in metrics.items()}
 
-    def save(self):
-        self.folder.save(make_checkpoint(self.experiment, self.update, self.carry, self.pending, self.wall_time()))
-        self.last_save = time.monotonic()
+    def evaluate(self):
+        return self.experiment.evaluate()
 
-    def wall_time(self):
-        """Seconds of training up to here over all resumes; what a kill threw away is not counted."""
-        return self.wall_before + time.monotonic() - self.start
-
-
-@contextlib.contextmanager
-def _prefetched(make, calls):
-    """Iterator over `make(*call)`, made in their order by one thread that is at most CALLS_AHEAD calls ahead."""
-    pool = ThreadPoolExecutor(1, "tfmem-data")
-    ahead = collections.deque()
-
-    def iterate():
-        for call in calls:
-            ahead.append(pool.submit(make, *call))
-            if len(ahead) > CALLS_AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-    try:
-        yield iterate()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _stop_signals(console):
-    """An Event that SIGINT and SIGTERM set; the second one stops at once."""
-    stop = threading.Event()
-
-    def request(number, frame):
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        console.print("stopping after this call, with a checkpoint; once more stops at once and without")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Display:
-    """A progress bar on a terminal, else a line now and then: updates done, updates/s, loss, time left."""
-
-    def __init__(self, console, update, num_updates):
-        self.console, self.first, self.num_updates = console, update, num_updates
-        self.loss = float("nan")
-        self.clock = self.counted_from = None
-        self.last_line = time.monotonic()
-        self.bar = Progress(
-            TextColumn("updates"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task("", total=num_updates, completed=update, status="compiling")
-
-    def __enter__(self):
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_):
-        self.bar.stop()
-
-    def show(self, update):
-        now = time.monotonic()
-        if self.clock is None:  # the first call compiles: the rate is counted from its end
-            self.clock, self.counted_from = now, update
-        status = f"loss {self.loss:.4g}"
-        if update > self.counted_from:
-            rate = (update - self.counted_from) / (now - self.clock)
-            left = (self.num_updates - update) / rate
-            status = f"{rate:.3g} updates/s, {status}, {_duration(left)} left"
-        self.bar.update(self.task, completed=update, status=status)
-        if not self.console.is_terminal and (
-            now - self.last_line >= SECONDS_BETWEEN_LINES or update == self.num_updates
-        ):
-            self.console.print(f"update {update} of {self.num_updates}: {status}", soft_wrap=True)
-            self.last_line = now
-
-    def say(self, text, update):
-        self.console.print(f"update {update}: {text}", soft_wrap=True)
-
-
-def _duration(seconds):
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+    def record(self, row):
+        super().record(row)
+        for name, value in row.items():
+            tf.summary.scalar(name, value, step=self.update)

@@ -1,0 +1,305 @@
+"""The loop of a run, without TensorFlow: `tfmem.training` and the runner of compiled bundles both train by it.
+
+A `Loop` makes calls of several updates each. It writes rows of metrics.csv, evaluates, saves checkpoints and resumes;
+what a call computes, and by which framework, its subclass says.
+"""
+
+import abc
+import collections
+import contextlib
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from tfmem.runfolder import Checkpoint, RunFolderError
+
+try:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+except ImportError:  # the bundle runner needs numpy and jax only; it shows lines then
+    Progress = None
+
+CALLS_AHEAD = 2
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class TrainingInterrupted(Exception):
+    """Training was asked to stop. `update` is the number of updates that the last checkpoint holds."""
+
+    def __init__(self, update):
+        self.update = update
+        super().__init__(f"stopped after update {update}; its checkpoint is saved")
+
+
+class TrainingDivergedError(ArithmeticError):
+    """The loss, the gradient or a variable is not finite. The last good checkpoint is kept."""
+
+
+class Loop(abc.ABC):
+    """The updates of one run in its folder.
+
+    Args:
+      folder: a `RunFolder` that was claimed.
+      schedule: has `updates_per_call`, `log_every`, `eval_every`, `checkpoint_every`, `checkpoint_seconds` of
+        `tfmem.training.RunConfig`.
+      num_updates: updates in all.
+
+    Attributes:
+      update: number of updates done.
+      evaluation: scores of the last evaluation; None before one.
+    """
+
+    def __init__(self, folder, schedule, num_updates):
+        self.folder, self.schedule, self.num_updates = folder, schedule, num_updates
+        self.update, self.pending, self.wall_before, self.evaluation = 0, {}, 0.0, None
+        self.start = self.last_save = time.monotonic()
+
+    @abc.abstractmethod
+    def load(self, checkpoint):
+        """Takes over the variables and the carry of a `Checkpoint`."""
+
+    @abc.abstractmethod
+    def arrays(self):
+        """Variables and carry as numpy arrays by name, as `load` takes them."""
+
+    @abc.abstractmethod
+    def batches(self, first, size):
+        """The data of the updates `first`, ..., `first + size - 1`, stacked; runs in a thread."""
+
+    @abc.abstractmethod
+    def call(self, first, size, batches):
+        """Makes these updates; returns their metrics, numpy arrays [size] by name."""
+
+    @abc.abstractmethod
+    def evaluate(self):
+        """Scores by name, or None where there is no evaluation."""
+
+    def record(self, row):
+        """Writes a row of metrics."""
+        self.folder.append_metrics(self.update, row)
+
+    def resume(self):
+        """Goes on from the folder's newest readable checkpoint, where there is one."""
+        checkpoint, damaged = self.folder.resume()
+        for path, reason in damaged:
+            _say(f"{path.name} is damaged ({reason}) and was set aside")
+        if checkpoint:
+            self.load(checkpoint)
+            self.update, self.pending = checkpoint.update, pending_metrics(checkpoint)
+            self.wall_before = checkpoint.metadata["wall_time"]
+            _say(f"going on after update {self.update}")
+        self.start = self.last_save = time.monotonic()
+
+    def run(self):
+        """Trains to the end.
+
+        Raises:
+          TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was saved after the call that was running.
+          TrainingDivergedError: NaN or infinity.
+          RunFolderError: the folder cannot be written.
+        """
+        calls = [
+            (first, min(self.schedule.updates_per_call, self.num_updates - first))
+            for first in range(self.update, self.num_updates, self.schedule.updates_per_call)
+        ]
+        with (
+            _Display(self.update, self.num_updates) as display,
+            _stop_signals() as stop,
+            prefetched(self.batches, calls) as batches,
+        ):
+            for (first, size), batch in zip(calls, batches, strict=True):
+                self._account(self.call(first, size, batch), display)
+                if stop.is_set():
+                    self.save()
+                    raise TrainingInterrupted(self.update)
+                if self._save_is_due():
+                    self.save()
+
+    def _account(self, metrics, display):
+        """Counts the updates of a call: watches for NaN, writes the rows that are due."""
+        for values in zip(*metrics.values(), strict=True):
+            self.update += 1
+            for name, value in zip(metrics, values, strict=True):
+                if name in ("loss", "gradient_norm") and not np.isfinite(value):
+                    raise TrainingDivergedError(
+                        f"{name} is {value} at update {self.update}; the last good checkpoint is kept"
+                    )
+                self.pending.setdefault(name, []).append(float(value))
+            row, last = {}, self.update == self.num_updates
+            if self.update % self.schedule.log_every == 0 or last:
+                row = {f"train/{name}": np.mean(values) for name, values in self.pending.items()}
+                display.loss = row["train/loss"]
+                self.pending = {}
+            if last or (self.schedule.eval_every and self.update % self.schedule.eval_every == 0):
+                self.evaluation = self.evaluate()
+                if self.evaluation is not None:
+                    row |= {f"eval/{name}": value for name, value in self.evaluation.items()}
+                    scores = ", ".join(f"{name} {value:.4g}" for name, value in self.evaluation.items())
+                    _say(f"update {self.update}: {scores}")
+            if row:
+                self.record(row)
+        display.show(self.update)
+
+    def _save_is_due(self):
+        return (
+            self.update == self.num_updates
+            or (self.schedule.checkpoint_every and self.update % self.schedule.checkpoint_every == 0)
+            or time.monotonic() - self.last_save >= self.schedule.checkpoint_seconds
+        )
+
+    def save(self):
+        self.folder.save(pack_checkpoint(self.update, self.arrays(), self.pending, self.wall_time()))
+        self.last_save = time.monotonic()
+
+    def wall_time(self):
+        """Seconds of training up to here over all resumes; what a kill threw away is not counted."""
+        return self.wall_before + time.monotonic() - self.start
+
+
+def pack_checkpoint(update, arrays, pending, wall_time):
+    """A run's state after `update` updates as a `Checkpoint`.
+
+    Args:
+      update: number of updates done.
+      arrays: numpy arrays by name, `variables/...` and `carry/...`.
+      pending: metrics of the unfinished row, lists by name.
+      wall_time: seconds.
+
+    Raises:
+      TrainingDivergedError: an array holds NaN.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind in "fV" and np.isnan(array.astype(np.float32)).any():
+            raise TrainingDivergedError(
+                f"{name} holds NaN after update {update}; the last good checkpoint is kept, this one was not saved"
+            )
+    rest = {f"pending/{name}": np.array(values, np.float64) for name, values in pending.items()}
+    return Checkpoint(update, arrays | rest, {"wall_time": wall_time})
+
+
+def pending_metrics(checkpoint):
+    """The metrics of a checkpoint's unfinished row, lists by name."""
+    return {
+        name.removeprefix("pending/"): array.tolist()
+        for name, array in checkpoint.arrays.items()
+        if name.startswith("pending/")
+    }
+
+
+def fitting_arrays(checkpoint, shapes, owner):
+    """The variables and the carry of a `Checkpoint`, after a look at names and shapes.
+
+    Args:
+      checkpoint: a `Checkpoint`.
+      shapes: the shapes that are expected, by name.
+      owner: what they belong to, for the message.
+
+    Raises:
+      RunFolderError: there are others.
+    """
+    stored = {name: array for name, array in checkpoint.arrays.items() if not name.startswith("pending/")}
+    problems = [f"{name} is missing" for name in shapes if name not in stored]
+    problems += [f"{name} is unexpected" for name in stored if name not in shapes]
+    problems += [
+        f"{name} is {list(stored[name].shape)}, expected {list(shape)}"
+        for name, shape in shapes.items()
+        if name in stored and tuple(stored[name].shape) != tuple(shape)
+    ]
+    if problems:
+        raise RunFolderError(
+            f"the checkpoint of update {checkpoint.update} does not fit {owner}:\n  " + "\n  ".join(problems)
+        )
+    return stored
+
+
+@contextlib.contextmanager
+def prefetched(make, calls):
+    """Iterator over `make(*call)`, made in their order by one thread that is at most CALLS_AHEAD calls ahead."""
+    pool = ThreadPoolExecutor(1, "tfmem-data")
+    ahead = collections.deque()
+
+    def iterate():
+        for call in calls:
+            ahead.append(pool.submit(make, *call))
+            if len(ahead) > CALLS_AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+    try:
+        yield iterate()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _stop_signals():
+    """An Event that SIGINT and SIGTERM set; the second one stops at once."""
+    stop = threading.Event()
+
+    def request(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        _say("stopping after this call, with a checkpoint; once more stops at once and without")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Display:
+    """A progress bar on a terminal, else a line now and then: updates done, updates/s, loss, time left."""
+
+    def __init__(self, update, num_updates):
+        self.num_updates = num_updates
+        self.loss = float("nan")
+        self.clock = self.counted_from = None
+        self.last_line = time.monotonic()
+        self.bar = None
+        if Progress and sys.stderr.isatty():
+            columns = (TextColumn("updates"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
+            self.bar = Progress(*columns)  # it takes over stdout and stderr while it is shown
+            self.task = self.bar.add_task("", total=num_updates, completed=update, status="compiling")
+
+    def __enter__(self):
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_):
+        if self.bar:
+            self.bar.stop()
+
+    def show(self, update):
+        now = time.monotonic()
+        if self.clock is None:  # the first call compiles: the rate is counted from its end
+            self.clock, self.counted_from = now, update
+        status = f"loss {self.loss:.4g}"
+        if update > self.counted_from:
+            rate = (update - self.counted_from) / (now - self.clock)
+            left = (self.num_updates - update) / rate
+            status = f"{rate:.3g} updates/s, {status}, {_duration(left)} left"
+        if self.bar:
+            self.bar.update(self.task, completed=update, status=status)
+        elif now - self.last_line >= SECONDS_BETWEEN_LINES or update == self.num_updates:
+            _say(f"update {update} of {self.num_updates}: {status}")
+            self.last_line = now
+
+
+def _say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def _duration(seconds):
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
