@@ -105,7 +105,7 @@ def test_corpus_and_its_cache(tmp_path, monkeypatch):
     damaged = next(cache.iterdir())
     for path in cache.glob("*/valid.npy"):
         path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(CorruptDataError, match="the cache .* is damaged .* Delete it"):
+    with pytest.raises(CorruptDataError, match=r"the cache .* is damaged .* Delete it"):
         load_corpus("wikitext-2", data_dir=tmp_path, cache_dir=cache)
     assert damaged.exists()
 

@@ -1,6 +1,7 @@
 """Data sets as numpy arrays: through tensorflow-datasets, or from already downloaded files in TFMEM_DATA_DIR."""
 
 import gzip
+import importlib
 import io
 import os
 import re
@@ -183,7 +184,7 @@ def babi(version, split, tasks=range(1, 21), data_dir=None):
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise CorruptDataError(
             f"{path} is not a whole archive ({error}). Get it again with\n    {_curl(path, BABI_URL)}"
-        )
+        ) from error
 
 
 def read_babi(tar, version, split, tasks=range(1, 21)):
@@ -217,7 +218,7 @@ def read_babi(tar, version, split, tasks=range(1, 21)):
 def _babi_from_tfds(version, split):
     import tensorflow_datasets as tfds
 
-    import tfmem.tasks.builders.babi  # registers it
+    importlib.import_module("tfmem.tasks.builders.babi")  # registers it
 
     def story(example):
         rows = zip(*(example["lines"][name] for name in ("text", "answer", "supporting")), strict=True)
@@ -328,7 +329,7 @@ def _lines_of_file(path):
 def _lines_from_tfds(corpus, split):
     import tensorflow_datasets as tfds
 
-    import tfmem.tasks.builders.text  # registers ours
+    importlib.import_module("tfmem.tasks.builders.text")  # registers ours
 
     if corpus == "pg19":
         builder = tfds.builder("pg19")

@@ -38,8 +38,8 @@ class Wikitext(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
             homepage="https://arxiv.org/abs/1609.07843",
             license="CC BY-SA 3.0",
-            citation="@article{merity2016, title={Pointer Sentinel Mixture Models}, author={Merity, Stephen and others},"
-            " journal={arXiv:1609.07843}, year={2016}}",
+            citation="@article{merity2016, title={Pointer Sentinel Mixture Models}, author={Merity, Stephen and "
+            "others}, journal={arXiv:1609.07843}, year={2016}}",
             disable_shuffling=True,
         )
 
@@ -67,8 +67,8 @@ class GigawordV5(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("5.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "The folder gigaword_eng_5 of LDC2011T07 (https://catalog.ldc.upenn.edu/LDC2011T07, for a licence fee) as it is "
-        "on its disks: gigaword_eng_5/data/<source>/<source>_<year><month>.gz."
+        "The folder gigaword_eng_5 of LDC2011T07 (https://catalog.ldc.upenn.edu/LDC2011T07, for a licence fee) as it "
+        "is on its disks: gigaword_eng_5/data/<source>/<source>_<year><month>.gz."
     )
 
     def _info(self):
