@@ -55,7 +55,7 @@ class NthFarthest:
         return min(2 / self.num_objects, 1.0)
 
     def __call__(self, seed):
-        """A random batch as a function of `seed`, int32 or int64 [2]."""
+        """A random batch as a function of `seed`, int32 [2]."""
         vector_seed, order_seed, n_seed, m_seed = tf.unstack(tf.random.split(seed, 4, alg="philox"))
         batch, count = self.batch_size, self.num_objects
 

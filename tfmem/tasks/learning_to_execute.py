@@ -1,0 +1,235 @@
+"""Learning to execute (Zaremba & Sutskever 2014; Santoro et al. 2018, §4.2): read a small program, write its value.
+
+Programs and draws are those of Sonnet 1's examples/learn_to_execute.py, in its order: a seeded `random.Random` gives
+its samples. A program of length L and nesting D is made in D rounds; each draws an operation and its operands, which are
+literals of exactly L digits but for the first one, which from the second round on is the program so far:
+
+    add  a+b     subtract  a-b     multiply  a*b     if  aifb<celsed (or >)     for  x=afor[k]x+=b,  k from 1 to 9
+    copy  a  -> a     reverse  a  -> its digits backwards     double  a  -> its digits twice
+
+Values of the first five are taken modulo 10^(L+1) at the end. The paper prints `% 10**length`; its own answers have
+L+1 digits. Text is read and written by character. numpy and the standard library only.
+"""
+
+import collections
+import statistics
+from typing import NamedTuple
+
+import numpy as np
+
+# The public vocabulary, in the order of its indices. Words and the first three are never produced by character.
+VOCABULARY = (
+    *("_unk_", "_null_", "_eos_", "|", " ", "!", "(", ")", "*", "+", "-", ".", "/", *"0123456789", ":", "<", "=", ">"),
+    *("[", "]", "a", "e", "else", "f", "for", "g", "i", "if", "l", "n", "o", "r", "range", "s", "x", "~"),
+)
+START, PADDING = VOCABULARY.index("~"), VOCABULARY.index(".")
+_TABLE = bytes(VOCABULARY.index(chr(c)) if chr(c) in VOCABULARY else 0 for c in range(256))
+
+# Operations of a task, in the order in which the public code lists them; its name for the task behind it.
+TASKS = {
+    "addition": ("add",),  # ADDITION
+    "algebra": ("add", "subtract", "multiply"),  # ALGEBRA
+    "control": ("add", "subtract", "if"),  # ALG_CTRL: the paper's sample of "control" mixes if with +
+    "if_for": ("if", "for"),  # CONTROL
+    "full_program": ("add", "subtract", "multiply", "if", "for"),  # ALL
+    "copy": ("copy",),  # COPY
+    "double": ("double",),  # DOUBLE
+    "reverse": ("reverse",),  # REVERSE
+}
+MEMORY_TASKS = ("copy", "double", "reverse")
+NUM_OPERANDS = {"add": 2, "subtract": 2, "multiply": 2, "if": 4, "for": 2, "copy": 1, "double": 1, "reverse": 1}
+EXTRA_CHARACTERS = {"add": 1, "subtract": 1, "multiply": 1, "if": 7, "for": 11, "copy": 0, "double": 0, "reverse": 0}
+
+
+class Expression(NamedTuple):
+    value: int | str
+    text: str
+
+
+def apply(operation, operands, rng):
+    """An operation on `Expression`s; `rng` draws the comparison of `if` and the rounds of `for`."""
+    a, b, c, d = (*operands, None, None, None)[:4]
+    match operation:
+        case "add":
+            return Expression(a.value + b.value, f"{a.text}+{b.text}")
+        case "subtract":
+            return Expression(a.value - b.value, f"{a.text}-{b.text}")
+        case "multiply":
+            return Expression(a.value * b.value, f"{a.text}*{b.text}")
+        case "if":
+            sign = "<>"[rng.randint(0, 1)]
+            holds = b.value < c.value if sign == "<" else b.value > c.value
+            return Expression(a.value if holds else d.value, f"{a.text}if{b.text}{sign}{c.text}else{d.text}")
+        case "for":
+            rounds = rng.randint(1, 9)
+            return Expression(a.value + rounds * b.value, f"x={a.text}for[{rounds}]x+={b.text}")
+        case "copy":
+            return Expression(a.text, a.text)
+        case "double":
+            return Expression(a.text * 2, a.text)
+        case "reverse":
+            return Expression(a.text[::-1], a.text)
+
+
+class ProgramBatch(NamedTuple):
+    """Time-major tokens, padded at the end: programs [T, B], answers [T', B]; lengths [B] of both. int32."""
+
+    programs: np.ndarray
+    program_lengths: np.ndarray
+    answers: np.ndarray
+    answer_lengths: np.ndarray
+
+
+class LearningToExecute:
+    """Batches of programs and their answers.
+
+    Args:
+      task: one of `TASKS`.
+      max_length: the longest literals, in digits.
+      max_nesting: the deepest nesting; 1 for copy, double and reverse, as in the public code.
+      modulus_digits_beyond_length: results are modulo 10^(length + this); 1 as in the public code, 0 as the paper
+        prints it.
+
+    Raises:
+      ValueError: an argument is not as above.
+    """
+
+    def __init__(self, task, max_length, max_nesting, modulus_digits_beyond_length=1):
+        if task not in TASKS:
+            raise ValueError(f"task: {task!r}, must be one of {', '.join(TASKS)}")
+        if max_length < 1:
+            raise ValueError(f"max_length: {max_length}, must be at least 1")
+        if max_nesting < 1 or (task in MEMORY_TASKS and max_nesting > 1):
+            raise ValueError(f"max_nesting: {max_nesting}, must be at least 1, and 1 for {', '.join(MEMORY_TASKS)}")
+        if modulus_digits_beyond_length not in (0, 1):
+            raise ValueError(f"modulus_digits_beyond_length: {modulus_digits_beyond_length}, must be 0 or 1")
+        self.task = task
+        self.max_length = max_length
+        self.max_nesting = max_nesting
+        self.modulus_digits_beyond_length = modulus_digits_beyond_length
+
+    @property
+    def num_steps(self):
+        """T: characters of the longest program. The public code pads further."""
+        longest = self.max_length
+        for _ in range(self.max_nesting):
+            longest = 2 + max(
+                longest + (NUM_OPERANDS[op] - 1) * self.max_length + EXTRA_CHARACTERS[op] for op in TASKS[self.task]
+            )
+        return longest - 2
+
+    @property
+    def num_steps_out(self):
+        """T': characters of the longest answer. The public code pads further."""
+        if self.task in MEMORY_TASKS:
+            return self.max_length * (2 if self.task == "double" else 1)
+        return self.max_length + self.modulus_digits_beyond_length
+
+    def sample(self, length, nesting, rng):
+        """A program and its answer, both text, drawn with `rng`, a `random.Random`."""
+        operations, made = TASKS[self.task], None
+        low, high = 10 ** (length - 1), 10**length - 1
+        for _ in range(nesting):
+            operation = rng.choice(operations)
+            operands = [] if made is None else [made._replace(text=f"({made.text})")]
+            while len(operands) < NUM_OPERANDS[operation]:
+                literal = rng.randint(low, high)
+                operands.append(Expression(literal, str(literal)))
+            made = apply(operation, operands, rng)
+        if self.task in MEMORY_TASKS:
+            return made.text, made.value
+        return made.text, str(made.value % 10 ** (length + self.modulus_digits_beyond_length))
+
+    def batch(self, batch_size, curriculum, rng):
+        """`batch_size` samples as a `ProgramBatch`; each draws length and nesting, then the program, from `rng`."""
+        samples = [self.sample(*curriculum.draw(rng), rng) for _ in range(batch_size)]
+        programs, answers = zip(*samples, strict=True)
+        return ProgramBatch(*tokens(programs, self.num_steps), *tokens(answers, self.num_steps_out))
+
+
+def tokens(texts, num_steps):
+    """Texts as tokens, int32 [num_steps, B], padded with "."; and their lengths, int32 [B].
+
+    Raises:
+      ValueError: a text is longer than `num_steps`.
+    """
+    lengths = np.array([len(text) for text in texts], np.int32)
+    if lengths.max() > num_steps:
+        raise ValueError(f"texts: {max(texts, key=len)!r} has {lengths.max()} characters, must be at most {num_steps}")
+    padded = "".join(text.ljust(num_steps, ".") for text in texts).encode("latin-1").translate(_TABLE)
+    return np.frombuffer(padded, np.uint8).reshape(len(texts), num_steps).T.astype(np.int32), lengths
+
+
+def text(column, length):
+    """The text of tokens [T], up to `length`."""
+    return "".join(VOCABULARY[token] for token in column[:length])
+
+
+class Curriculum:
+    """Lengths and nestings of samples (Zaremba & Sutskever 2014, §4, as in the public code).
+
+        mix        length uniform from 1 to max_length, nesting uniform from 1 to max_nesting, for each sample
+        combine    the same, up to the level that is reached
+        naive      the level that is reached
+        test       max_length and max_nesting
+
+    Levels go up in length first, then in nesting.
+
+    Args:
+      kind: one of these four names.
+      max_length, max_nesting: the last level.
+      rises: how many levels have been risen already.
+      loss_threshold, min_tries: of `update`.
+    """
+
+    KINDS = ("mix", "combine", "naive", "test")
+
+    def __init__(self, kind, max_length, max_nesting, rises=0, loss_threshold=0.1, min_tries=10):
+        if kind not in self.KINDS:
+            raise ValueError(f"kind: {kind!r}, must be one of {', '.join(self.KINDS)}")
+        self.kind = kind
+        self.max_length = max_length
+        self.max_nesting = max_nesting
+        self.rises = rises
+        self.loss_threshold = loss_threshold
+        self.min_tries = min_tries
+        self._tries = 0
+        self._losses = collections.deque(maxlen=max(min(min_tries, 10), 5))
+
+    @property
+    def level(self):
+        """(length, nesting) that is reached."""
+        length = min(1 + self.rises, self.max_length)
+        return length, min(1 + max(self.rises - (self.max_length - 1), 0), self.max_nesting)
+
+    def draw(self, rng):
+        """(length, nesting) of a sample; `rng` is a `random.Random`."""
+        if self.kind == "test":
+            return self.max_length, self.max_nesting
+        if self.kind == "naive":
+            return self.level
+        length, nesting = self.level if self.kind == "combine" else (self.max_length, self.max_nesting)
+        return rng.randint(1, length), rng.randint(1, nesting)
+
+    def update(self, loss):
+        """Counts a loss and goes up a level where the public code does, which is as long as losses do not grow fast.
+
+        Returns:
+          What the public code returns: whether a level was passed (mix and test pass, and stay).
+        """
+        self._losses.append(loss)
+        self._tries += 1
+        if self._tries < max(self.min_tries, 2):  # one loss has no slope
+            return False
+        losses = list(self._losses)
+        slope = (losses[-1] - losses[0]) / (len(losses) - 1)
+        if not slope / statistics.fmean(losses) < self.loss_threshold:
+            return False
+        self._tries = 0
+        self._losses.clear()
+        if self.kind in ("mix", "test"):
+            return True
+        if self.level == (self.max_length, self.max_nesting):
+            return False
+        self.rises += 1
+        return True
