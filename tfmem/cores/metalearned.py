@@ -78,14 +78,14 @@ def gradient_write(memory, keys, values, rate, output_activation="tanh", scale=1
     z = activations(memory, keys, output_activation)
     num_heads = keys.shape[1]
     # delta^L = 2/H (z^L - v) sigma'(a^L);  delta^{l-1} = (M^l^T delta^l) sigma'(a^{l-1});  tanh' = 1 - z^2
-    delta = 2.0 * scale / num_heads * (z[-1] - values)
+    # beta is put into delta, so that the gradient of a matrix is made, and kept for the outer gradient, once.
+    delta = rate[:, tf.newaxis, tf.newaxis] * (2.0 * scale / num_heads) * (z[-1] - values)
     if output_activation == "tanh":
         delta *= 1.0 - z[-1] ** 2
-    rate = rate[:, tf.newaxis, tf.newaxis]
     written = []
     for layer in reversed(range(len(memory))):
         # dL/dM^l = sum_i delta_i^l (z_i^{l-1})^T
-        written.insert(0, memory[layer] - rate * tf.matmul(delta, z[layer], transpose_a=True))
+        written.insert(0, memory[layer] - tf.matmul(delta, z[layer], transpose_a=True))
         if layer > 0:
             delta = tf.matmul(delta, memory[layer]) * (1.0 - z[layer] ** 2)
     return tuple(written)
@@ -97,8 +97,8 @@ def local_write(memory, keys, targets, rates, output_activation="tanh"):
     num_heads = keys.shape[1]
     written = []
     for layer, (weights, target) in enumerate(zip(memory, targets, strict=True)):
-        change = tf.matmul(z[layer + 1] - target, z[layer], transpose_a=True) / num_heads
-        written.append(weights - rates[:, layer, tf.newaxis, tf.newaxis] * change)
+        error = rates[:, layer, tf.newaxis, tf.newaxis] / num_heads * (z[layer + 1] - target)
+        written.append(weights - tf.matmul(error, z[layer], transpose_a=True))
     return tuple(written)
 
 
