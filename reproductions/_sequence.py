@@ -154,7 +154,6 @@ class SequenceExperiment(training.Experiment):
     def _drawn(self, batch, seed, number):
         if tf.nest.flatten(batch):
             return batch
-        # int32: stateless floats of an int64 seed are others under XLA (TF 2.21).
         return self.task(tf.stack([tf.constant(seed, tf.int32), tf.cast(number, tf.int32)]))
 
     def train_step(self, update, batch, carry):

@@ -1,8 +1,8 @@
 """Learning to execute (Zaremba & Sutskever 2014; Santoro et al. 2018, §4.2): read a small program, write its value.
 
 Programs and draws are those of Sonnet 1's examples/learn_to_execute.py, in its order: a seeded `random.Random` gives
-its samples. A program of length L and nesting D is made in D rounds; each draws an operation and its operands, which are
-literals of exactly L digits but for the first one, which from the second round on is the program so far:
+its samples. A program of length L and nesting D is made in D rounds; each draws an operation and its operands, which
+are literals of exactly L digits but for the first one, which from the second round on is the program so far:
 
     add  a+b     subtract  a-b     multiply  a*b     if  aifb<celsed (or >)     for  x=afor[k]x+=b,  k from 1 to 9
     copy  a  -> a     reverse  a  -> its digits backwards     double  a  -> its digits twice

@@ -55,16 +55,19 @@ class NthFarthest:
         return min(2 / self.num_objects, 1.0)
 
     def __call__(self, seed):
-        """A random batch as a function of `seed`, int32 [2]."""
+        """A random batch as a function of `seed`, int32 or int64 [2]."""
         vector_seed, order_seed, n_seed, m_seed = tf.unstack(tf.random.split(seed, 4, alg="philox"))
         batch, count = self.batch_size, self.num_objects
 
-        def integers(seed):
-            return tf.random.stateless_uniform([batch], seed, 0, count, tf.int32, alg="philox")
+        def integers(seed, shape, high):  # TF 2.21: integers are the same under XLA and without, floats are not
+            return tf.random.stateless_uniform(shape, seed, 0, high, tf.int32, alg="philox")
 
-        vectors = tf.random.stateless_uniform([batch, count, self.num_features], vector_seed, -1.0, 1.0, alg="philox")
-        order = tf.argsort(tf.random.stateless_uniform([batch, count], order_seed, alg="philox"))
-        return self.batch(vectors, order, integers(n_seed), integers(m_seed))
+        def uniform(seed, shape):
+            return tf.cast(integers(seed, shape, 2**24), tf.float32) / 2**23 - 1.0
+
+        vectors = uniform(vector_seed, [batch, count, self.num_features])
+        order = tf.argsort(uniform(order_seed, [batch, count]))
+        return self.batch(vectors, order, integers(n_seed, [batch], count), integers(m_seed, [batch], count))
 
     def batch(self, vectors, order, n, m):
         """The batch of given vectors.
