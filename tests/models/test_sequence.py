@@ -135,10 +135,11 @@ def steps_with_the_signature(signature, inputs, state, name):
 
 
 @pytest.mark.parametrize(
-    ("core", "return_sequences"), [("Sonnet", False), ("Keras", False), ("nested output", True), ("Keras", True)]
+    ("core", "return_sequences", "embedding_size"),
+    [("Sonnet", False, None), ("Keras", False, None), ("nested output", True, 2), ("Keras", True, None)],
 )
-def test_sequence_model_is_saved_and_exported(core, return_sequences, rng, tmp_path):
-    model = SequenceModel(CORES[core](), 3, mlp_sizes=[5], return_sequences=return_sequences)
+def test_sequence_model_is_saved_and_exported(core, return_sequences, embedding_size, rng, tmp_path):
+    model = SequenceModel(CORES[core](), 3, [5], return_sequences, embedding_size)
     inputs = rng.normal(size=[2, 4, 6]).astype(np.float32)
     logits, state = model(inputs, return_state=True)
     assert logits.shape == ([2, 4, 3] if return_sequences else [2, 3])
@@ -157,6 +158,16 @@ def test_sequence_model_is_saved_and_exported(core, return_sequences, rng, tmp_p
     state = signatures["initial_state"](batch_size=tf.constant(2))
     steps = steps_with_the_signature(signatures["step"], inputs.swapaxes(0, 1), state, "inputs")
     np.testing.assert_allclose(steps[-1], logits[:, -1] if return_sequences else logits, atol=1e-5)
+
+
+def test_embedding_is_a_linear_map_before_the_core(rng):
+    model = SequenceModel(CORES["Keras"](), 3, [], return_sequences=True, embedding_size=2)
+    inputs = rng.normal(size=[2, 4, 6]).astype(np.float32)
+    logits = model(inputs)
+    plain = SequenceModel(model.cell, 3, [], return_sequences=True)
+    plain.build([None, None, 2])
+    plain.head.set_weights(model.head.get_weights())
+    np.testing.assert_allclose(plain(inputs @ model.embedding.numpy()), logits, atol=1e-6)
 
 
 def test_outputs_beside_the_first_are_given_to_the_loss(rng):

@@ -63,10 +63,10 @@ class _CoreModel(keras.Model):
         self.cell = as_keras_cell(core) if isinstance(core, snt.RNNCore) else core
         self.head = Head(output_size, mlp_sizes, name="head", dtype=self.dtype_policy)
 
-    def _build(self, step_shape):
+    def _build(self, step_shape, core_shape=None):
         self.step_shape = tuple(step_shape)
         if not self.cell.built:
-            self.cell.build((None, *self.step_shape))
+            self.cell.build((None, *(core_shape or self.step_shape)))
         self.read_shape = tf.TensorShape(tf.nest.flatten(self.cell.output_size)[0])
         self.head.build((None, self.read_shape.num_elements()))
         self.built = True
@@ -126,24 +126,39 @@ class SequenceModel(_CoreModel):
       output_size: number of logits.
       mlp_sizes: widths of the layers between the core and the logits; () for none. Default: the paper's four of 256.
       return_sequences: whether there are logits of every step. Default False.
+      embedding_size: size of what a linear map makes of each step's input before the core; for one-hot inputs an
+        embedding. Its weights start as standard normal numbers. Default None: no such map.
 
     Call arguments: inputs [B, T, ...]; `initial_state`, by default the core's own. Returns logits [B, output_size]
     or [B, T, output_size]; with `return_state=True`, (logits, state).
     """
 
-    def __init__(self, core, output_size, mlp_sizes=MLP_SIZES, return_sequences=False, **kwargs):
+    def __init__(self, core, output_size, mlp_sizes=MLP_SIZES, return_sequences=False, embedding_size=None, **kwargs):
         super().__init__(core, output_size, mlp_sizes, **kwargs)
         self.return_sequences = return_sequences
+        self.embedding_size = embedding_size
 
     def build(self, input_shape):
         self._build(input_shape[2:])
+
+    def _build(self, step_shape):
+        if self.embedding_size is None:
+            super()._build(step_shape)
+        else:
+            shape = (step_shape[-1], self.embedding_size)
+            self.embedding = self.add_weight(shape=shape, initializer=keras.initializers.RandomNormal(stddev=1.0))
+            super()._build(step_shape, (self.embedding_size,))
+
+    def embed(self, inputs):
+        """What the core sees of inputs [..., features]."""
+        return inputs if self.embedding_size is None else linear(inputs, self.embedding)
 
     def run(self, inputs, state=None):
         """Time-major: inputs [T, B, ...] to a `SequenceOutput` with logits [B, K] or [T, B, K]."""
         inputs = tf.cast(inputs, self.compute_dtype)
         if state is None:
             state = self.get_initial_state(inputs.shape[1] or tf.shape(inputs)[1])
-        outputs, state = unroll(self.cell, inputs, state)
+        outputs, state = unroll(self.cell, self.embed(inputs), state)
         read = outputs if self.return_sequences else tf.nest.map_structure(lambda o: o[-1], outputs)
         return SequenceOutput(self.logits(read), outputs, state)
 
@@ -156,7 +171,7 @@ class SequenceModel(_CoreModel):
         """Signatures of `tfmem.export.saved_model`: `step`, `sequence`, `sequence_from_state`, `initial_state`."""
 
         def step(state, inputs):
-            outputs, state = self.cell(inputs, state)
+            outputs, state = self.cell(self.embed(inputs), state)
             return {"logits": self.logits(outputs), "state": state}
 
         def sequence_from_state(state, inputs):
@@ -172,6 +187,7 @@ class SequenceModel(_CoreModel):
             **super().get_config(),
             "output_size": self.head.output_size,
             "return_sequences": self.return_sequences,
+            "embedding_size": self.embedding_size,
         }
 
 
