@@ -17,3 +17,9 @@ def accuracy(logits, targets, mask=None):
     """How often the likeliest class is the right one: (sum, count), as `cross_entropy`."""
     right = tf.argmax(logits, -1, targets.dtype) == targets
     return _counted(tf.cast(right, tf.float32), mask)
+
+
+def solved(logits, targets, mask):
+    """In how many sequences [T, B] every token that counts is right: (sum, count)."""
+    wrong = (tf.argmax(logits, -1, targets.dtype) != targets) & tf.cast(mask, tf.bool)
+    return _counted(tf.cast(~tf.reduce_any(wrong, 0), tf.float32), None)
