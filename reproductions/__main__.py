@@ -1,4 +1,4 @@
-"""The command line: `reproduce list | run | evaluate | import | export | report`, or `python -m reproductions ...`."""
+"""The command line `reproduce`, or `python -m reproductions`; `reproduce --help` names its commands."""
 
 import os
 
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from reproductions import experiment_modules, load_experiment
+from tfmem.aot.bundle import LARGEST, BundleError, read_manifest, write_bundle
 from tfmem.runfolder import RunFolder, RunFolderError
 from tfmem.tasks.datasets import CorruptDataError
 
@@ -71,22 +72,39 @@ def main(argv=None, modules=None):
     report = command("report", report_runs, "one table per paper, and learning curves, from finished runs")
     report.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS", help="default: runs")
     report.add_argument("--out", type=Path, default=Path("runs/report"), help="folder to write (default: runs/report)")
+    compiled = command(
+        "compile", compile_experiment, "write a bundle that `python -m tfmem.aot` trains without TensorFlow"
+    )
+    compiled.add_argument("experiment", metavar="EXPERIMENT")
+    compiled.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    compiled.add_argument("--preset", default="paper", help="paper (default), demo, smoke or another that `list` shows")
+    compiled.usage = "reproduce compile EXPERIMENT [--preset PRESET] [--<hyper-parameter> VALUE ...] OUT"
+    back = command("import-bundle", import_bundle_run, "make a run folder of what `python -m tfmem.aot` trained")
+    back.add_argument("run", type=Path, metavar="BUNDLE_RUN", help="run folder of the bundle's runner")
+    back.add_argument("out", type=Path, metavar="OUT_RUN", help="run folder to write")
 
     try:
-        if argv[:1] == ["run"] and len(argv) > 1 and not argv[1].startswith("-"):
-            # Everything that is not run's own belongs to the experiment's configuration.
+        if argv[:1] in (["run"], ["compile"]) and len(argv) > 1 and not argv[1].startswith("-"):
+            # Everything that is not the command's own belongs to the experiment's configuration.
             helps = [argument for argument in argv if argument in ("-h", "--help")]
-            arguments, overrides = parser.parse_known_args([a for a in argv if a not in helps])
+            given = [a for a in argv if a not in helps]
+            if argv[0] == "compile" and not helps:  # OUT comes last; argparse would take an option's value for it
+                given = [*given[:2], given[-1], *given[2:-1]] if len(given) > 2 else given
+            elif argv[0] == "compile":
+                given.insert(2, "OUT")
+            arguments, overrides = parser.parse_known_args(given)
             arguments.overrides = overrides + helps
-        elif argv[:1] == ["run"] and argv[1:] and argv[1] not in ("-h", "--help"):
-            raise UsageError(f"run: the experiment comes first, before {argv[1]}; see `reproduce run --help`")
+        elif argv[:1] in (["run"], ["compile"]) and argv[1:] and argv[1] not in ("-h", "--help"):
+            raise UsageError(
+                f"{argv[0]}: the experiment comes first, before {argv[1]}; see `reproduce {argv[0]} --help`"
+            )
         else:
             arguments = parser.parse_args(argv)
             arguments.overrides = []
         return arguments.function(arguments, modules, argv) or 0
     except UsageError as error:
         return _fail(error, 2)
-    except (RunFolderError, CorruptDataError, OSError) as error:
+    except (BundleError, RunFolderError, CorruptDataError, OSError) as error:
         return _fail(error, 1)
 
 
@@ -180,7 +198,7 @@ def parse_config(module, preset, overrides, prog):
 
 
 def _open_run(path, modules):
-    """A run's module, experiment and folder, with the variables of its newest readable checkpoint."""
+    """A run's module, and its experiment with the variables of its newest readable checkpoint, which comes third."""
     from tfmem.training import load_checkpoint
 
     folder = RunFolder(path)
@@ -199,7 +217,7 @@ def _open_run(path, modules):
         raise RunFolderError(f"{path} has no checkpoint yet")
     load_checkpoint(experiment, checkpoint)
     print(f"{about['experiment']} after update {checkpoint.update} of {experiment.config.num_updates}")
-    return module, experiment, folder
+    return module, experiment, checkpoint
 
 
 def _as_tuples(value):
@@ -248,6 +266,42 @@ def export_run(arguments, modules, argv):
     _, experiment, _ = _open_run(arguments.run, modules)
     experiment.export(arguments.out)
     print(f"written: {arguments.out}")
+
+
+def compile_experiment(arguments, modules, argv):
+    from tfmem.aot.lowering import make_bundle
+
+    module = _load(arguments.experiment, modules)
+    preset = _preset(module, arguments.experiment, arguments.preset)
+    config = parse_config(module, preset, arguments.overrides, f"reproduce compile {arguments.experiment}")
+    if arguments.out.exists():
+        raise UsageError(f"OUT: {arguments.out} exists already")
+    write_bundle(make_bundle(module.Experiment(config), arguments.preset), arguments.out)
+    size = sum(about["bytes"] for about in read_manifest(arguments.out)["files"].values())
+    print(f"written: {arguments.out}, {size / 2**20:.2f} MiB of at most {LARGEST // 2**20}. To train what is in it:")
+    print(f"  python -m tfmem.aot run {shlex.quote(str(arguments.out))}")
+
+
+def import_bundle_run(arguments, modules, argv):
+    from tfmem.training import run_description
+
+    source, out = RunFolder(arguments.run), RunFolder(arguments.out)
+    about = source.config()
+    if "bundle" not in about:
+        raise RunFolderError(f"{arguments.run} is not a run of `python -m tfmem.aot`; it can be used as it is")
+    if arguments.out.exists():
+        raise UsageError(f"OUT_RUN: {arguments.out} exists already")
+    _, experiment, checkpoint = _open_run(arguments.run, modules)
+    out.claim(run_description(experiment, about["preset"]))
+    try:
+        for row in source.metrics():
+            if row["update"] <= checkpoint.update:
+                out.append_metrics(row.pop("update"), row)
+        out.save(checkpoint)
+    finally:
+        out.release()
+    print(f"written: {arguments.out}. `reproduce evaluate` and `export` take it; to go on, or to finish it:")
+    print(f"  reproduce run {about['experiment']} --preset {about['preset']} --folder {arguments.out}")
 
 
 def report_runs(arguments, modules, argv):

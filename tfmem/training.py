@@ -96,6 +96,15 @@ class Evaluation(NamedTuple):
     step: Callable
     """`(number, batch, carry) -> (carry, scores)`, as `Experiment.train_step`; scores are those of all steps so far."""
 
+    def scores(self, batch):
+        """All steps with the batches `batch(0)`, `batch(1)`, ...; the scores as floats by name."""
+        carry = self.carry
+        for number in range(self.num_steps):
+            carry, scores = self.step(
+                tf.constant(number, tf.int64), tf.nest.map_structure(tf.constant, batch(number)), carry
+            )
+        return {name: float(score) for name, score in scores.items()}
+
 
 class Experiment(abc.ABC):
     """One experiment: a model, its data, its update and its evaluation, made from a configuration.

@@ -14,6 +14,7 @@ from reproductions.multigrid._optimisation import apply_clipped, make_optimizer
 from reproductions.multigrid._routing import figure_1
 from tfmem import plotting, training
 from tfmem.losses.localisation import (
+    Counts,
     localisation_counts,
     localisation_loss,
     localisation_scores,
@@ -23,7 +24,7 @@ from tfmem.losses.localisation import (
 from tfmem.models.multigrid import LocalizationModel
 from tfmem.optimizers import linear_decay
 from tfmem.tasks.mapping import UNKNOWN, MappingStream, MappingTask, recentre
-from tfmem.training import RunConfig, check_range, numbered
+from tfmem.training import Evaluation, RunConfig, check_range, numbered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,7 @@ class Experiment(training.Experiment):
         self.optimizer = make_optimizer(config)
         self.optimizer.build(self.model.trainable_variables)
         self._evaluate_window = tf.function(self._window_logits)
+        self._evaluate_step = tf.function(self._evaluation_step, autograph=False)
 
     def make_model(self):
         config = self.config
@@ -202,6 +204,18 @@ class Experiment(training.Experiment):
     def batch(self, update):
         return self.stream.batch(update)
 
+    def pipeline(self, split="train"):
+        config = self.config
+        arguments = {
+            "task": dataclasses.asdict(self.task),
+            "batch_size": config.batch_size,
+            "length": config.window,
+            "seed": config.seed,
+            "split": split,
+            "hold_out": config.hold_out,
+        }
+        return "tfmem.tasks.mapping:stream", arguments
+
     def environment_steps(self, update):
         """Steps walked before update number `update`: what CODE calls global_t and decays the learning rate by."""
         windows = self.stream.windows_per_episode
@@ -217,9 +231,14 @@ class Experiment(training.Experiment):
         ]
         return tf.add_n(losses), state
 
+    @staticmethod
+    def _begin(batch, state):
+        """The state, or zeros where an episode begins."""
+        return tf.nest.map_structure(lambda s: tf.where(batch["first"], tf.zeros_like(s), s), state)
+
     def train_step(self, update, batch, carry):
         config = self.config
-        state = tf.nest.map_structure(lambda s: tf.where(batch["first"], tf.zeros_like(s), s), carry)
+        state = self._begin(batch, carry)
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
             loss, state = self.loss(batch, state)
@@ -240,21 +259,22 @@ class Experiment(training.Experiment):
             self.task, config.batch_size, config.window, config.seed, split="evaluation", hold_out=config.hold_out
         )
 
-    def _counts(self):
-        """Cells told right and wrong on unseen mazes, by query size."""
-        stream, totals = self._evaluation_stream(), {}
-        for episode in range(self.config.eval_episodes):
-            state = self.initial_carry()
-            for window in stream.episode(episode).windows(self.config.window):
-                batch = tf.nest.map_structure(tf.constant, window)
-                logits, state = self._evaluate_window(batch, state)
-                for q in self.model.query_sizes:
-                    counts = localisation_counts(logits[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
-                    totals[q] = tf.nest.map_structure(tf.add, totals[q], counts) if q in totals else counts
-        return totals
+    def evaluation(self):
+        """Unseen mazes: the carry is the memory and the cells told right and wrong, by query size."""
+        counts = {q: Counts(*[tf.constant(0, tf.int64)] * 3) for q in self.model.query_sizes}
+        steps = self.config.eval_episodes * self.stream.windows_per_episode
+        return Evaluation(steps, (self.initial_carry(), counts), self._evaluate_step)
 
     def evaluate(self):
-        return _scores({q: localisation_scores(counts) for q, counts in self._counts().items()})
+        return self.evaluation().scores(self._evaluation_stream().batch)
+
+    def _evaluation_step(self, number, batch, carry):
+        state, totals = carry
+        logits, state = self._window_logits(batch, self._begin(batch, state))
+        for q in self.model.query_sizes:
+            counts = localisation_counts(logits[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
+            totals = {**totals, q: tf.nest.map_structure(tf.add, totals[q], counts)}
+        return (state, totals), _scores({q: localisation_scores(counts) for q, counts in totals.items()})
 
     def result(self, evaluation):
         """The scores, and beside them those of an untrained network and of the mean map of training episodes."""
@@ -269,7 +289,7 @@ class Experiment(training.Experiment):
         return {
             **evaluation,
             **{f"untrained_{name}": value for name, value in untrained.items() if "f_score" in name},
-            **{f"map_prior_{name}": value for name, value in prior.items() if "f_score" in name},
+            **{f"map_prior_{name}": float(value) for name, value in prior.items() if "f_score" in name},
         }
 
     def _prior_scores(self, size):
@@ -324,7 +344,7 @@ class Experiment(training.Experiment):
 def _scores(by_size):
     """Scores by query size as one dict; 3x3 queries have the bare names."""
     return {
-        name if size == 3 else f"{name}_{size}x{size}": float(getattr(scores, name))
+        name if size == 3 else f"{name}_{size}x{size}": getattr(scores, name)
         for size, scores in by_size.items()
         for name in ("precision", "recall", "f_score")
     }

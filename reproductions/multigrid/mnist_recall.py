@@ -14,9 +14,8 @@ from reproductions.multigrid._optimisation import apply_clipped, make_optimizer
 from tfmem import plotting, training
 from tfmem.models.multigrid import MNISTRecallModel
 from tfmem.optimizers import linear_decay
-from tfmem.tasks.datasets import mnist
-from tfmem.tasks.mnist_recall import RecallStream
-from tfmem.training import RunConfig, check_range, numbered
+from tfmem.tasks.mnist_recall import stream
+from tfmem.training import Evaluation, RunConfig, check_range, numbered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,13 +120,12 @@ class Experiment(training.Experiment):
         self.optimizer.build(self.model.trainable_variables)
         self._streams = {}
         self._logits = tf.function(self._forward)
+        self._evaluate_step = tf.function(self._evaluation_step, autograph=False)
 
     def stream(self, split):
         if split not in self._streams:
-            images, labels = mnist(split)
-            self._streams[split] = RecallStream(
-                images, labels, self.config.batch_size, self.config.steps, self.config.seed
-            )
+            config = self.config
+            self._streams[split] = stream(split, config.batch_size, config.steps, config.seed)
         return self._streams[split]
 
     def variables(self):
@@ -135,6 +133,11 @@ class Experiment(training.Experiment):
 
     def batch(self, update):
         return self.stream("train").batch(update)
+
+    def pipeline(self, split="train"):
+        config = self.config
+        arguments = {"batch_size": config.batch_size, "steps": config.steps, "seed": config.seed}
+        return "tfmem.tasks.mnist_recall:stream", {"split": "test" if split == "evaluation" else split, **arguments}
 
     def _forward(self, batch):
         state = self.model.get_initial_state(self.config.batch_size)
@@ -155,16 +158,24 @@ class Experiment(training.Experiment):
         accuracy = tf.reduce_mean(tf.cast(right, tf.float32))
         return carry, {"loss": loss, "accuracy": accuracy, "gradient_norm": norm, "learning_rate": rate}
 
+    def evaluation(self):
+        """Unseen digits: the carry is how many answers were right."""
+        return Evaluation(self.config.eval_batches, tf.constant(0, tf.int64), self._evaluate_step)
+
+    def _evaluation_step(self, number, batch, right):
+        told = tf.argmax(self._forward(batch), -1, tf.int32)
+        right += tf.reduce_sum(tf.cast(tf.equal(told, batch["label"]), tf.int64))
+        return right, {"accuracy": right / ((number + 1) * self.config.batch_size)}
+
+    def evaluate(self):
+        return self.evaluation().scores(self.stream("test").batch)
+
     def _answers(self, count):
         """Batches of the test set with the digits that the model tells."""
         stream = self.stream("test")
         for number in range(count):
             batch = stream.batch(number)
             yield batch, tf.argmax(self._logits(tf.nest.map_structure(tf.constant, batch)), -1).numpy()
-
-    def evaluate(self):
-        right = [told == batch["label"] for batch, told in self._answers(self.config.eval_batches)]
-        return {"accuracy": float(np.mean(right))}
 
     def result(self, evaluation):
         """The accuracy, and beside it that of always telling the most frequent digit of the test episodes."""

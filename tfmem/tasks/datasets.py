@@ -107,8 +107,14 @@ def _again(path):
 
 
 def _mnist_from_tfds(split):
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError as error:  # where bundles run
+        raise MissingDataError(
+            f"{DATA_DIR} is not set and tensorflow-datasets is not installed ({error}). Put the four files of "
+            f"{_MNIST_URL} into DIR/mnist and set {DATA_DIR}=DIR."
+        ) from error
 
     builder = tfds.builder("mnist")
     try:

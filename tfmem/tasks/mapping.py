@@ -476,3 +476,8 @@ class MappingStream:
             if (zlib.crc32(drawn.tobytes()) % self.hold_out == 0) == (self.split == "evaluation"):
                 return drawn
         raise ValueError(f"hold_out={self.hold_out} leaves no mazes of {self.task} for split {self.split!r}")
+
+
+def stream(task, **arguments):
+    """A `MappingStream` from what JSON can hold: the fields of its `MappingTask`, and its other arguments."""
+    return MappingStream(MappingTask(**task), **arguments)

@@ -9,6 +9,8 @@ import threading
 
 import numpy as np
 
+from tfmem.tasks.datasets import mnist
+
 
 class RecallStream:
     """An endless stream of episodes, each a pure function of (seed, update): `batch(update)`.
@@ -96,3 +98,8 @@ class RecallStream:
             while self._number < number:
                 self._number, self._permutation = self._number + 1, self._rng.permutation(len(self.images))
             return self._permutation
+
+
+def stream(split, batch_size, steps, seed):
+    """A `RecallStream` over a split of MNIST, "train" or "test"; see `tfmem.tasks.datasets.mnist` for its errors."""
+    return RecallStream(*mnist(split), batch_size, steps, seed)

@@ -1,0 +1,298 @@
+"""The folder of a bundle, read and written with numpy alone.
+
+    manifest.json        programs, names of their arguments and results, data, configuration, versions, checksums
+    update.mlir.gz       StableHLO of `updates_per_call` updates
+    evaluation.mlir.gz   StableHLO of a step of the evaluation, where the experiment has one
+    initial.npz          variables, optimiser slots and carry before the first update
+
+The manifest is written last and holds the SHA-256 of every file. Arguments and results have names: `number` (of the
+update or evaluation step), `batch/<path>`, `carry/<index>`, `variables/<name>`, `constants/<index>`, `metrics/<name>`.
+A result is the next call's argument of the same name. Initial arrays that are one value throughout are in the manifest
+(`constants`); large ones are there as a recipe to draw them from where the file would be too large (`draws`).
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import importlib
+import io
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tfmem.runfolder import RunFolderError, write_atomically, write_json
+
+FORMAT = 1
+LARGEST = 60 * 2**20
+MANIFEST = "manifest.json"
+INITIAL = "initial.npz"
+
+
+class BundleError(Exception):
+    """A bundle cannot be made, read or run; the message says why."""
+
+
+class Leaf(NamedTuple):
+    """One argument or result of a program; `path` is its place in a batch."""
+
+    name: str
+    shape: tuple
+    dtype: str
+    path: tuple = ()
+
+
+@dataclasses.dataclass
+class Program:
+    """A StableHLO module with the names of what goes in and comes out."""
+
+    text: str
+    arguments: list[Leaf]
+    results: list[Leaf]
+
+
+@dataclasses.dataclass
+class Bundle:
+    """All of a bundle.
+
+    Attributes:
+      experiment, preset, config: as in a run's config.json.
+      updates_per_call: of the program `update`.
+      programs: `{"update": Program}`, and "evaluation" where there is one.
+      evaluation_steps: calls of the latter.
+      initial: arrays by name.
+      evaluation_carry: arrays that the evaluation starts with.
+      pipelines: `{"train": (factory, arguments), "evaluation": ...}` of `Experiment.pipeline`; None: no data.
+      versions: of the packages that it was made with.
+      digest: SHA-256 of the manifest; "" before it is written.
+    """
+
+    experiment: str
+    preset: str | None
+    config: dict
+    updates_per_call: int
+    programs: dict[str, Program]
+    evaluation_steps: int
+    initial: dict[str, np.ndarray]
+    evaluation_carry: list[np.ndarray]
+    pipelines: dict
+    versions: dict
+    digest: str = ""
+
+
+def write_bundle(bundle, path, largest=LARGEST):
+    """Writes a bundle into a folder that does not exist or is empty.
+
+    Args:
+      bundle: a `Bundle`.
+      path: the folder.
+      largest: bytes that the folder may have; to stay below, large random arrays become recipes.
+
+    Raises:
+      BundleError: the folder has files, or the bundle would be larger than `largest`.
+      RunFolderError: the disk refused.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise BundleError(f"{path} exists and is not an empty folder; it is left as it is")
+    files = {f"{name}.mlir.gz": gzip.compress(p.text.encode(), 9, mtime=0) for name, p in bundle.programs.items()}
+    room = largest - sum(map(len, files.values())) - 2**20  # a MiB for the manifest and the file's own tables
+    constants, draws, arrays = {}, {}, {}
+    everything = bundle.initial | {f"evaluation/{i}": array for i, array in enumerate(bundle.evaluation_carry)}
+    for name, array in sorted(everything.items(), key=lambda item: item[1].nbytes):
+        if array.size > 1 and (array == array.flat[0]).all():
+            constants[name] = [array.flat[0].item(), list(array.shape), array.dtype.name]
+        elif array.nbytes <= room:
+            arrays[name], room = array, room - array.nbytes
+        else:
+            draws[name] = _recipe(name, array, largest)
+    file = io.BytesIO()
+    np.savez(file, **{name: array.view(_storage(array.dtype)) for name, array in arrays.items()})
+    files[INITIAL] = file.getvalue()
+    manifest = {
+        "format": FORMAT,
+        **{name: getattr(bundle, name) for name in _PLAIN},
+        "programs": {
+            name: {"arguments": p.arguments, "results": p.results, "file": f"{name}.mlir.gz"}
+            for name, p in bundle.programs.items()
+        },
+        "initial": {
+            "order": list(everything),
+            "dtypes": {name: array.dtype.name for name, array in arrays.items()},
+            "constants": constants,
+            "draws": draws,
+        },
+        "files": {name: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for name, c in files.items()},
+    }
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {path}: {error.strerror}") from error
+    for name, content in files.items():
+        write_atomically(path / name, lambda file, content=content: file.write(content))
+    write_json(path / MANIFEST, manifest)
+
+
+_PLAIN = ("experiment", "preset", "config", "updates_per_call", "evaluation_steps", "pipelines", "versions")
+
+
+def read_manifest(path):
+    """The manifest of a bundle: of this version, and with all files as long and with the checksums it says.
+
+    Raises:
+      BundleError: it is not there, damaged, or of another version.
+    """
+    path = Path(path)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path / MANIFEST} is damaged: {error}. Make the bundle again") from error
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version != FORMAT:
+        raise BundleError(
+            f"{path} is of bundle format {version}, this tfmem reads format {FORMAT}: make the bundle again with "
+            "`reproduce compile`, or use the tfmem that made it"
+        )
+    for name, about in manifest["files"].items():
+        try:
+            content = (path / name).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path / name} cannot be read ({error.strerror}). Copy the bundle again") from error
+        if len(content) != about["bytes"]:
+            raise BundleError(
+                f"{path / name} is damaged: {len(content)} bytes, should be {about['bytes']}. Copy the bundle again"
+            )
+        if hashlib.sha256(content).hexdigest() != about["sha256"]:
+            raise BundleError(f"{path / name} is damaged: its SHA-256 is another one. Copy the bundle again")
+    return manifest
+
+
+def read_bundle(path):
+    """The `Bundle` in a folder.
+
+    Raises:
+      BundleError: as `read_manifest`.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    try:
+        programs = {
+            name: Program(
+                gzip.decompress((path / p["file"]).read_bytes()).decode(),
+                [_leaf(leaf) for leaf in p["arguments"]],
+                [_leaf(leaf) for leaf in p["results"]],
+            )
+            for name, p in manifest["programs"].items()
+        }
+        initial = _initial_arrays(path, manifest)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path} is damaged: {type(error).__name__}: {error}. Make the bundle again") from error
+    carry = [array for name, array in initial.items() if name.startswith("evaluation/")]
+    initial = {name: array for name, array in initial.items() if not name.startswith("evaluation/")}
+    digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+    plain = {name: manifest[name] for name in _PLAIN}
+    return Bundle(**plain, programs=programs, initial=initial, evaluation_carry=carry, digest=digest)
+
+
+def _leaf(values):
+    name, shape, dtype, path = values
+    return Leaf(name, tuple(shape), dtype, tuple(path))
+
+
+def _initial_arrays(path, manifest):
+    about, arrays = manifest["initial"], {}
+    with np.load(path / INITIAL, allow_pickle=False) as stored:
+        for name, dtype in about["dtypes"].items():
+            arrays[name] = stored[name].view(as_dtype(dtype))
+    for name, (value, shape, dtype) in about["constants"].items():
+        arrays[name] = np.full(shape, value, as_dtype(dtype))
+    for name, draw in about["draws"].items():
+        arrays[name] = drawn(**draw)
+    return {name: arrays[name] for name in about["order"]}
+
+
+def as_dtype(name):
+    """The numpy type of a name; bfloat16 and its kin come from ml_dtypes, which jax and TensorFlow bring."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))
+
+
+def _storage(dtype):
+    return f"u{dtype.itemsize}" if dtype.kind == "V" else dtype
+
+
+def open_pipeline(pipeline):
+    """The data source that `Experiment.pipeline` describes.
+
+    Raises:
+      BundleError: there is no such function.
+    """
+    factory, arguments = pipeline
+    module, _, name = factory.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise BundleError(f"the data come from {factory}, which this installation does not have: {error}") from error
+    return function(**arguments)
+
+
+# ---- initial arrays as recipes ---------------------------------------------------------------------------------------
+
+_TRUNCATED_STD = 0.87962566103423978  # of a standard normal distribution cut off at two
+_FITS = 2.0  # Kolmogorov's statistic, sqrt(n) max |F - F_n|: of the right distribution above 2 once in 1,500 times
+
+
+def drawn(distribution, mean, scale, shape, dtype, seed):
+    """`mean` plus `scale` times random numbers: "uniform" in [-1, 1), "normal", "truncated_normal" (cut off at 2)."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    size = int(np.prod(shape))
+    if distribution == "uniform":
+        values = rng.random(size, np.float32) * 2 - 1
+    else:
+        values = rng.standard_normal(size, np.float32)
+        while distribution == "truncated_normal" and (outside := np.abs(values) > 2).any():
+            values[outside] = rng.standard_normal(int(outside.sum()), np.float32)
+    return (mean + scale * values).astype(as_dtype(dtype)).reshape(shape)
+
+
+def _recipe(name, array, largest):
+    """`drawn`'s arguments for an array like this one, whose elements must look independent and equally distributed."""
+    values = array.astype(np.float64).ravel()
+    mean, std = values.mean(), values.std()
+    scales = {"uniform": std * 3**0.5, "normal": std, "truncated_normal": std / _TRUNCATED_STD}
+    for distribution, scale in scales.items():
+        recipe = {
+            "distribution": distribution,
+            "mean": float(mean),
+            "scale": float(scale),
+            "shape": list(array.shape),
+            "dtype": array.dtype.name,
+            "seed": zlib.crc32(name.encode()),
+        }
+        if array.dtype.kind == "f" and _alike(array, drawn(**recipe)):
+            return recipe
+    raise BundleError(
+        f"the bundle would be larger than {largest / 2**20:.0f} MiB, and {name} ({array.nbytes / 2**20:.1f} MiB) is "
+        "neither constant nor a plain random draw that the runner could make itself"
+    )
+
+
+def _alike(array, other):
+    """Whether two arrays have one distribution, and equally correlated rows (those of an orthogonal matrix are not)."""
+    a, b = np.sort(array, axis=None), np.sort(other, axis=None)
+    places = np.searchsorted(a, b, side="right") / a.size
+    distance = np.abs(places - np.arange(1, b.size + 1) / b.size).max()
+    if distance * (a.size / 2) ** 0.5 > _FITS:
+        return False
+    rows = [x.reshape(-1, x.shape[-1])[:256].astype(np.float64) for x in (array, other)]
+    spread = [np.linalg.svd(x - x.mean(), compute_uv=False).std() for x in rows]
+    return array.ndim < 2 or abs(spread[0] - spread[1]) <= 0.2 * spread[1]

@@ -1,0 +1,192 @@
+"""Experiments to bundles: StableHLO of the update and of the evaluation, with names for all that goes in and out.
+
+XLA's function has the arguments, then the captured variables, as parameters; its results are the function's, then the
+variables that changed. Which those are is told by the module's attribute `mhlo.input_output_alias`.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+import tensorflow as tf
+import tree
+
+from tfmem.aot.bundle import Bundle, BundleError, Leaf, Program, open_pipeline
+from tfmem.runfolder import as_json, describe_machine
+from tfmem.training import checkpoint_arrays, compiled_updates, stacked_batches
+
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_LOCATION = re.compile(rf"\s+loc\((?:[^()\"]|{_STRING}|\((?:[^()\"]|{_STRING})*\))*\)")
+_LOCATION_LINE = re.compile(r"^#loc\d* = .*\n", re.MULTILINE)
+_ALIAS = re.compile(r"parameter_number = (\d+) : i64\}, output_index = array<i64: (\d+)>")
+_MAIN = re.compile(r"func\.func (?:public )?@main\((.*?)\) -> (.*) \{\n")
+_TYPE = re.compile(r"tensor<((?:\d+x)*)(\w+)>")
+_DTYPES = {"i1": "bool", "ui8": "uint8", "bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64"}
+_DTYPES |= {f"i{n}": f"int{n}" for n in (8, 16, 32, 64)} | {f"ui{n}": f"uint{n}" for n in (16, 32, 64)}
+_DYNAMIC = re.compile(r"tensor<[^>]*\?|#stablehlo\.bounds|stablehlo\.(?:real_)?dynamic_(?!slice|update_slice)\w+")
+_CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @([\w$.]+)")
+PORTABLE_CALLS = {"TopK"}  # XLA decomposes or specialises it on every platform
+
+
+def lower(function, *specs):
+    """A function compiled by XLA, up to StableHLO.
+
+    Args:
+      function: a function of tensors, or a `tf.function`.
+      *specs: its arguments, nests of `tf.TensorSpec` of known shapes.
+
+    Returns:
+      `(text, concrete)`: StableHLO without source locations, and the traced function; its arguments are the flat specs.
+
+    Raises:
+      BundleError: XLA cannot lower it, or not to what every platform can run.
+    """
+
+    def flat_function(*flat):
+        return function(*tf.nest.pack_sequence_as(specs, flat))
+
+    flat = tf.nest.flatten(specs)
+    compiled = tf.function(flat_function, jit_compile=True, autograph=False)
+    concrete = compiled.get_concrete_function(*flat)
+    try:
+        text = compiled.experimental_get_compiler_ir(*flat)(stage="stablehlo")
+    except (ValueError, tf.errors.OpError) as error:
+        raise BundleError(f"XLA cannot compile the step: {error}") from error
+    text = _LOCATION.sub("", _LOCATION_LINE.sub("", text))
+    problems = obstacles(text)
+    if problems:
+        raise BundleError(f"the step is compiled to what not every platform runs: {', '.join(problems)}")
+    return text, concrete
+
+
+def obstacles(text):
+    """What in a StableHLO module keeps it from other platforms: dynamic shapes, calls of one platform's library."""
+    found = set(_DYNAMIC.findall(text))
+    return sorted(found | {f"custom call {name}" for name in set(_CUSTOM_CALL.findall(text)) - PORTABLE_CALLS})
+
+
+def lower_program(function, specs, variables, constants):
+    """A function with its variables as a `Program`.
+
+    Args:
+      function: `(number, batch, carry) -> (carry, metrics)`.
+      specs: of its arguments.
+      variables: TensorFlow or Keras variables by name.
+      constants: a list; the tensors that the function captured are added to it.
+
+    Raises:
+      BundleError: as `lower`; or it uses a variable without a name.
+    """
+    text, concrete = lower(function, *specs)
+    number, batch, carry = specs
+    arguments = [_named("number", number)]
+    arguments += [_named("/".join(map(str, ("batch", *p))), s, p) for p, s in tree.flatten_with_path(batch)]
+    arguments += [_named(f"carry/{i}", s) for i, s in enumerate(tf.nest.flatten(carry))]
+    names = {id(getattr(v, "value", v).handle if hasattr(v, "path") else v.handle): n for n, v in variables.items()}
+    for captured in concrete.captured_inputs:
+        if captured.dtype != tf.resource:
+            arguments.append(_named(f"constants/{len(constants)}", captured))
+            constants.append(captured.numpy())
+        elif id(captured) in names:
+            name = names[id(captured)]
+            arguments.append(_named(f"variables/{name}", variables[name]))
+        else:
+            used = [v.name for v in concrete.variables if v.handle is captured]
+            raise BundleError(f"the step uses the variable {used[0] if used else captured}, which has no name")
+    next_carry, metrics = concrete.structured_outputs
+    outputs = [_named(f"carry/{i}", t) for i, t in enumerate(tf.nest.flatten(next_carry))]
+    outputs += [_named(f"metrics/{name}", metrics[name]) for name in sorted(metrics)]
+    aliases = {int(result): int(parameter) for parameter, result in _ALIAS.findall(text)}
+    parameter_types, result_types = _signature(text)
+    for index in range(len(outputs), len(result_types)):
+        if index not in aliases:
+            raise BundleError(f"XLA's function has a result {index} of unknown meaning")
+        outputs.append(arguments[aliases[index]])
+    for what, leaves, types in (("parameters", arguments, parameter_types), ("results", outputs, result_types)):
+        if [(leaf.shape, leaf.dtype) for leaf in leaves] != types:
+            raise BundleError(f"XLA's function has {len(types)} {what} that are not the step's {len(leaves)}")
+    return Program(text, arguments, outputs)
+
+
+def _named(name, tensor, path=()):
+    dtype = tf.as_dtype(tensor.dtype)
+    return Leaf(name, tuple(int(n) for n in tensor.shape), dtype.name, tuple(path))
+
+
+def _signature(text):
+    """Shapes and types of the parameters and results of a module's main function."""
+    found = _MAIN.search(text)
+    return [
+        [(tuple(int(n) for n in shape.split("x")[:-1]), _DTYPES[dtype]) for shape, dtype in _TYPE.findall(types)]
+        for types in found.groups()
+    ]
+
+
+def _specs(nest):
+    return tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), nest)
+
+
+def make_bundle(experiment, preset=None):
+    """Compiles an experiment's update and evaluation.
+
+    Args:
+      experiment: a `tfmem.training.Experiment`; its `pipeline` and `evaluation` say what comes along.
+      preset: name of the preset, for the record.
+
+    Returns:
+      A `Bundle`; `tfmem.aot.bundle.write_bundle` writes it.
+
+    Raises:
+      BundleError: the configuration does not allow it, its data need TensorFlow, or XLA cannot compile it.
+    """
+    config = experiment.config
+    if config.num_updates % config.updates_per_call:
+        raise BundleError(
+            f"num_updates: {config.num_updates}, must be a multiple of updates_per_call ({config.updates_per_call}) "
+            "in a bundle"
+        )
+    number, constants, programs = tf.TensorSpec([], tf.int64), [], {}
+    variables, carry = experiment.variables(), experiment.initial_carry()
+    initial = checkpoint_arrays(experiment, carry)
+    pipelines = {"train": experiment.pipeline("train")}
+    _check_pipeline(pipelines["train"], experiment.batch(0))
+
+    updates = compiled_updates(experiment, config.updates_per_call)
+    batches = stacked_batches(experiment, 0, config.updates_per_call)
+    specs = (number, _specs(batches), _specs(carry))
+    programs["update"] = lower_program(updates, specs, variables, constants)
+
+    evaluation, steps, evaluation_carry = experiment.evaluation(), 0, []
+    if evaluation is not None:
+        pipelines["evaluation"] = experiment.pipeline("evaluation")
+        batch = open_pipeline(pipelines["evaluation"]).batch(0) if pipelines["evaluation"] else {}
+        specs = (number, _specs(batch), _specs(evaluation.carry))
+        program = lower_program(evaluation.step, specs, variables, constants)
+        if any(leaf.name.startswith("variables/") for leaf in program.results):
+            raise BundleError("evaluation: its step changes a variable, must change its carry only")
+        programs["evaluation"], steps = program, evaluation.num_steps
+        evaluation_carry = [np.asarray(t) for t in tf.nest.flatten(evaluation.carry)]
+    return Bundle(
+        experiment=experiment.name,
+        preset=preset,
+        config=as_json(dataclasses.asdict(config)),
+        updates_per_call=config.updates_per_call,
+        programs=programs,
+        evaluation_steps=steps,
+        initial=initial | {f"constants/{i}": array for i, array in enumerate(constants)},
+        evaluation_carry=evaluation_carry,
+        pipelines=as_json(pipelines),
+        versions=describe_machine()["versions"],
+    )
+
+
+def _check_pipeline(pipeline, expected):
+    if pipeline is None:
+        if tf.nest.flatten(expected):
+            raise BundleError("pipeline: None, must describe the data, as `batch` is not {}")
+        return
+    batch = open_pipeline(as_json(pipeline)).batch(0)
+    tf.nest.assert_same_structure(batch, expected)
+    for a, b in zip(tf.nest.flatten(batch), tf.nest.flatten(expected), strict=True):
+        if not np.array_equal(a, b) or np.asarray(a).dtype != np.asarray(b).dtype:
+            raise BundleError(f"pipeline: {pipeline[0]} gives other data than `batch`")
