@@ -23,3 +23,17 @@ def solved(logits, targets, mask):
     """In how many sequences [T, B] every token that counts is right: (sum, count)."""
     wrong = (tf.argmax(logits, -1, targets.dtype) != targets) & tf.cast(mask, tf.bool)
     return _counted(tf.cast(~tf.reduce_any(wrong, 0), tf.float32), None)
+
+
+def binary_cross_entropy(logits, targets, mask):
+    """Sigmoid cross entropy (nats) of logits [..., K] for bits [..., K], where mask [...] says: (sum, bits)."""
+    return _counted(tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits), _of_bits(mask, targets))
+
+
+def bit_accuracy(logits, targets, mask):
+    """How often the likelier bit is the right one: (sum, bits), as `binary_cross_entropy`."""
+    return _counted(tf.cast((logits > 0) == (targets > 0.5), tf.float32), _of_bits(mask, targets))
+
+
+def _of_bits(mask, targets):
+    return tf.cast(mask, targets.dtype)[..., tf.newaxis] * tf.ones_like(targets)

@@ -1,0 +1,1 @@
+"""Metalearned Neural Memory (Munkhdalai et al. 2019)."""
