@@ -107,6 +107,7 @@ TINY = dict(
     embedding_size=4,
     word_size=4,
     memory_size=4,
+    memory_layers=2,
     batch_size=2,
     learning_rate=1e-3,
     num_updates=8,

@@ -34,7 +34,7 @@ PRESETS = {
     "paper": PAPER_CONFIG,
     "demo": DEMO_CONFIG,
     "demo_lstm": dataclasses.replace(DEMO_CONFIG, model="lstm"),
-    "smoke": Config(length=2, **TINY),
+    "smoke": Config(length=2, model="lstm_salu", **TINY),
 }
 PAPER = {"error": (None, "§4.1, Fig. 4: MNM solves it quickly; curves alone")}
 DATASETS = ()

@@ -40,7 +40,7 @@ PRESETS = {
     "demo": DEMO_CONFIG,
     "demo_lstm": dataclasses.replace(DEMO_CONFIG, model="lstm"),
     "demo_lstm_salu": dataclasses.replace(DEMO_CONFIG, model="lstm_salu"),
-    "smoke": Config(num_inputs=3, num_outputs=2, num_bits=2, **TINY),
+    "smoke": Config(num_inputs=3, num_outputs=2, num_bits=2, model="mnm_g", **TINY),
 }
 PAPER = {"error": (None, "§4.1, Fig. 4: LSTM+SALU is best; curves alone")}
 DATASETS = ()
