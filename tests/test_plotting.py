@@ -225,6 +225,17 @@ def test_loss_figure(golden, log):
     np.testing.assert_array_equal(smoothed.get_ydata(), plotting.smooth(curve["loss_alt"]))
 
 
+def test_cost_figure():
+    x = np.array([10, 100, 1000])
+    panels = {"seconds": {"MNM": (x, 2 * x), "SALU": (x, x**2)}, "GB": {"MNM": (x, x), "SALU": (x, x)}}
+    figure = plotting.cost_figure(panels, "length", "costs")
+    assert_tidy(figure)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["seconds", "GB"]
+    seconds = figure.axes[0]
+    assert (seconds.get_xscale(), seconds.get_yscale()) == ("log", "log")
+    np.testing.assert_array_equal(seconds.lines[1].get_data(), [x, x**2])
+
+
 # ---- routing --------------------------------------------------------------------------------------------------------
 
 

@@ -309,6 +309,45 @@ def loss_figure(steps, loss, x_label="environment steps", y_label="loss", title=
     return figure
 
 
+def similarity_figure(rows, words, title=""):
+    """Figure 5 of Munkhdalai et al. 2019: how similar what is read or written at one word is to what was at another.
+
+    Args:
+        rows: list of (name, matrix [n, T], words of its n rows); column t is compared with.
+        words: the T words of the columns.
+
+    Returns:
+        Figure: one picture below the other; bright is similar.
+    """
+    side = 0.17
+    heights = [side * len(matrix) + 0.9 for _, matrix, _ in rows]
+    figure = _figure(side * len(words) + 2.2, sum(heights) + 0.6, title)
+    for axes, (name, matrix, labels) in zip(
+        np.atleast_1d(figure.subplots(len(rows), 1, height_ratios=heights)), rows, strict=True
+    ):
+        axes.imshow(matrix, cmap="magma", aspect="equal")
+        _bare(axes, name)
+        axes.set_xticks(range(len(words)), words, rotation=90, fontsize=_SMALL - 2, color=_INK)
+        axes.set_yticks(range(len(labels)), labels, fontsize=_SMALL - 2, color=_INK)
+        axes.tick_params(length=0)
+    return figure
+
+
+def cost_figure(panels, x_label, title=""):
+    """How costs grow, on logarithmic axes, side by side.
+
+    Args:
+        panels: {name of the cost: {name of the model: (x, y)}}.
+    """
+    figure = _figure(3.6 * len(panels), 3.4, title)
+    for axes, (cost, models) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        _graph(axes, x_label, cost)
+        for colour, (name, (x, y)) in zip(_SERIES, models.items(), strict=False):
+            axes.loglog(x, y, "o-", color=colour, linewidth=1.6, markersize=3.5, label=name)
+    axes.legend(fontsize=_SMALL, frameon=False, labelcolor=_INK)
+    return figure
+
+
 # ---- routing --------------------------------------------------------------------------------------------------------
 
 
