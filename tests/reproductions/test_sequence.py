@@ -1,0 +1,147 @@
+"""The base of the sequence experiments: seeds, averages, carry, optimisers; what Relational-RNN experiments set."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from reproductions import load_experiment
+from reproductions._sequence import SequenceConfig, SequenceExperiment, make_optimizer
+from tfmem.optimizers import TF1RMSprop
+
+CONFIG = SequenceConfig(batch_size=2, learning_rate=0.5, optimizer="sgd", num_updates=4, eval_batches=3)
+
+
+class Line(keras.Model):
+    def build(self, input_shape=None):
+        self.slope = self.add_weight(shape=(), initializer="ones", name="slope")
+        self.built = True
+
+
+class Fit(SequenceExperiment):
+    """y = slope x: the loss is the mean of slope x, so that its gradient is the mean of x."""
+
+    name = "toy/fit"
+
+    def make_model(self):
+        model = Line()
+        model.build()
+        return model
+
+    def initial_carry(self):
+        return tf.zeros([])
+
+    def task(self, seed):
+        return {"x": tf.cast(tf.random.stateless_uniform([2], seed, 1, 100, tf.int32, alg="philox"), tf.float32)}
+
+    def forward(self, batch, carry, training):
+        return self.model.slope * batch["x"], carry + 1
+
+    def scores(self, batch, outputs):
+        return {"loss": tf.reduce_mean(outputs), "mean": (tf.reduce_sum(batch["x"] ** 2), tf.reduce_sum(batch["x"]))}
+
+    def learning_rate(self, update):
+        return self.config.learning_rate / tf.cast(update + 1, tf.float32)
+
+
+class FitGiven(Fit):
+    def batch(self, update):
+        return {"x": self.generator(update).normal(size=2).astype(np.float32)}
+
+    def evaluation_batch(self, number):
+        return {"x": self.generator(number, evaluation=True).normal(size=2).astype(np.float32)}
+
+
+@pytest.mark.parametrize("kind", [Fit, FitGiven])
+def test_data_are_functions_of_seed_and_number(kind):
+    experiments = {seed: kind(dataclasses.replace(CONFIG, seed=seed)) for seed in (0, 1)}
+
+    def training(seed, update):
+        _, metrics = experiments[seed].train_step(tf.constant(update, tf.int64), experiments[seed].batch(update), 0.0)
+        return float(metrics["mean"])
+
+    assert training(0, 3) == training(0, 3)
+    assert len({training(seed, update) for seed in (0, 1) for update in range(4)}) == 8
+    for experiment in experiments.values():
+        experiment.model.slope.assign(1.0)
+    assert experiments[0].evaluate() == experiments[1].evaluate()  # every run meets the same evaluation
+
+
+def test_an_update_and_an_evaluation():
+    experiment = Fit(dataclasses.replace(CONFIG, gradient_norm_clip=2.0))
+    x = [experiment.task(tf.constant([0, 1]))["x"].numpy()]
+    carry, metrics = experiment.train_step(tf.constant(1, tf.int64), {}, tf.constant(5.0))
+    assert carry == 6
+    assert float(metrics["gradient_norm"]) == pytest.approx(x[0].mean())
+    assert float(metrics["learning_rate"]) == 0.25
+    assert float(experiment.model.slope) == pytest.approx(1 - 0.25 * 2.0)  # the gradient clipped to 2
+
+    carries = []
+    forward = experiment.forward
+    experiment.forward = lambda batch, carry, training: (carries.append(training), forward(batch, carry, training))[1]
+    scores = experiment.evaluate()
+    assert carries == [False]  # traced once for all batches
+    x = np.array([experiment.task(tf.constant([-1, number]))["x"].numpy() for number in range(3)])
+    assert scores["loss"] == pytest.approx(0.5 * x.mean(), rel=1e-5)
+    assert scores["mean"] == pytest.approx((x**2).sum() / x.sum(), rel=1e-5)  # over all batches, not a mean of ratios
+
+
+def test_optimisers_and_bad_configurations():
+    kinds = {
+        "adam": keras.optimizers.Adam,
+        "rmsprop": keras.optimizers.RMSprop,
+        "tf1_rmsprop": TF1RMSprop,
+        "sgd": keras.optimizers.SGD,
+    }
+    for name, kind in kinds.items():
+        optimizer = make_optimizer(dataclasses.replace(CONFIG, optimizer=name, momentum=0.5))
+        assert type(optimizer) is kind
+        assert float(optimizer.learning_rate) == 0.5
+        if name != "adam":
+            assert optimizer.momentum == 0.5
+    for wrong in (dict(batch_size=0), dict(learning_rate=0.0), dict(momentum=1.0), dict(gradient_norm_clip=0.0)):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            dataclasses.replace(CONFIG, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("nth_farthest", dict(num_heads=3)),
+        ("nth_farthest", dict(num_objects=1)),
+        ("program_evaluation", dict(num_memories=3)),
+        ("program_evaluation", dict(max_nesting=0)),
+    ],
+)
+def test_relational_configurations_that_cannot_be(name, wrong):
+    config = load_experiment(f"relational/{name}").PRESETS["paper"]
+    field = "total_units" if {"num_heads", "num_memories"} & set(wrong) else next(iter(wrong))
+    with pytest.raises(ValueError, match=field):
+        dataclasses.replace(config, **wrong)
+
+
+def test_what_the_writing_core_sees_in_training_and_evaluation():
+    module = load_experiment("relational/program_evaluation")
+    for decoding in ("non_autoregressive", "teacher_forcing", "own_predictions"):
+        experiment = module.Experiment(dataclasses.replace(module.PRESETS["smoke"], decoding=decoding))
+        batch = tf.nest.map_structure(tf.constant, experiment.batch(0))
+        trained = experiment.scores(batch, experiment.forward(batch, (), training=True)[0])
+        evaluated = experiment.scores(batch, experiment.forward(batch, (), training=False)[0])
+        assert set(trained) == {"loss", "accuracy", "solved"}
+        assert ("forced_accuracy" in evaluated) == (decoding == "teacher_forcing")
+        assert float(trained["accuracy"][1]) == batch["answer_lengths"].numpy().sum()
+        if decoding == "teacher_forcing":
+            assert float(evaluated["forced_accuracy"][0]) == float(trained["accuracy"][0])
+
+
+def test_program_evaluation_is_evaluated_on_the_hardest_programs():
+    module = load_experiment("relational/program_evaluation")
+    paper = module.PRESETS["paper"]
+    assert paper.batch_size * paper.eval_batches == 12_800  # appendix A.2
+    experiment = module.Experiment(dataclasses.replace(module.PRESETS["smoke"], task="double", batch_size=64))
+    assert set(experiment.evaluation_batch(0)["program_lengths"]) == {2}
+    assert set(experiment.batch(0)["program_lengths"]) == {1, 2}
+    majority = experiment.result({})["majority_accuracy"]
+    assert 1 / 9 <= majority < 0.25  # first digits are never 0
