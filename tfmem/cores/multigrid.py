@@ -363,7 +363,7 @@ class ConvLSTM(keras.layers.Layer):
         """W_x * x + b of the input that `routed_convolution` routes to this grid from a pyramid [N, s, (s,) C]."""
         dtype = pyramid[0].dtype
         kernel = tf.cast(self.kernel[..., : self.input_channels, :], dtype)
-        return tf.nn.bias_add(routed_convolution(pyramid, self.grid[0], kernel), tf.cast(self.bias, dtype))
+        return routed_convolution(pyramid, self.grid[0], kernel) + tf.cast(self.bias, dtype)
 
     def recurrent_weights(self, dtype):
         """W_h and the peepholes (None without) in `dtype`."""
@@ -446,10 +446,15 @@ class GridNormalization(keras.layers.Layer):
         self.gamma = self.add_weight(name="gamma", shape=(input_shape[-1],), initializer="ones")
         self.beta = self.add_weight(name="beta", shape=(input_shape[-1],), initializer="zeros")
 
-    def call(self, inputs):
+    def call(self, inputs, valid=None):
+        """Normalised inputs; the statistics are those of the steps that are `valid`, bool [T, B] (default: all)."""
         x = tf.cast(inputs, self.variable_dtype)
         axes = [a for a in range(x.shape.rank - 1) if a != 1 or self.over == "batch"]
-        mean, variance = tf.nn.moments(x, axes, keepdims=True)
+        if valid is None:
+            mean, variance = tf.nn.moments(x, axes, keepdims=True)
+        else:
+            weights = tf.cast(tf.reshape(valid, tf.concat([tf.shape(x)[:2], [1] * (x.shape.rank - 2)], 0)), x.dtype)
+            mean, variance = tf.nn.weighted_moments(x, axes, weights, keepdims=True)
         y = tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
         return tf.cast(y, inputs.dtype)
 
@@ -501,7 +506,7 @@ class MultigridConv(keras.layers.Layer):
         outputs, dtype = [], merged[0].dtype
         for size, kernel, bias in zip(self.sizes, self.kernels, self.biases, strict=True):
             y = routed_convolution(merged, size, tf.cast(kernel, dtype))
-            y = self.activation(tf.nn.bias_add(y, tf.cast(bias, dtype)))
+            y = self.activation(y + tf.cast(bias, dtype))
             outputs.append(split_leading(y, leadings[0], static))
         return tuple(outputs)
 

@@ -195,7 +195,12 @@ class MultigridDecoder(_Stack):
 
 def memory_signatures(model, step, sequence_from_state, step_inputs, sequence_inputs):
     """The four signatures of a model with memory from two functions `(state, **inputs) -> {name: nest}`."""
-    state = tf.nest.map_structure(lambda s: tf.TensorSpec([None, *s.shape[1:]], s.dtype), model.get_initial_state(1))
+    own = model.get_initial_state(1)
+    shapes = [s.shape[1:] for s in tf.nest.flatten(own)]
+    if hasattr(model, "cell"):  # its state_size has None where the state grows
+        shapes = tf.nest.flatten(model.cell.state_size)
+    specs = [tf.TensorSpec([None, *n], s.dtype) for n, s in zip(shapes, tf.nest.flatten(own), strict=True)]
+    state = tf.nest.pack_sequence_as(own, specs)
 
     def sequence(**inputs):
         batch_size = tf.shape(next(iter(inputs.values())))[0]

@@ -1,0 +1,354 @@
+"""Language modelling, word by word (Santoro et al. 2018, §5.4; appendix A.4; Figure 12, Table 3).
+
+A4 below is the paper's appendix A.4. Texts are read in contiguous parts; states are handed from window to window.
+"""
+
+import dataclasses
+import functools
+import itertools
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+from reproductions._sequence import SequenceConfig, SequenceExperiment
+from tfmem import plotting
+from tfmem.cores import LSTMStack, RelationalMemory
+from tfmem.interop import SonnetCell
+from tfmem.losses.large_softmax import large_softmax_cross_entropy
+from tfmem.models.language import LanguageModel
+from tfmem.tasks.language_modeling import TokenStream, evaluation_windows, frequency_buckets, load_corpus
+from tfmem.training import check_range
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(SequenceConfig):
+    corpus: Literal["wikitext-2", "wikitext-103", "pg19", "gigaword"] = "wikitext-103"
+    """The text; §5.4 WikiText-103, Project Gutenberg, GigaWord v5. WikiText-2 is no text of the paper's."""
+    vocabulary_size: int | None = None
+    """Words that are kept; none: all of the training text, WikiText's 267,735. About 250,000 in all texts (A4)."""
+    model: Literal["rmc", "lstm"] = "rmc"
+    """The core; the paper's LSTM is that of Rae et al. 2018."""
+    num_memories: int = 1
+    """Memories of the RMC; A4, tried 1 and 2."""
+    total_units: int = 2500
+    """Units of all the RMC's memories together; A4, tried 1000 to 3000."""
+    num_heads: int = 4
+    """Heads of the RMC; A4, tried 1 to 5."""
+    mlp_layers: int = 5
+    """Layers of the RMC's MLP; A4, tried 1 to 5."""
+    num_blocks: int = 1
+    """Rounds of attention in a step; A4, tried 1 to 4."""
+    gate_style: Literal["unit", "memory"] = "unit"
+    """Gates of the RMC; not said for language: ours, the public core's default."""
+    lstm_units: int = 2500
+    """Units of the LSTM; ours, as many as the RMC has."""
+    lstm_layers: int = 1
+    """Layers of the LSTM; ours."""
+    embedding_size: int = 512
+    """Size of the word embeddings, which the softmax shares; A4."""
+    dropout: float = 0.5
+    """Rate at which units of the embeddings are dropped; A4. Of the inputs alone: ours."""
+    window: int = 100
+    """Steps of truncated back-propagation; A4."""
+    softmax_chunk: int = 2048
+    """Places whose logits exist at the same time; without effect on the numbers. Ours; the softmax is the full one, as
+    the paper names no other."""
+    mixed_precision: bool = False
+    """Whether products are computed in bfloat16 (weights, softmax and normalisation in float32); ours."""
+    replicas: int = 1
+    """Devices that share a batch (tf.distribute.MirroredStrategy); A4: 6 GPUs with 64 sequences each."""
+    eval_words: int = 0
+    """Words of the validation text that an evaluation during training reads; 0: all. Ours."""
+    unroll_lengths: tuple[int, ...] = (10, 25, 50, 100, 250, 500, 1000)
+    """Steps after which the state is reset at test time (Figure 12); ours, read off its axis as far as possible."""
+    unroll_words: int = 0
+    """Words of the test text that are read for that; 0: all. Ours."""
+    frequency_bounds: tuple[int, ...] = (10_000, 1_000)
+    """Occurrences in the training text that part the words of Table 3."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        sizes = ("num_memories", "total_units", "num_heads", "mlp_layers", "num_blocks", "lstm_units", "lstm_layers")
+        for name in (*sizes, "embedding_size", "window", "softmax_chunk", "replicas"):
+            check_range(self, name, 1)
+        for name in ("eval_words", "unroll_words"):
+            check_range(self, name, 0)
+        if self.vocabulary_size is not None:
+            check_range(self, "vocabulary_size", 3)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: {self.dropout}, must be from 0 to less than 1")
+        if self.model == "rmc" and self.total_units % (self.num_memories * self.num_heads):
+            raise ValueError(
+                f"total_units: {self.total_units}, must be a multiple of num_memories times num_heads "
+                f"({self.num_memories} times {self.num_heads})"
+            )
+        if self.batch_size % self.replicas:
+            raise ValueError(f"replicas: {self.replicas}, must divide batch_size ({self.batch_size})")
+        if any(length < 1 for length in self.unroll_lengths):
+            raise ValueError(f"unroll_lengths: {self.unroll_lengths}, must be at least 1 each")
+
+    @property
+    def policy(self):
+        return "mixed_bfloat16" if self.mixed_precision else "float32"
+
+    def cell(self):
+        """The core as a Keras cell in the policy's dtype."""
+        if self.model == "lstm":
+            return LSTMStack(self.lstm_units, num_layers=self.lstm_layers, dtype=self.policy)
+        core = RelationalMemory(
+            mem_slots=self.num_memories,
+            head_size=self.total_units // (self.num_memories * self.num_heads),
+            num_heads=self.num_heads,
+            num_blocks=self.num_blocks,
+            gate_style=self.gate_style,
+            attention_mlp_layers=self.mlp_layers,
+        )
+        return SonnetCell(core, dtype=self.policy)
+
+
+PAPER_CONFIG = Config(
+    batch_size=384,  # A4: 6 GPUs, 64 each
+    learning_rate=1e-3,  # A4: Adam
+    gradient_norm_clip=0.1,  # A4
+    num_updates=100_000,  # not said: ours, about 37 passes over WikiText-103
+    log_every=20,
+    eval_every=1_000,
+    checkpoint_seconds=1200.0,
+    eval_words=100_000,
+)
+# Ours: WikiText-2 with all of its words and a small model, so that two CPU cores learn it in minutes.
+DEMO_CONFIG = Config(
+    corpus="wikitext-2",
+    num_memories=1,
+    total_units=256,
+    num_heads=4,
+    mlp_layers=2,
+    lstm_units=256,
+    embedding_size=128,
+    dropout=0.2,
+    window=35,
+    batch_size=32,
+    learning_rate=2e-3,
+    gradient_norm_clip=1.0,
+    num_updates=3_600,
+    log_every=25,
+    eval_every=600,
+    eval_words=40_000,
+    unroll_words=60_000,
+    unroll_lengths=(5, 10, 25, 50, 100),
+)
+PRESETS = {
+    "paper": PAPER_CONFIG,
+    "paper_lstm": dataclasses.replace(PAPER_CONFIG, model="lstm"),
+    "paper_6_gpus": dataclasses.replace(PAPER_CONFIG, replicas=6),
+    "paper_gutenberg": dataclasses.replace(PAPER_CONFIG, corpus="pg19", vocabulary_size=250_000),
+    "paper_gigaword": dataclasses.replace(PAPER_CONFIG, corpus="gigaword", vocabulary_size=250_000),
+    "demo": DEMO_CONFIG,
+    "demo_lstm": dataclasses.replace(DEMO_CONFIG, model="lstm"),
+    "smoke": Config(
+        corpus="wikitext-2",
+        total_units=8,
+        num_heads=2,
+        mlp_layers=1,
+        lstm_units=4,
+        embedding_size=6,
+        window=5,
+        softmax_chunk=4,
+        batch_size=2,
+        learning_rate=1e-2,
+        num_updates=8,
+        updates_per_call=2,
+        log_every=2,
+        checkpoint_every=4,
+        unroll_lengths=(2, 5),
+        frequency_bounds=(20, 10),
+    ),
+}
+PAPER = {
+    "valid_perplexity": (30.8, "Table 2, WikiText-103, RMC; LSTM 34.1; Gutenberg 39.2 and 41.8"),
+    "test_perplexity": (31.6, "Table 2, WikiText-103, RMC; LSTM 34.3; Gutenberg 42.0 and 45.5; GigaWord 38.3 and 43.7"),
+}
+DATASETS = ("wikitext-103", "wikitext-2 (demo, smoke)", "pg19 (paper_gutenberg)", "gigaword (paper_gigaword)")
+
+
+class Experiment(SequenceExperiment):
+    name = "relational/language_modeling"
+
+    def __init__(self, config):
+        self.strategy = mirrored_strategy(config.replicas)
+        if self.strategy is None:
+            super().__init__(config)
+        else:
+            with self.strategy.scope():
+                super().__init__(config)
+        vocabulary = self.corpus.vocabulary
+        self.buckets = tf.constant(frequency_buckets(vocabulary.counts, config.frequency_bounds))
+        self._scored_window = tf.function(self._score_window, autograph=False)
+        self.unrolled = {}
+
+    @functools.cached_property
+    def corpus(self):
+        return load_corpus(self.config.corpus, self.config.vocabulary_size)
+
+    @functools.cached_property
+    def stream(self):
+        return TokenStream(self.corpus.train, self.config.batch_size, self.config.window)
+
+    def make_model(self):
+        config = self.config
+        model = LanguageModel(
+            config.cell(), len(self.corpus.vocabulary), config.embedding_size, config.dropout, dtype=config.policy
+        )
+        model.build()
+        counts = self.corpus.vocabulary.counts + 1.0
+        model.word_bias.assign(np.log(counts / counts.sum()))  # ours: the softmax starts as the words' frequencies
+        return model
+
+    def batch(self, update):
+        return {**self.stream.batch(update), "dropout_seed": np.array([self.config.seed, update], np.int64)}
+
+    def initial_carry(self):
+        return self.model.get_initial_state(self.config.batch_size)
+
+    def forward(self, batch, carry, training):
+        """Features and the state; both start from the model's own state where the text starts anew."""
+        fresh = self.model.get_initial_state(batch["inputs"].shape[1])
+        state = tf.nest.map_structure(lambda new, old: tf.where(batch["first"], new, old), fresh, carry)
+        seed = batch["dropout_seed"] if training else None
+        return self.model.read(batch["inputs"], state, seed)
+
+    def losses(self, batch, features):
+        """Nats of each word, [T, B]."""
+        size = self.config.embedding_size
+        losses = large_softmax_cross_entropy(
+            tf.reshape(features, [-1, size]),
+            tf.cast(self.model.embedding, self.model.compute_dtype),
+            tf.convert_to_tensor(self.model.word_bias),
+            tf.reshape(batch["targets"], [-1]),
+            self.config.softmax_chunk,
+        )
+        return tf.reshape(losses, batch["targets"].shape)
+
+    def scores(self, batch, outputs):
+        return {"loss": tf.reduce_mean(self.losses(batch, outputs))}
+
+    # Several devices
+
+    def train_step(self, update, batch, carry):
+        if self.strategy is None:
+            return super().train_step(update, batch, carry)
+        config, variables = self.config, self.model.trainable_variables
+        rows = config.batch_size // config.replicas
+
+        def replica_step():
+            context = tf.distribute.get_replica_context()
+            first = context.replica_id_in_sync_group * rows
+            part = {**batch, **{name: batch[name][:, first : first + rows] for name in ("inputs", "targets")}}
+            seed = batch["dropout_seed"] * [1, config.replicas] + [0, context.replica_id_in_sync_group]
+            state = tf.nest.map_structure(lambda s: s[first : first + rows], carry)
+            with tf.GradientTape() as tape:
+                features, state = self.forward({**part, "dropout_seed": seed}, state, training=True)
+                loss = tf.reduce_mean(self.losses(part, features))
+            gradients = tape.gradient(loss, [v.value for v in variables])
+            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(g) for g in gradients])
+            norm = tf.linalg.global_norm(gradients)
+            if config.gradient_norm_clip is not None:
+                gradients, _ = tf.clip_by_global_norm(gradients, config.gradient_norm_clip, use_norm=norm)
+            # Keras's optimiser adds up what the replicas give it.
+            self.optimizer.apply([g / config.replicas for g in gradients], variables)
+            return loss, norm, state
+
+        loss, norm, state = self.strategy.run(replica_step)
+        parts = [self.strategy.experimental_local_results(s) for s in tf.nest.flatten(state)]
+        state = tf.nest.pack_sequence_as(carry, [tf.concat(part, axis=0) for part in parts])
+        loss = self.strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, axis=None)
+        norm = self.strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None)
+        return state, {"loss": loss, "gradient_norm": norm, "learning_rate": tf.constant(config.learning_rate)}
+
+    # Evaluation
+
+    def _score_window(self, batch, carry):
+        """Nats and number of words of each bucket, [buckets] each; and the state."""
+        features, carry = self.forward(batch, carry, training=False)
+        losses = self.losses(batch, features)
+        buckets = tf.reshape(tf.gather(self.buckets, batch["targets"]), [-1])
+        count = len(self.config.frequency_bounds) + 1
+        sums = [
+            tf.math.unsorted_segment_sum(tf.reshape(x, [-1]), buckets, count)
+            for x in (losses * batch["weights"], batch["weights"])
+        ]
+        return tf.stack(sums), carry
+
+    def nats(self, ids, window=None, transfer=True):
+        """Nats and number of words of each bucket in a text, float64 [2, buckets].
+
+        Args:
+          ids: the text.
+          window: steps of a window; default: that of training.
+          transfer: whether states are handed from window to window.
+        """
+        config, carry, total = self.config, self.initial_carry(), 0.0
+        for batch in evaluation_windows(ids, config.batch_size, window or config.window):
+            batch["first"] = batch["first"] | np.bool_(not transfer)
+            sums, carry = self._scored_window(tf.nest.map_structure(tf.constant, batch), carry)
+            total = total + sums.numpy().astype(np.float64)
+        return total
+
+    def evaluate(self):
+        ids = self.corpus.valid
+        nats, words = self.nats(ids[: self.config.eval_words + 1] if self.config.eval_words else ids).sum(axis=1)
+        return {"valid_loss": nats / words, "valid_perplexity": float(np.exp(nats / words))}
+
+    def result(self, evaluation):
+        """Perplexities of the whole validation and test text, by frequency (Table 3) and unroll length (Figure 12)."""
+        config = self.config
+        nats, words = self.nats(self.corpus.valid).sum(axis=1)
+        ours = {"valid_perplexity": perplexity(nats, words), "unigram_perplexity": self.unigram_perplexity()}
+        nats, words = self.nats(self.corpus.test)
+        ours["test_perplexity"] = perplexity(nats.sum(), words.sum())
+        bounds = config.frequency_bounds
+        names = [f"above_{bounds[0]}", *(f"{low}_to_{high}" for high, low in itertools.pairwise(bounds))]
+        for name, n, count in zip([*names, f"below_{bounds[-1]}"], nats, words, strict=True):
+            if count:
+                ours[f"test_perplexity_{name}"] = perplexity(n, count)
+        ids = self.corpus.test[: config.unroll_words + 1] if config.unroll_words else self.corpus.test
+        best = perplexity(*self.nats(ids).sum(axis=1))
+        for length in config.unroll_lengths:
+            self.unrolled[length] = perplexity(*self.nats(ids, length, transfer=False).sum(axis=1)) - best
+            ours[f"increase_at_unroll_{length}"] = self.unrolled[length]
+        return ours
+
+    def unigram_perplexity(self):
+        """Of the test text by the words' frequencies in the training text, each counted once more than it occurred."""
+        counts = self.corpus.vocabulary.counts + 1.0
+        return float(np.exp(-np.mean(np.log(counts / counts.sum())[self.corpus.test[1:]])))
+
+    def figures(self, folder):
+        super().figures(folder)
+        if self.unrolled:
+            lengths, increases = np.array(list(self.unrolled)), np.array(list(self.unrolled.values()))
+            figure = plotting.curves_figure(
+                {self.config.model: [(lengths, increases)]}, "unroll length", "increase of perplexity", self.name
+            )
+            figure.savefig(folder / "unroll_lengths.png", dpi=120)
+
+
+def perplexity(nats, words):
+    return float(np.exp(nats / words))
+
+
+def mirrored_strategy(replicas):
+    """A `MirroredStrategy` over so many GPUs, or CPUs where TensorFlow shows as many; None for one.
+
+    Raises:
+      ValueError: there are fewer devices.
+    """
+    if replicas == 1:
+        return None
+    for kind in ("GPU", "CPU"):
+        devices = tf.config.list_logical_devices(kind)
+        if len(devices) >= replicas:
+            return tf.distribute.MirroredStrategy([device.name for device in devices[:replicas]])
+    found = len(tf.config.list_logical_devices("GPU"))
+    raise ValueError(f"replicas: {replicas}, must be at most the number of GPUs ({found})")
