@@ -42,8 +42,12 @@ class AlgorithmicConfig(SequenceConfig, abc.ABC):
     """The largest delay of Eq. 5; §3.5."""
     recall_weights: tuple[float, ...] = (1.0,)
     """lambda_0 to lambda_recall_delay of Eq. 5, one more than recall_delay."""
-    mean_error: bool = True
-    """Whether Eqs. 2 and 5 divide by d_v, as Eq. 9 does; as printed they do not, and MNM-g diverges. Our choice."""
+    mean_error: bool = False
+    """Whether Eqs. 2 and 5 divide by d_v, as Eq. 9 does; as printed they do not."""
+    initial_rate: float = 0.05
+    """beta at the start; unknown, our choice: at 1/2 MNM-g diverges, and MNM-p does on long sequences."""
+    memory_gain: float = 3**0.5
+    """phi_0 is uniform in +-gain/sqrt(fan-in); unknown, our choice: activations keep their size, MNM-g then learns."""
     read_first: bool = False
     """Whether the memory is read before the step's write; the paper says both, our choice."""
     output_activation: Literal["tanh", "linear"] = "tanh"
@@ -88,6 +92,8 @@ class AlgorithmicConfig(SequenceConfig, abc.ABC):
                     mean_error=self.mean_error,
                     output_activation=self.output_activation,
                     feedback_activation=self.feedback_activation,
+                    initial_rate=self.initial_rate,
+                    memory_gain=self.memory_gain,
                 )
 
 
@@ -101,7 +107,8 @@ PAPER_SETTINGS = dict(
     eval_every=1_000,
     checkpoint_seconds=600.0,
 )
-SMALL = dict(units=64, word_size=32, memory_size=32)  # for demos: a tenth of the memory's weights
+# For demos: a tenth of the memory's weights. Shorter keys bear a higher rate.
+SMALL = dict(units=64, word_size=32, memory_size=32, initial_rate=0.12)
 TINY = dict(
     units=8,
     embedding_size=4,

@@ -158,6 +158,15 @@ def test_memory_starts_each_episode_from_the_same_weights():
         assert not weights.trainable
 
 
+def test_rate_and_memory_at_the_start():
+    cell = MetalearnedMemory(8, word_size=100, memory_size=50, write="local", initial_rate=0.1, memory_gain=3.0)
+    cell.build((None, 4))
+    np.testing.assert_allclose(tf.sigmoid(cell.rate_bias), 0.1, rtol=1e-6)
+    for weights, fan_in in zip(cell.initial_memory, (100, 50, 50), strict=True):
+        largest = np.abs(weights).max() * fan_in**0.5
+        assert 2.9 < largest <= 3.0
+
+
 def test_runs_in_keras_rnn(rng):
     cell = MetalearnedMemory(**SMALL)
     inputs = tf.constant(rng.standard_normal([5, 2, 4]), tf.float32)
@@ -200,6 +209,8 @@ def test_hands_over_and_contract(rng, write):
         ({"recall_delay": 1}, "recall_delay must be 0 where return_meta_loss is False, got 1"),
         ({"recall_weights": [1.0, 0.5]}, "recall_weights must be 1 .* numbers, got"),
         ({"feedback_activation": "nonsense"}, "nonsense"),
+        ({"initial_rate": 1.0}, "initial_rate must be between 0 and 1, got 1.0"),
+        ({"memory_gain": 0.0}, "memory_gain must be positive, got 0.0"),
     ],
 )
 def test_bad_arguments(bad, message):

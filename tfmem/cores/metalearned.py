@@ -20,11 +20,15 @@ Where the paper is silent or contradicts itself, and our choice:
     one output per layer, from the controller's rate vector.
   - squared error: Eqs. 2 and 5 sum over the value's units, Eq. 9 divides by their number; ours sums;
     `mean_error=True` divides.
-  - phi_0: "a fixed random parameter set"; ours is uniform in +-1/sqrt(fan-in) (as emergent_symbols).
+  - beta at the start: not given; ours is 1/2, `initial_rate`. A write of rate beta overshoots where beta |z|^2 (MNM-g:
+    2 beta |z|^2) is above 2, and after many steps the gradient overflows: long sequences need a lower one.
+  - phi_0: "a fixed random parameter set"; ours is uniform in +-gain/sqrt(fan-in) with gain 1 (as emergent_symbols),
+    `memory_gain`. A gain of sqrt(3) keeps the size of the activations from layer to layer.
   - the last layer: tanh like the others (App. A); `output_activation="linear"` as in Eq. 10 and emergent_symbols.
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 import keras
@@ -127,6 +131,8 @@ class MetalearnedMemory(MemoryController):
       mean_error: whether squared errors are divided by d_v, as in Eq. 9. Default False.
       output_activation: of the memory's last layer, "tanh" or "linear". Default "tanh".
       feedback_activation: of q^l (MNM-p), the name of a Keras activation. Default "tanh".
+      initial_rate: beta^l at the start of training, between 0 and 1. Default 0.5.
+      memory_gain: phi_0 is uniform in +-memory_gain/sqrt(fan-in). Default 1.0.
 
     Raises:
       ValueError: an argument is out of its range.
@@ -149,6 +155,8 @@ class MetalearnedMemory(MemoryController):
         mean_error=False,
         output_activation="tanh",
         feedback_activation="tanh",
+        initial_rate=0.5,
+        memory_gain=1.0,
         **kwargs,
     ):
         super().__init__(units, num_heads, word_size, output_size, num_others=1, **kwargs)
@@ -163,6 +171,10 @@ class MetalearnedMemory(MemoryController):
             raise ValueError(
                 f"recall_weights must be {recall_delay + 1} (recall_delay + 1) numbers, got {recall_weights}."
             )
+        if not 0 < initial_rate < 1:
+            raise ValueError(f"initial_rate must be between 0 and 1, got {initial_rate}.")
+        if not memory_gain > 0:
+            raise ValueError(f"memory_gain must be positive, got {memory_gain}.")
         keras.activations.get(feedback_activation)  # raises for an unknown name
         self.memory_layers = memory_layers
         self.memory_size = memory_size
@@ -175,10 +187,14 @@ class MetalearnedMemory(MemoryController):
         self.mean_error = mean_error
         self.output_activation = output_activation
         self.feedback_activation = feedback_activation
+        self.initial_rate = initial_rate
+        self.memory_gain = memory_gain
         self.initial_memory = [
             self.add_weight(
                 shape=tuple(shape),
-                initializer=keras.initializers.RandomUniform(-(shape[1] ** -0.5), shape[1] ** -0.5),
+                initializer=keras.initializers.RandomUniform(
+                    -memory_gain * shape[1] ** -0.5, memory_gain * shape[1] ** -0.5
+                ),
                 trainable=learn_initial_memory,
                 name=f"initial_memory_{layer}",
             )
@@ -210,7 +226,8 @@ class MetalearnedMemory(MemoryController):
         self.rate_kernel = self.add_weight(
             shape=(self.word_size, num_rates), initializer="glorot_uniform", name="rate_kernel"
         )
-        self.rate_bias = self.add_weight(shape=(num_rates,), initializer="zeros", name="rate_bias")
+        bias = keras.initializers.Constant(math.log(self.initial_rate / (1.0 - self.initial_rate)))
+        self.rate_bias = self.add_weight(shape=(num_rates,), initializer=bias, name="rate_bias")
         if self.write == "local":
             size = sum(out for out, _ in self.memory_shapes)
             self.feedback_kernel = self.add_weight(
@@ -279,4 +296,6 @@ class MetalearnedMemory(MemoryController):
             "mean_error": self.mean_error,
             "output_activation": self.output_activation,
             "feedback_activation": self.feedback_activation,
+            "initial_rate": self.initial_rate,
+            "memory_gain": self.memory_gain,
         }
