@@ -91,10 +91,18 @@ class BabiExperiment(SequenceExperiment):
                 best.assign(variable)
         return {"dev_mean_error": counts.mean, "dev_failed_tasks": float(counts.failed)}
 
+    def _take_best(self):
+        if np.isfinite(self.best_error.numpy()):
+            for best, variable in zip(self.best, self.model.trainable_variables, strict=True):
+                variable.assign(best)
+
+    def export(self, folder):
+        self._take_best()
+        super().export(folder)
+
     def result(self, evaluation):
         """The test set with the best weights: mean error, failed tasks, each task's error; beside it a blind guess."""
-        for best, variable in zip(self.best, self.model.trainable_variables, strict=True):
-            variable.assign(best)
+        self._take_best()
         counts = self.errors("test")
         return {
             "mean_error": counts.mean,

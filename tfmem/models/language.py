@@ -87,9 +87,6 @@ class LanguageModel(_CoreModel):
         words, sequences = ({"words": tf.TensorSpec([None] * rank, tf.int32)} for rank in (1, 2))
         return memory_signatures(self, step, sequence_from_state, words, sequences)
 
-    def get_build_config(self):
-        return {}
-
     def build_from_config(self, config):
         self.build()
 

@@ -1,0 +1,214 @@
+"""bAbI and language modelling: what their scores are, the best weights, truncated BPTT, replicas, missing data."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from reproductions.__main__ import main
+from reproductions.metalearned import babi as metalearned_babi
+from reproductions.multigrid import babi as multigrid_babi
+from reproductions.relational import language_modeling
+from tests.support import relative_error
+from tests.text_data import write_babi, write_wikitext
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch):
+    write_babi(tmp_path, tasks=(1, 8), versions=("en-valid",))
+    write_wikitext(tmp_path)
+    monkeypatch.setenv("TFMEM_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TFMEM_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path
+
+
+# ---- bAbI -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def babi(data_dir):
+    return metalearned_babi.Experiment(metalearned_babi.PRESETS["smoke"])
+
+
+def test_errors_are_those_of_the_answers(babi, monkeypatch):
+    told = {"right": lambda batch: batch["targets"], "wrong": lambda batch: batch["targets"] + 1}
+    for kind, error in (("right", 0.0), ("wrong", 100.0)):
+        monkeypatch.setattr(babi, "_told", told[kind])
+        counts = babi.errors("test")
+        assert counts.errors == {1: error, 8: error}
+        assert counts.asked[[1, 8]].tolist() == [6, 6]  # two questions in each of three stories
+    assert 0 < babi.blind_error() <= 50  # task 8 has one answer alone
+
+
+def test_the_best_weights_on_the_dev_set_are_tested(babi, monkeypatch):
+    weights = babi.model.trainable_variables
+    kept = []
+    for error, value in ((60.0, 1.0), (40.0, 2.0), (50.0, 3.0)):
+        for weight in weights:
+            weight.assign(tf.fill(weight.shape, value))
+        monkeypatch.setattr(babi, "errors", lambda split, error=error: Counts(error))
+        kept.append(babi.evaluate()["dev_mean_error"])
+    assert kept == [60.0, 40.0, 50.0]
+    result = babi.result({})
+    assert result["best_dev_mean_error"] == 40.0
+    assert all(np.all(weight.numpy() == 2.0) for weight in weights)
+    assert {f"best/{n:03d}" for n in range(len(weights))} | {"best_error"} <= set(babi.variables())
+
+
+class Counts:
+    def __init__(self, error):
+        self.mean, self.failed, self.errors = error, 1, {1: error}
+
+
+def test_scores_count_placeholders_alone(babi):
+    batch = tf.nest.map_structure(tf.constant, babi.batch(0))
+    outputs, _ = babi.forward(batch, (), training=True)
+    scores = babi.scores(batch, outputs)
+    assert scores["accuracy"][1].numpy() == np.sum(batch["weights"])
+    moved = dict(batch, targets=tf.where(batch["weights"] > 0, batch["targets"], 1))
+    for name, score in babi.scores(moved, outputs).items():
+        np.testing.assert_array_equal(score, scores[name])
+    meta = outputs.outputs.meta_loss.numpy()
+    read = np.arange(len(meta))[:, np.newaxis] < batch["lengths"].numpy()
+    assert scores["meta_loss"].numpy() == pytest.approx(meta[read].mean(), rel=1e-5)
+    total = scores["answer_loss"][0] / scores["answer_loss"][1] + scores["meta_loss"]
+    assert scores["loss"].numpy() == pytest.approx(total.numpy(), rel=1e-6)
+
+
+@pytest.mark.parametrize("model", ["mnm_g", "lstm_salu", "dnc", "entnet"])
+def test_the_other_models_read_batches_of_any_length(data_dir, model):
+    config = dataclasses.replace(metalearned_babi.PRESETS["smoke"], model=model, encoding="question")
+    experiment = metalearned_babi.Experiment(config)
+    batch = experiment.batch(0)
+    logits = tf.nest.flatten(tf.function(lambda: experiment.forward(batch, (), True)[0], autograph=False)())[0]
+    assert logits.shape == (*batch["inputs"].shape, len(experiment.words))
+    assert np.all(np.isfinite(logits))
+
+
+def test_bad_babi_settings():
+    good = metalearned_babi.PRESETS["smoke"]
+    for fields, message in (
+        (dict(version="en"), "version: 'en', must be one of .* need a dev set"),
+        (dict(tasks=(0,)), "tasks: .* must be numbers from 1 to 20"),
+        (dict(updates_per_call=2, eval_every=4), "updates_per_call: 2, must be 1"),
+        (dict(units=0), "units: 0"),
+    ):
+        for module in (metalearned_babi, multigrid_babi):
+            with pytest.raises(ValueError, match=message):
+                dataclasses.replace(module.PRESETS["smoke"] if module is multigrid_babi else good, **fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("metalearned/babi", "tasks_1-20_v1-2.tar.gz is not in"),
+        ("multigrid/babi", "tasks_1-20_v1-2.tar.gz is not in"),
+        ("relational/language_modeling", "train.txt or train.txt.gz or wiki.train.tokens is not in"),
+    ],
+)
+def test_missing_data_are_told(name, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TFMEM_DATA_DIR", str(tmp_path / "nothing"))
+    assert main(["run", name, "--preset", "smoke", "--folder", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert "curl" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_tasks_are_told(data_dir, tmp_path, capsys):
+    arguments = ["run", "metalearned/babi", "--preset", "smoke", "--folder", str(tmp_path / "run"), "--tasks", "1", "3"]
+    assert main(arguments) == 1
+    assert "en-valid/qa3_*train.txt is not in" in capsys.readouterr().err
+
+
+# ---- language modelling ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def language(data_dir):
+    return language_modeling.Experiment(language_modeling.PRESETS["smoke"])
+
+
+def test_perplexity_is_that_of_all_words(language):
+    """Two parts read side by side in windows give what each part gives when it is read at once."""
+    ids = language.corpus.test[:24]
+    got = language.nats(ids)
+    assert got[1].sum() == 23
+    total = 0.0
+    for part in (ids[:13], ids[12:]):
+        logits = language.model.run(tf.constant(part[:-1, np.newaxis])).logits[:, 0]
+        total += np.sum(tf.nn.sparse_softmax_cross_entropy_with_logits(part[1:], logits))
+    assert got[0].sum() == pytest.approx(total, rel=1e-5)
+    buckets = language.buckets.numpy()[ids[1:]]
+    assert got[1].tolist() == [np.sum(buckets == n) for n in range(3)]
+
+
+def test_without_transfer_each_window_starts_anew(language):
+    ids = language.corpus.test[:9]
+    got, total = language.nats(ids, window=2, transfer=False)[0].sum(), 0.0
+    for start in (0, 2, 4, 6):  # two parts of four words
+        words = ids[start : start + 3]
+        logits = language.model.run(tf.constant(words[:-1, np.newaxis])).logits[:, 0]
+        total += np.sum(tf.nn.sparse_softmax_cross_entropy_with_logits(words[1:], logits))
+    assert got == pytest.approx(total, rel=1e-5)
+    assert got != pytest.approx(language.nats(ids, window=2)[0].sum(), rel=1e-6)
+
+
+def test_the_state_is_handed_to_the_next_update_and_forgotten_with_the_text(language):
+    first, second = (tf.nest.map_structure(tf.constant, language.batch(n)) for n in (0, 1))
+    _, carry = language.forward(first, language.initial_carry(), training=False)
+    both = tf.concat([first["inputs"], second["inputs"]], 0)
+    whole, _ = language.model.read(both)
+    features, _ = language.forward(second, carry, training=False)
+    assert relative_error(features, whole[len(first["inputs"]) :]) < 1e-5
+    again, _ = language.forward(first, carry, training=False)
+    assert relative_error(again, whole[: len(first["inputs"])]) < 1e-5
+
+
+def test_the_softmax_starts_as_the_frequencies(language):
+    counts = language.corpus.vocabulary.counts + 1.0
+    np.testing.assert_allclose(tf.nn.softmax(language.model.word_bias), counts / counts.sum(), rtol=1e-4)
+
+
+def test_bad_language_settings():
+    good = language_modeling.PRESETS["smoke"]
+    for fields, message in (
+        (dict(total_units=7), "total_units: 7, must be a multiple of"),
+        (dict(replicas=3), "replicas: 3, must divide batch_size"),
+        (dict(dropout=1.0), "dropout"),
+        (dict(unroll_lengths=(0,)), "unroll_lengths"),
+        (dict(vocabulary_size=2), "vocabulary_size: 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(good, **fields)
+
+
+REPLICAS = """
+import dataclasses, sys
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from reproductions.relational.language_modeling import PRESETS, Experiment
+from tfmem.training import compiled_updates
+results = []
+for replicas in (1, 2):
+    e = Experiment(dataclasses.replace(PRESETS["smoke"], batch_size=4, dropout=0.0, optimizer="sgd", replicas=replicas))
+    carry, batches = e.initial_carry(), [e.batch(n) for n in range(3)]
+    batches = tf.nest.map_structure(lambda *b: np.stack(b), *batches)
+    carry, metrics = compiled_updates(e, 3)(tf.constant(0, tf.int64), batches, carry)
+    e.evaluate()
+    weights = [v.numpy() for v in e.variables().values()]
+    results.append([metrics["loss"].numpy(), metrics["gradient_norm"].numpy(), *tf.nest.flatten(carry), *weights])
+for one, two in zip(*results, strict=True):
+    np.testing.assert_allclose(one, two, rtol=2e-4, atol=2e-6)
+print("same", len(results[0]))
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_do_the_work_of_one(data_dir):
+    done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
+    assert "same" in done.stdout, done.stderr[-3000:]
