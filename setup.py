@@ -38,6 +38,7 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "distributed": ["ray>=2.40"],
+        "aot": ["jax>=0.10"],  # runs bundles; on the machine that trains, jax[cuda13] or the like
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",
@@ -45,6 +46,7 @@ setup(
             "ruff>=0.9",
             "nbmake>=1.5.5",
             "ipykernel>=6",
+            "jax>=0.10",
             "dill>=0.3",  # TFDS's DatasetBuilderTestCase
             "importlib_resources>=6",  # the same
         ],

@@ -1,6 +1,7 @@
 """What every row of the table must do. A property is a function of a row that raises AssertionError."""
 
 import contextlib
+import functools
 import json
 
 import keras
@@ -9,8 +10,9 @@ import sonnet as snt
 import tensorflow as tf
 
 import tfmem
-from tests.conformance.descriptors import BATCH, STEPS, Row
+from tests.conformance.descriptors import BATCH, ROWS, STEPS, Row
 from tests.support import relative_error
+from tfmem.aot.lowering import obstacles
 from tfmem.recurrence import unroll
 
 FORWARD, GRADIENT = 1e-5, 1e-4
@@ -56,11 +58,24 @@ def graph_of_unknown_batch_and_time(row: Row):
     assert_same_run(core, compiled, row.inputs(STEPS, BATCH))
 
 
-def xla(row: Row):
+@functools.cache
+def compiled_run(name):
+    """A row's core and its `run` for XLA; tracing is most of the cost, so two properties share it."""
+    row = next(row for row in ROWS if row.name == name)
     core, _ = row.make()
     # The batch is unknown when the function is traced, as in Keras's fit; XLA then sees its size.
-    compiled = tf.function(lambda x: run(core, x), input_signature=[row.specs(STEPS, None)], jit_compile=True)
-    assert_same_run(core, compiled, row.inputs(STEPS, BATCH))
+    return core, tf.function(lambda x: run(core, x), input_signature=[row.specs(STEPS, None)], jit_compile=True)
+
+
+def xla(row: Row):
+    assert_same_run(*compiled_run(row.name), row.inputs(STEPS, BATCH))
+
+
+def compiles_to_stablehlo(row: Row):
+    _, compiled = compiled_run(row.name)
+    text = compiled.experimental_get_compiler_ir(row.inputs(STEPS, BATCH))(stage="stablehlo")
+    assert "stablehlo." in text
+    assert obstacles(text) == []
 
 
 def gradient_reaches_every_variable(row: Row):
@@ -170,6 +185,7 @@ def bad_arguments(row: Row):
 PROPERTIES = {
     "graph": graph_of_unknown_batch_and_time,
     "XLA": xla,
+    "StableHLO": compiles_to_stablehlo,
     "gradient": gradient_reaches_every_variable,
     "hand-over": state_hand_over,
     "conventions": all_conventions_agree,
