@@ -107,8 +107,21 @@ PAPER_SETTINGS = dict(
     eval_every=1_000,
     checkpoint_seconds=600.0,
 )
-# For demos: a tenth of the memory's weights. Shorter keys bear a higher rate.
-SMALL = dict(units=64, word_size=32, memory_size=32, initial_rate=0.12)
+# Ours: the paper's batch and learning rate with a tenth of the memory's weights. Shorter keys bear a higher rate.
+DEMO_SETTINGS = dict(
+    units=64,
+    word_size=32,
+    memory_size=32,
+    initial_rate=0.12,
+    batch_size=32,
+    learning_rate=1e-3,
+    gradient_norm_clip=10.0,
+    updates_per_call=20,
+    log_every=20,
+    eval_every=500,
+    eval_batches=40,
+    jit_compile=True,  # without convolutions it is faster on a CPU
+)
 TINY = dict(
     units=8,
     embedding_size=4,

@@ -6,7 +6,13 @@ seeds that training never meets.
 
 import dataclasses
 
-from reproductions.metalearned._models import PAPER_SETTINGS, SMALL, TINY, AlgorithmicConfig, AlgorithmicExperiment
+from reproductions.metalearned._models import (
+    DEMO_SETTINGS,
+    PAPER_SETTINGS,
+    TINY,
+    AlgorithmicConfig,
+    AlgorithmicExperiment,
+)
 from tfmem.tasks.dictionary_inference import DictionaryInference
 
 
@@ -24,20 +30,9 @@ class Config(AlgorithmicConfig):
 
 
 PAPER_CONFIG = Config(**PAPER_SETTINGS)
-# Ours: the paper's easiest task with a small memory, batch and learning rate as in the paper.
-DEMO_CONFIG = Config(
-    support_size=4,
-    length=1,
-    **SMALL,
-    batch_size=32,
-    learning_rate=1e-3,
-    gradient_norm_clip=10.0,
-    num_updates=4_000,
-    updates_per_call=20,
-    log_every=20,
-    eval_every=500,
-    eval_batches=40,
-)
+# The paper's two easier tasks.
+DEMO_CONFIG = Config(support_size=4, length=1, num_updates=3_000, **DEMO_SETTINGS)
+DEMO_8_4_CONFIG = dataclasses.replace(DEMO_CONFIG, support_size=8, length=4, num_updates=5_000, eval_batches=10)
 PRESETS = {
     "paper": PAPER_CONFIG,
     "paper_4_1": dataclasses.replace(PAPER_CONFIG, support_size=4, length=1),
@@ -47,8 +42,9 @@ PRESETS = {
     "demo_mnm_g": dataclasses.replace(DEMO_CONFIG, model="mnm_g"),
     "demo_lstm": dataclasses.replace(DEMO_CONFIG, model="lstm"),
     "demo_lstm_salu": dataclasses.replace(DEMO_CONFIG, model="lstm_salu"),
-    "demo_8_4": dataclasses.replace(DEMO_CONFIG, support_size=8, length=4, eval_batches=10),
-    "demo_8_4_lstm": dataclasses.replace(DEMO_CONFIG, support_size=8, length=4, eval_batches=10, model="lstm"),
+    "demo_8_4": DEMO_8_4_CONFIG,
+    "demo_8_4_mnm_g": dataclasses.replace(DEMO_8_4_CONFIG, model="mnm_g"),
+    "demo_8_4_lstm": dataclasses.replace(DEMO_8_4_CONFIG, model="lstm"),
     "smoke": Config(support_size=2, length=1, **TINY),
 }
 PAPER = {"error": (0.0, "§4.1, Fig. 2: both MNM on all four tasks, LSTM+SALU on two, LSTM on (4, 1)")}

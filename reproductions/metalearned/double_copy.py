@@ -2,7 +2,13 @@
 
 import dataclasses
 
-from reproductions.metalearned._models import PAPER_SETTINGS, SMALL, TINY, AlgorithmicConfig, AlgorithmicExperiment
+from reproductions.metalearned._models import (
+    DEMO_SETTINGS,
+    PAPER_SETTINGS,
+    TINY,
+    AlgorithmicConfig,
+    AlgorithmicExperiment,
+)
 from tfmem.tasks.double_copy import DoubleCopy
 
 
@@ -18,18 +24,8 @@ class Config(AlgorithmicConfig):
 
 
 PAPER_CONFIG = Config(**PAPER_SETTINGS)
-# Ours: a short sequence and a small memory.
-DEMO_CONFIG = Config(
-    length=8,
-    **SMALL,
-    batch_size=32,
-    learning_rate=1e-3,
-    gradient_norm_clip=10.0,
-    num_updates=4_000,
-    updates_per_call=20,
-    log_every=20,
-    eval_every=500,
-)
+# A shorter sequence.
+DEMO_CONFIG = Config(length=8, num_updates=4_000, **DEMO_SETTINGS)
 PRESETS = {
     "paper": PAPER_CONFIG,
     "demo": DEMO_CONFIG,

@@ -2,7 +2,13 @@
 
 import dataclasses
 
-from reproductions.metalearned._models import PAPER_SETTINGS, SMALL, TINY, AlgorithmicConfig, AlgorithmicExperiment
+from reproductions.metalearned._models import (
+    DEMO_SETTINGS,
+    PAPER_SETTINGS,
+    TINY,
+    AlgorithmicConfig,
+    AlgorithmicExperiment,
+)
 from tfmem.losses.sequence import binary_cross_entropy, bit_accuracy
 from tfmem.tasks.priority_sort import PrioritySort
 
@@ -21,20 +27,8 @@ class Config(AlgorithmicConfig):
 
 
 PAPER_CONFIG = Config(**PAPER_SETTINGS)
-# Ours: few vectors and a small memory.
-DEMO_CONFIG = Config(
-    num_inputs=5,
-    num_outputs=4,
-    num_bits=4,
-    **SMALL,
-    batch_size=32,
-    learning_rate=1e-3,
-    gradient_norm_clip=10.0,
-    num_updates=4_000,
-    updates_per_call=20,
-    log_every=20,
-    eval_every=500,
-)
+# Fewer and shorter vectors.
+DEMO_CONFIG = Config(num_inputs=5, num_outputs=4, num_bits=4, num_updates=4_000, **DEMO_SETTINGS)
 PRESETS = {
     "paper": PAPER_CONFIG,
     "demo": DEMO_CONFIG,
