@@ -13,9 +13,9 @@ import sonnet as snt
 import tensorflow as tf
 
 import tfmem.cores
-from tests.conformance.toys import KerasToy, SonnetToy
+from tests.conformance.toys import KerasToy, SonnetToy, UsedDNC
 from tfmem.cores.base import ReadOnly
-from tfmem.cores.dnc import DNC, MemoryAccess
+from tfmem.cores.dnc import MemoryAccess
 from tfmem.cores.entity import EntityMemory
 from tfmem.cores.kanerva import KanervaCore
 from tfmem.cores.lookup import LookupMemory
@@ -87,7 +87,7 @@ def rmc(**options):
 def dnc(controller=(), **options):
     access = {"memory_size": 5, "word_size": 3, "num_reads": 2, "num_writes": 1}
     arguments = {"access_config": access, "controller_config": {"hidden_size": 6, **dict(controller)}, "output_size": 4}
-    return DNC(**{**arguments, "clip_value": 20, **options})
+    return UsedDNC(**{**arguments, "clip_value": 20, **options})
 
 
 def kanerva(**options):
@@ -243,6 +243,11 @@ EXEMPT = {
     MemoryAccess: "a part of DNC; tested there",
     RMAWriter: "a part of RMACore, with nothing to train",
 }
+
+
+def core_class(row):
+    """The package's class that a row tests."""
+    return next(c for c in type(row.create()).__mro__ if c.__module__.startswith("tfmem."))
 
 
 def is_core(value):

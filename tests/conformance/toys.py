@@ -1,4 +1,5 @@
-"""The smallest core of each framework with a tensor-shaped state: rows of the table that need no memory system."""
+"""Cores of the table that are not the package's: the smallest one of each framework with a tensor-shaped state, and a
+DNC whose memory has been used."""
 
 from typing import NamedTuple
 
@@ -6,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfmem.cores.base import Linear, RNNCore, check_features
+from tfmem.cores.dnc import DNC
 
 
 class ToyState(NamedTuple):
@@ -82,3 +84,22 @@ class KerasToy(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
+
+
+class UsedDNC(DNC):
+    """A DNC that starts from a memory in use.
+
+    From zeros all unwritten slots tie, and which one of them is written next is a matter of rounding.
+    """
+
+    def initial_state(self, batch_size, dtype=tf.float32):
+        state = super().initial_state(batch_size, dtype)
+        access = state.access_state
+        slots, words = access.memory.shape[1:]
+        usage = tf.linspace(tf.constant(0.1, dtype), 0.8, slots)
+        memory = tf.reshape(tf.sin(tf.range(1.0, slots * words + 1)), [slots, words])
+        return state._replace(
+            access_state=access._replace(
+                usage=access.usage + tf.cast(usage, dtype), memory=access.memory + tf.cast(memory, dtype)
+            )
+        )

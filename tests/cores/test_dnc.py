@@ -496,26 +496,6 @@ def small_core(rng, controller=None, num_writes=2):
     return core, tf.constant(rng.normal(size=(4, 2, 5)), tf.float32), state
 
 
-@pytest.mark.parametrize(
-    ("controller", "num_writes"), [({"hidden_size": 8}, 2), ({"hidden_size": 8, "type": "feedforward"}, 1)]
-)
-def test_eager_graph_and_xla_agree(rng, controller, num_writes):
-    core, inputs, state = small_core(rng, controller, num_writes)
-
-    def run(inputs, state):
-        with tf.GradientTape() as tape:
-            tape.watch((inputs, state))
-            outputs, final = unroll(core, inputs, state)
-            loss = tf.reduce_sum(tf.square(outputs)) + tf.reduce_sum(tf.square(final.access_state.memory))
-        sources = (core.trainable_variables, inputs, state)
-        return outputs, final, tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-
-    eager = tf.nest.flatten(run(inputs, state))
-    for function in (tf.function(run), tf.function(run, jit_compile=True)):
-        for a, b in zip(tf.nest.flatten(function(inputs, state)), eager, strict=True):
-            assert relative_error(a, b) <= 1e-5
-
-
 def test_unknown_batch_and_steps(rng):
     core, inputs, _ = small_core(rng)
 

@@ -269,25 +269,28 @@ def test_sequential_posterior_is_the_batch_posterior(rng):
         assert np.max(np.abs(state.M_cov[0] - U)) <= 1e-10
 
 
-LOW_NOISE = pytest.mark.xfail(reason="known defect: at low noise float32 rounding can make an eigenvalue negative")
-
-
 @pytest.mark.parametrize(
-    ("scale", "noise", "period"),
-    [(1.0, 1.0, 10_000), (10.0, 1.0, 10_000), pytest.param(1.0, 0.1, 3, marks=LOW_NOISE)],
+    ("scale", "noise", "period", "writes", "dtype"),
+    [
+        (1.0, 1.0, 10_000, 10_000, tf.float32),
+        (10.0, 1.0, 10_000, 10_000, tf.float32),
+        (1.0, 1.0, 3, 10_000, tf.float32),
+        (1.0, 0.1, 3, 300, tf.float32),  # beyond thousands of such writes: see `posterior`
+        (1.0, 0.1, 3, 10_000, tf.float64),
+    ],
 )
-def test_covariance_stays_symmetric_positive_definite(rng, scale, noise, period):
-    """10,000 writes in float32: fresh codes, large codes, and the same three codes again and again at low noise."""
+def test_covariance_stays_symmetric_positive_definite(rng, scale, noise, period, writes, dtype):
+    """Fresh codes, large codes, and the same three codes again and again."""
     memory = KanervaMemory(16, 8, obs_noise_stddev=noise)
-    prior = memory.get_prior_state(2)
-    codes = tf.constant(scale * rng.normal(size=[period, 2, 16]), tf.float32)
-    memory.initialize()
+    memory.initialize(dtype)
+    prior = memory.get_prior_state(2, dtype)
+    codes = tf.constant(scale * rng.normal(size=[period, 2, 16]), dtype)
 
     def write(t, state):
         (_, _, dkl_M), state = memory._write((tf.gather(codes, t % period),), state)
         return (state.M_cov, dkl_M), state
 
-    (covs, dkl_M), state = tf.function(lambda: unroll(write, tf.range(10_000), prior))()
+    (covs, dkl_M), state = tf.function(lambda: unroll(write, tf.range(writes), prior))()
     assert tf.reduce_all(covs == tf.linalg.matrix_transpose(covs))
     assert np.linalg.eigvalsh(covs.numpy().astype(np.float64)).min() > 0
     assert np.isfinite(state.M_mean).all()
@@ -400,32 +403,7 @@ def test_random_reads_and_writes_are_a_function_of_the_seed_under_xla(rng):
         assert np.max(np.abs(a - c)) > 1e-6
 
 
-# The memory and the core, compiled.
-
-
-def value_and_gradients(core, x):
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        outputs, state = unroll(core, x, core.initial_state(x.shape[1]))
-        loss = tf.reduce_sum(tf.sin(outputs)) + sum(tf.reduce_sum(tf.sin(s)) for s in tf.nest.flatten(state))
-    return outputs, state, tape.gradient(loss, [x, *core.trainable_variables])
-
-
-@pytest.mark.parametrize("read_only", [False, True])
-def test_core_eager_graph_and_xla_agree(rng, read_only):
-    core = KanervaCore(6, 4, 10, projection_hidden_size=7)
-    core.initial_state(1)
-    if read_only:
-        core = core.read_only()
-    x = tf.constant(rng.normal(size=[4, 3, 5]), tf.float32)
-    eager = value_and_gradients(core, x)
-    assert all(g is not None and np.any(g != 0) for g in eager[2])  # every variable trains
-    for jit_compile in (False,) if read_only else (False, True):
-        compiled = tf.function(value_and_gradients, jit_compile=jit_compile)(core, x)
-        for a, e in zip(tf.nest.flatten(compiled[:2]), tf.nest.flatten(eager[:2]), strict=True):
-            assert relative_error(a, e) <= 1e-5
-        for a, e in zip(compiled[2], eager[2], strict=True):
-            assert relative_error(a, e) <= 1e-4
+# The memory, compiled; the core and the slow reference.
 
 
 @pytest.mark.slow

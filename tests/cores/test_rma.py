@@ -10,7 +10,7 @@ from tests.support import relative_error
 from tfmem.checkpoints import CheckpointMismatchError, load_tf1
 from tfmem.cores.base import RNNCore
 from tfmem.cores.rma import RMACore, RMAReader, RMAWriter, inverse_norm, write
-from tfmem.cores.tvt import TVTCore, TVTOutput
+from tfmem.cores.tvt import TVTCore
 from tfmem.recurrence import unroll
 
 READERS = ("reader_topk", "reader_sparse_memory", "reader_dense", "reader_paper")
@@ -419,43 +419,6 @@ MAKERS = dict(
     code_dense=lambda top_k=0: RMACore(6, memory_size=5, word_size=4, num_reads=2, top_k=top_k, order="code"),
     tvt=make_tvt,
 )
-
-
-def loss_and_gradients(core, inputs):
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)
-        outputs, final = unroll(core, inputs, core.initial_state(tf.shape(inputs)[1], inputs.dtype))
-        floats = [tf.cast(x, tf.float32) for x in tf.nest.flatten((outputs, final.lstm)) if x.dtype.is_floating]
-        loss = sum(tf.reduce_sum(tf.sin(tf.cast(i + 1, tf.float32) * x)) for i, x in enumerate(floats))
-    return outputs, final, tape.gradient(loss, [inputs, *core.trainable_variables])
-
-
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_eager_graph_and_xla_agree_and_every_variable_gets_a_gradient(rng, make):
-    core = make()
-    randomize(core, 4, rng, tf.float32)
-    inputs = tf.constant(rng.normal(size=[6, 3, 4]), tf.float32)
-    outputs, final, gradients = loss_and_gradients(core, inputs)
-    assert all(g is not None and np.any(g) for g in gradients)
-    graph = tf.function(
-        lambda x: loss_and_gradients(core, x), input_signature=[tf.TensorSpec([None, None, 4], tf.float32)]
-    )
-    xla = tf.function(lambda x: loss_and_gradients(core, x), jit_compile=True)
-    for compiled in (graph, xla):
-        other_outputs, other_final, other_gradients = compiled(inputs)
-        pairs = zip(comparable(outputs, final), comparable(other_outputs, other_final), strict=True)
-        for ours, theirs in pairs:
-            assert ours.dtype == theirs.dtype
-            assert relative_error(ours, theirs) <= 1e-5
-        for ours, theirs in zip(gradients, other_gradients, strict=True):
-            assert relative_error(ours, theirs) <= 1e-4
-
-
-def comparable(outputs, state):
-    """All tensors but the weights and indices of the k rows, whose order means nothing."""
-    if isinstance(outputs, TVTOutput):
-        outputs = outputs._replace(read_info=outputs.read_info[2:])
-    return tf.nest.flatten((outputs, state))
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)

@@ -77,14 +77,19 @@ def innovate(state, w, z, noise_variance):
 
 
 def posterior(state, innovation):
-    """Bayes' rule for one code: the `MemoryState` given an `Innovation`."""
+    """Bayes' rule for one code: the `MemoryState` given an `Innovation`.
+
+    What float32 cannot hold: the variance of a code written n times falls to about sigma_o^2 / n. Where that nears the
+    rounding of the other variances (sigma_o = 0.1, thousands of writes of the same codes) eigenvalues can turn negative;
+    a state in float64 does not come near it.
+    """
     wU, sigma_z, delta = innovation
     sigma_z = sigma_z[:, tf.newaxis, tf.newaxis]
     M_mean = state.M_mean + wU[:, :, tf.newaxis] / sigma_z * delta[:, tf.newaxis, :]
     # Product before quotient: exactly symmetric, however many codes are written.
     M_cov = state.M_cov - wU[:, :, tf.newaxis] * wU[:, tf.newaxis, :] / sigma_z
-    diagonal = tf.clip_by_value(tf.linalg.diag_part(M_cov), EPSILON, MAX_VARIANCE)
-    return MemoryState(M_mean, tf.linalg.set_diag(M_cov, diagonal))
+    diagonal = tf.eye(M_cov.shape[-1], dtype=tf.bool)
+    return MemoryState(M_mean, tf.where(diagonal, tf.clip_by_value(M_cov, EPSILON, MAX_VARIANCE), M_cov))
 
 
 def dkl_update(innovation, noise_variance):
