@@ -363,6 +363,7 @@ class ConvLSTM(keras.layers.Layer):
         """W_x * x + b of the input that `routed_convolution` routes to this grid from a pyramid [N, s, (s,) C]."""
         dtype = pyramid[0].dtype
         kernel = tf.cast(self.kernel[..., : self.input_channels, :], dtype)
+        # Not bias_add: its gradient adds up 10^5 cells one by one in float32, with an error of 2e-4.
         return routed_convolution(pyramid, self.grid[0], kernel) + tf.cast(self.bias, dtype)
 
     def recurrent_weights(self, dtype):
