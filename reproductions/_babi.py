@@ -19,7 +19,8 @@ def check_config(config):
         raise ValueError(f"tasks: {config.tasks}, must be numbers from 1 to {babi.NUM_TASKS}, at least one")
     if config.updates_per_call != 1:
         raise ValueError(f"updates_per_call: {config.updates_per_call}, must be 1: batches differ in length")
-    check_range(config, "dev_questions", 0)
+    for name in ("max_words", "dev_questions"):
+        check_range(config, name, 0)
 
 
 class BabiExperiment(SequenceExperiment):
@@ -36,33 +37,56 @@ class BabiExperiment(SequenceExperiment):
         self._told = tf.function(self._tell, autograph=False)
 
     @functools.cached_property
-    def stories(self):
-        """Stories by split."""
-        config = self.config
-        return {split: datasets.babi(config.version, split, config.tasks) for split in ("train", "valid", "test")}
+    def _data(self):
+        return datasets.babi_words(self.config.version, self.config.tasks)
 
-    @functools.cached_property
+    @property
     def words(self):
         """The vocabulary of all splits and chosen tasks."""
-        return babi.vocabulary([story for part in self.stories.values() for story in part])
+        return self._data[0]
+
+    @property
+    def stories(self):
+        """Stories by split."""
+        return self._data[1]
+
+    @property
+    def _batching(self):
+        config = self.config
+        return {
+            "batch_size": config.batch_size,
+            "group_by_length": config.group_by_length,
+            "max_words": config.max_words,
+            "seed": config.seed,
+        }
 
     @functools.cached_property
-    def _batches(self):
-        return {split: self._make_batches(split) for split in self.stories}
+    def _training(self):
+        return babi.Batches(babi.encode(self.stories["train"], self.words, self.config.encoding), **self._batching)
 
-    def _make_batches(self, split):
+    @functools.cached_property
+    def _unseen(self):
+        """Batches of the dev and the test set."""
         config = self.config
-        sequences = babi.encode(self.stories[split], self.words, config.encoding)
-        if split == "valid" and config.dev_questions:
-            by_task = {task: [s for s in sequences if s.task == task] for task in config.tasks}
-            sequences = [s for some in by_task.values() for s in some[: config.dev_questions]]
-        return babi.Batches(sequences, config.batch_size, config.group_by_length)
+        encoded = {s: babi.encode(self.stories[s], self.words, config.encoding) for s in ("valid", "test")}
+        if config.dev_questions:
+            by_task = {task: [s for s in encoded["valid"] if s.task == task] for task in config.tasks}
+            encoded["valid"] = [s for some in by_task.values() for s in some[: config.dev_questions]]
+        return {split: babi.Batches(sequences, config.batch_size) for split, sequences in encoded.items()}
+
+    def pipeline(self, split="train"):
+        """The training batches where they are all of one length, as compiled bundles need them."""
+        if split != "train" or not self.config.max_words:
+            return None
+        config = self.config
+        told = {"version": config.version, "tasks": config.tasks, "encoding": config.encoding}
+        return "tfmem.tasks.datasets:babi_training", {**told, **self._batching}
 
     def variables(self):
         return {**super().variables(), **numbered("best", self.best), "best_error": self.best_error}
 
     def batch(self, update):
-        return self._batches["train"].draw(self.generator(update))
+        return self._training.batch(update)
 
     def one_hot(self, words):
         """Words [...] as the model's inputs [..., V]."""
@@ -78,7 +102,7 @@ class BabiExperiment(SequenceExperiment):
     def errors(self, split):
         """`babi.ErrorCounts` of a split."""
         counts = babi.ErrorCounts()
-        for batch, valid in self._batches[split].all():
+        for batch, valid in self._unseen[split].all():
             counts.add(batch, self._told(tf.nest.map_structure(tf.constant, batch)).numpy(), valid)
         return counts
 

@@ -30,6 +30,9 @@ class Config(SequenceConfig):
     """M App. A: each question behind its story; "story": all questions in one sequence, as the DNC's paper has it."""
     group_by_length: bool = True
     """Whether a batch has sequences of like length alone; ours."""
+    max_words: int = 0
+    """Longest sequence of training; longer ones are left out and all are padded to it, as compiled bundles need. 0: all
+    are taken, padded as a batch needs. Ours."""
     model: Literal["mnm_p", "mnm_g", "lstm_salu", "dnc", "entnet"] = "mnm_p"
     """The core; M Table 1."""
     embedding_size: int | None = 256
@@ -46,8 +49,12 @@ class Config(SequenceConfig):
     """Layers of MNM's memory; M Table 2."""
     meta_weight: float = 1.0
     """Weight of MNM's meta loss beside the task's; M Eq. 6: 1."""
-    mean_error: bool = True
-    """Whether Eqs. 2 and 5 divide by d_v, as Eq. 9 does; as printed they do not, and MNM-g diverges. Our choice."""
+    mean_error: bool = False
+    """Whether Eqs. 2 and 5 divide by d_v, as Eq. 9 does; as printed they do not."""
+    initial_rate: float = 0.05
+    """beta at the start; unknown, our choice as in the algorithmic experiments: higher ones diverge on long texts."""
+    memory_gain: float = 3**0.5
+    """phi_0 is uniform in +-gain/sqrt(fan-in); unknown, our choice as in the algorithmic experiments."""
     dev_questions: int = 0
     """Sequences of each task in an evaluation on the dev set; 0: all. Ours."""
 
@@ -59,6 +66,10 @@ class Config(SequenceConfig):
         if self.embedding_size is not None:
             check_range(self, "embedding_size", 1)
         check_range(self, "meta_weight", 0)
+        if not 0 < self.initial_rate < 1:
+            raise ValueError(f"initial_rate: {self.initial_rate}, must be between 0 and 1")
+        if not self.memory_gain > 0:
+            raise ValueError(f"memory_gain: {self.memory_gain}, must be greater than 0")
 
     def core(self):
         match self.model:
@@ -72,6 +83,8 @@ class Config(SequenceConfig):
                     write="local" if self.model == "mnm_p" else "gradient",
                     return_meta_loss=True,
                     mean_error=self.mean_error,
+                    initial_rate=self.initial_rate,
+                    memory_gain=self.memory_gain,
                 )
             case "lstm_salu":
                 return LookupMemory(self.units, num_heads=self.num_heads, word_size=self.word_size)
@@ -98,14 +111,16 @@ PAPER_CONFIG = Config(
     checkpoint_seconds=600.0,
     dev_questions=200,
 )
-# Ours: two tasks, the 1k stories, a small memory, so that two CPU cores learn it in minutes.
+# Ours: two tasks, whole stories (more answers a step), a small memory, so that two CPU cores learn it in minutes.
 DEMO_CONFIG = Config(
     tasks=(1, 20),
+    encoding="story",
     embedding_size=32,
     units=64,
     num_heads=1,
     memory_size=32,
     word_size=32,
+    initial_rate=0.12,
     batch_size=32,
     learning_rate=3e-3,
     gradient_norm_clip=10.0,

@@ -17,8 +17,14 @@ from tfmem.cores import LSTMStack, RelationalMemory
 from tfmem.interop import SonnetCell
 from tfmem.losses.large_softmax import large_softmax_cross_entropy
 from tfmem.models.language import LanguageModel
-from tfmem.tasks.language_modeling import TokenStream, evaluation_windows, frequency_buckets, load_corpus
-from tfmem.training import check_range
+from tfmem.tasks.language_modeling import (
+    EvaluationWindows,
+    frequency_buckets,
+    load_corpus,
+    training_stream,
+    validation_windows,
+)
+from tfmem.training import Evaluation, check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,6 +190,7 @@ class Experiment(SequenceExperiment):
                 super().__init__(config)
         vocabulary = self.corpus.vocabulary
         self.buckets = tf.constant(frequency_buckets(vocabulary.counts, config.frequency_bounds))
+        self._scored_step = tf.function(self._score_step, autograph=False)
         self._scored_window = tf.function(self._score_window, autograph=False)
         self.unrolled = {}
 
@@ -193,7 +200,23 @@ class Experiment(SequenceExperiment):
 
     @functools.cached_property
     def stream(self):
-        return TokenStream(self.corpus.train, self.config.batch_size, self.config.window)
+        return training_stream(**self.pipeline()[1])
+
+    @functools.cached_property
+    def validation(self):
+        return validation_windows(**self.pipeline("evaluation")[1])
+
+    def pipeline(self, split="train"):
+        config = self.config
+        arguments = {
+            "corpus": config.corpus,
+            "vocabulary_size": config.vocabulary_size,
+            "batch_size": config.batch_size,
+            "window": config.window,
+        }
+        if split == "train":
+            return "tfmem.tasks.language_modeling:training_stream", {**arguments, "seed": config.seed}
+        return "tfmem.tasks.language_modeling:validation_windows", {**arguments, "words": config.eval_words}
 
     def make_model(self):
         config = self.config
@@ -206,7 +229,7 @@ class Experiment(SequenceExperiment):
         return model
 
     def batch(self, update):
-        return {**self.stream.batch(update), "dropout_seed": np.array([self.config.seed, update], np.int64)}
+        return self.stream.batch(update)
 
     def initial_carry(self):
         return self.model.get_initial_state(self.config.batch_size)
@@ -289,16 +312,27 @@ class Experiment(SequenceExperiment):
           transfer: whether states are handed from window to window.
         """
         config, carry, total = self.config, self.initial_carry(), 0.0
-        for batch in evaluation_windows(ids, config.batch_size, window or config.window):
+        windows = EvaluationWindows(ids, config.batch_size, window or config.window)
+        for batch in map(windows.batch, range(len(windows))):
             batch["first"] = batch["first"] | np.bool_(not transfer)
             sums, carry = self._scored_window(tf.nest.map_structure(tf.constant, batch), carry)
             total = total + sums.numpy().astype(np.float64)
         return total
 
+    def evaluation(self):
+        """The validation text; the carry is (nats, words) so far and the state."""
+        carry = tf.zeros([2]), self.initial_carry()
+        return Evaluation(len(self.validation), carry, self._scored_step)
+
+    def _score_step(self, number, batch, carry):
+        total, state = carry
+        sums, state = self._score_window(batch, state)
+        total += tf.reduce_sum(sums, axis=1)
+        loss = total[0] / total[1]
+        return (total, state), {"valid_loss": loss, "valid_perplexity": tf.exp(loss)}
+
     def evaluate(self):
-        ids = self.corpus.valid
-        nats, words = self.nats(ids[: self.config.eval_words + 1] if self.config.eval_words else ids).sum(axis=1)
-        return {"valid_loss": nats / words, "valid_perplexity": float(np.exp(nats / words))}
+        return self.evaluation().scores(self.validation.batch)
 
     def result(self, evaluation):
         """Perplexities of the whole validation and test text, by frequency (Table 3) and unroll length (Figure 12)."""

@@ -94,8 +94,8 @@ def test_batches(seed, size, grouped):
     stories = babi.parse("".join(babi_story(rng, 8) for _ in range(4)), 8) + STORIES
     vocabulary = babi.vocabulary(stories)
     sequences = babi.encode(stories, vocabulary, "question")
-    batches = babi.Batches(sequences, size, grouped)
-    batch, again = batches.draw(np.random.default_rng(seed)), batches.draw(np.random.default_rng(seed))
+    batches = babi.Batches(sequences, size, grouped, seed=seed)
+    batch, again = batches.batch(3), batches.batch(3)
     for name, array in batch.items():
         np.testing.assert_array_equal(array, again[name])
     steps = batch["inputs"].shape[0]
@@ -112,6 +112,14 @@ def test_batches(seed, size, grouped):
     seen = [batch["inputs"][: batch["lengths"][b], b].tolist() for batch, n in batches.all() for b in range(n)]
     assert sorted(seen) == sorted(s.inputs.tolist() for s in sequences)
     assert all(batch["inputs"].shape[1] == size for batch, _ in batches.all())
+
+
+def test_batches_of_one_length():
+    sequences = babi.encode(STORIES, VOCABULARY, "question")
+    batches = babi.Batches(sequences, 4, group_by_length=False, max_words=20)
+    seen = [batches.batch(update) for update in range(20)]
+    assert {batch["inputs"].shape for batch in seen} == {(20, 4)}
+    assert {n for batch in seen for n in batch["lengths"].tolist()} == {len(s.inputs) for s in sequences} - {26}
 
 
 def test_padded_length():
@@ -136,8 +144,9 @@ def test_errors_are_counted_by_question_and_task():
 
 
 def test_bad_batches():
-    with pytest.raises(ValueError, match="sequences is empty"):
-        babi.Batches([], 2)
+    for sequences, most in (([], 0), (babi.encode(STORIES, VOCABULARY), 3)):
+        with pytest.raises(ValueError, match=f"sequences has none of at most max_words = {most}"):
+            babi.Batches(sequences, 2, max_words=most)
     with pytest.raises(ValueError, match="batch_size is 0"):
         babi.Batches(babi.encode(STORIES, VOCABULARY), 0)
 

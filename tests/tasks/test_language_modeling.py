@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.text_data import write_wikitext
 from tfmem.tasks.datasets import DATA_DIR, CorruptDataError, MissingDataError
 from tfmem.tasks.language_modeling import (
+    EvaluationWindows,
     TokenStream,
     Vocabulary,
-    evaluation_windows,
     frequency_buckets,
     load_corpus,
 )
@@ -55,6 +55,7 @@ def test_streams_are_contiguous(count, batch_size, window):
     np.testing.assert_array_equal(rows[0], np.arange(batch_size) * ((count - 1) // batch_size))
     assert stream.part - len(rows) < window
     assert [bool(batch["first"]) for batch in batches] == [True] + [False] * (len(batches) - 1)
+    assert stream.batch(7)["dropout_seed"].tolist() == [0, 7]
     again = stream.batch(2 * stream.windows_per_pass + len(batches) - 1)
     np.testing.assert_array_equal(again["inputs"], batches[-1]["inputs"])
 
@@ -63,7 +64,8 @@ def test_streams_are_contiguous(count, batch_size, window):
 @given(st.integers(2, 100), st.integers(1, 5), st.integers(1, 7))
 def test_evaluation_sees_each_word_once(count, batch_size, window):
     ids = np.arange(count, dtype=np.int32)[::-1].copy()
-    windows = list(evaluation_windows(ids, batch_size, window))
+    source = EvaluationWindows(ids, batch_size, window)
+    windows = [source.batch(number) for number in range(len(source))]
     weights = np.stack([w["weights"] for w in windows]) > 0
     targets = np.stack([w["targets"] for w in windows])[weights]
     inputs = np.stack([w["inputs"] for w in windows])[weights]
@@ -78,7 +80,7 @@ def test_bad_streams():
     with pytest.raises(ValueError, match="window is 0"):
         TokenStream(np.zeros(8, np.int32), 2, 0)
     with pytest.raises(ValueError, match="must have at least 2"):
-        next(evaluation_windows(np.zeros(1, np.int32), 1, 1))
+        EvaluationWindows(np.zeros(1, np.int32), 1, 1)
 
 
 def test_corpus_and_its_cache(tmp_path, monkeypatch):

@@ -146,14 +146,14 @@ def padded_length(length):
     return next((bound for bound in LENGTHS if length <= bound), -(-length // LENGTHS[-1]) * LENGTHS[-1])
 
 
-def pad(sequences):
-    """A batch of `Encoded` sequences, padded behind with the placeholder to a common `padded_length`.
+def pad(sequences, steps=0):
+    """A batch of `Encoded` sequences, padded behind with the placeholder to `steps`; 0: a common `padded_length`.
 
     Returns:
         dict: inputs, targets [T, B] int32; weights [T, B] float32, 1 at placeholders of answers; questions [T, B]
         int32; lengths, tasks [B] int32.
     """
-    steps = padded_length(max(len(s.inputs) for s in sequences))
+    steps = steps or padded_length(max(len(s.inputs) for s in sequences))
 
     def stack(name):
         return np.stack([np.pad(getattr(s, name), (0, steps - len(s.inputs))) for s in sequences], axis=1)
@@ -170,7 +170,7 @@ def pad(sequences):
 
 
 class Batches:
-    """Batches of encoded sequences, all tasks mixed.
+    """Batches of encoded sequences, all tasks mixed; `batch(update)` is a function of the seed and the update.
 
     Args:
         sequences: `Encoded`s, at least one.
@@ -178,27 +178,32 @@ class Batches:
         group_by_length: whether a batch has sequences of one padded length alone, drawn with the probability that it
             has among all sequences; else a batch is as long as the longest it drew. Ours: less padding, but a batch
             then has fewer different tasks.
+        max_words: sequences that are longer are left out, and every batch is padded to it; 0: neither.
+        seed: non-negative integer.
 
     Raises:
-        ValueError: no sequences, or a batch size below 1.
+        ValueError: no sequences (of at most `max_words`), or a batch size below 1.
     """
 
-    def __init__(self, sequences, batch_size, group_by_length=True):
-        if not sequences:
-            raise ValueError("sequences is empty, must have at least one")
+    def __init__(self, sequences, batch_size, group_by_length=True, max_words=0, seed=0):
+        self.sequences = [s for s in sequences if not max_words or len(s.inputs) <= max_words]
+        if not self.sequences:
+            raise ValueError(f"sequences has none of at most max_words = {max_words}, must have at least one")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, must be at least 1")
-        self.sequences, self.batch_size, self.group_by_length = list(sequences), batch_size, group_by_length
+        self.batch_size, self.group_by_length, self.seed = batch_size, group_by_length, seed
+        self.steps = max_words
         self.lengths = np.array([padded_length(len(s.inputs)) for s in self.sequences])
 
-    def draw(self, generator):
-        """A batch drawn, with replacement, by a numpy generator: as `pad` makes it."""
+    def batch(self, update):
+        """The batch of an update, drawn with replacement: as `pad` makes it."""
+        generator = np.random.default_rng([self.seed, update])
         if self.group_by_length:
             among = np.flatnonzero(self.lengths == generator.choice(self.lengths))
             chosen = generator.choice(among, self.batch_size)
         else:
             chosen = generator.integers(len(self.sequences), size=self.batch_size)
-        return pad([self.sequences[i] for i in chosen])
+        return pad([self.sequences[i] for i in chosen], self.steps)
 
     def all(self):
         """Every sequence once, by length: an iterator of (batch, number of valid sequences in it).

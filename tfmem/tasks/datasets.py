@@ -193,6 +193,18 @@ def babi(version, split, tasks=range(1, 21), data_dir=None):
         ) from error
 
 
+def babi_words(version, tasks, data_dir=None):
+    """The vocabulary of some tasks in all splits of a version (see `babi`), and their stories by split."""
+    stories = {split: babi(version, split, tasks, data_dir) for split in babi_splits(version)}
+    return babi_task.vocabulary([story for part in stories.values() for story in part]), stories
+
+
+def babi_training(version, tasks, encoding, **arguments):
+    """The `tfmem.tasks.babi.Batches` of the training stories; `arguments` are its own."""
+    words, stories = babi_words(version, tasks)
+    return babi_task.Batches(babi_task.encode(stories["train"], words, encoding), **arguments)
+
+
 def read_babi(tar, version, split, tasks=range(1, 21)):
     """The stories of some tasks in an open archive.
 

@@ -167,14 +167,15 @@ class TokenStream:
         ids: int [N], the text.
         batch_size: B, parts that are read side by side.
         window: T, steps of back-propagation.
+        seed: non-negative integer, goes into the seeds of dropout.
 
     Raises:
         ValueError: an argument below 1, or a text that has no whole window for each part.
     """
 
-    def __init__(self, ids, batch_size, window):
+    def __init__(self, ids, batch_size, window, seed=0):
         _check_positive(batch_size=batch_size, window=window)
-        self.ids, self.batch_size, self.window = ids, batch_size, window
+        self.ids, self.batch_size, self.window, self.seed = ids, batch_size, window, seed
         self.part = (len(ids) - 1) // batch_size
         self.windows_per_pass = self.part // window
         if not self.windows_per_pass:
@@ -183,13 +184,18 @@ class TokenStream:
             )
 
     def batch(self, update):
-        """dict: inputs, targets [T, B] int32; first, bool scalar: whether the text starts anew."""
+        """dict: inputs, targets [T, B] int32; first, bool: whether the text starts anew; dropout_seed, int64 [2]."""
         start = update % self.windows_per_pass * self.window
         rows = np.stack([self.ids[b * self.part + start :][: self.window + 1] for b in range(self.batch_size)], axis=1)
-        return {"inputs": rows[:-1], "targets": rows[1:], "first": np.bool_(start == 0)}
+        return {
+            "inputs": rows[:-1],
+            "targets": rows[1:],
+            "first": np.bool_(start == 0),
+            "dropout_seed": np.array([self.seed, update], np.int64),
+        }
 
 
-def evaluation_windows(ids, batch_size, window):
+class EvaluationWindows:
     """All of a text but its first word as targets exactly once, in parts and windows as in training.
 
     Args:
@@ -197,24 +203,43 @@ def evaluation_windows(ids, batch_size, window):
         batch_size: parts that are read side by side.
         window: steps of a window.
 
-    Yields:
-        dict: inputs, targets [window, B] int32; weights [window, B] float32, 0 on padding; first, bool scalar.
+    Raises:
+        ValueError: an argument below 1, or a text of less than two words.
     """
-    _check_positive(batch_size=batch_size, window=window)
-    if len(ids) < 2:
-        raise ValueError(f"ids has {len(ids)} words, must have at least 2")
-    num = len(ids) - 1
-    part = -(-num // batch_size)
-    for start in range(0, part, window):
-        place = np.arange(batch_size) * part + np.arange(start, start + window)[:, np.newaxis]
-        valid = (np.arange(start, start + window)[:, np.newaxis] < part) & (place < num)
+
+    def __init__(self, ids, batch_size, window):
+        _check_positive(batch_size=batch_size, window=window)
+        if len(ids) < 2:
+            raise ValueError(f"ids has {len(ids)} words, must have at least 2")
+        self.ids, self.batch_size, self.window = ids, batch_size, window
+        self.part = -(-(len(ids) - 1) // batch_size)
+
+    def __len__(self):
+        return -(-self.part // self.window)
+
+    def batch(self, number):
+        """dict: inputs, targets [window, B] int32; weights [window, B] float32, 0 on padding; first, bool scalar."""
+        step = np.arange(number * self.window, (number + 1) * self.window)[:, np.newaxis]
+        place = np.arange(self.batch_size) * self.part + step
+        valid = (step < self.part) & (place < len(self.ids) - 1)
         place = np.where(valid, place, 0)
-        yield {
-            "inputs": np.asarray(ids[place], np.int32),
-            "targets": np.asarray(ids[place + 1], np.int32),
+        return {
+            "inputs": np.asarray(self.ids[place], np.int32),
+            "targets": np.asarray(self.ids[place + 1], np.int32),
             "weights": valid.astype(np.float32),
-            "first": np.bool_(start == 0),
+            "first": np.bool_(number == 0),
         }
+
+
+def training_stream(corpus, vocabulary_size, batch_size, window, seed):
+    """The `TokenStream` of a corpus's training text; see `load_corpus`."""
+    return TokenStream(load_corpus(corpus, vocabulary_size).train, batch_size, window, seed)
+
+
+def validation_windows(corpus, vocabulary_size, batch_size, window, words):
+    """The `EvaluationWindows` of the first `words` words of a corpus's validation text (0: all); see `load_corpus`."""
+    ids = load_corpus(corpus, vocabulary_size).valid
+    return EvaluationWindows(ids[: words + 1] if words else ids, batch_size, window)
 
 
 def _check_positive(**arguments):
