@@ -145,3 +145,29 @@ def test_program_evaluation_is_evaluated_on_the_hardest_programs():
     assert set(experiment.batch(0)["program_lengths"]) == {1, 2}
     majority = experiment.result({})["majority_accuracy"]
     assert 1 / 9 <= majority < 0.25  # first digits are never 0
+
+
+@pytest.mark.parametrize("core", ["lstm", "entnet", "dnc, copy"])
+def test_an_update_reaches_every_weight_of_every_core(core):
+    module = load_experiment("relational/program_evaluation")
+    model, *task = core.split(", ")
+    config = dataclasses.replace(
+        module.PRESETS["smoke"],
+        model=model,
+        task=(task or ["addition"])[0],
+        decoding="non_autoregressive",
+        max_length=1,
+        total_units=4,
+        units=3,
+        num_heads=1,
+    )
+    experiment = module.Experiment(config)
+    before = [variable.numpy() for variable in experiment.model.trainable_variables]
+    update = tf.function(experiment.train_step, autograph=False)
+    _, metrics = update(tf.constant(0, tf.int64), tf.nest.map_structure(tf.constant, experiment.batch(0)), ())
+    assert np.isfinite(metrics["loss"])
+    after = [variable.numpy() for variable in experiment.model.trainable_variables]
+    same = [
+        v.path for v, a, b in zip(experiment.model.trainable_variables, after, before, strict=True) if (a == b).all()
+    ]
+    assert same == []
