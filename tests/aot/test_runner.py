@@ -149,19 +149,30 @@ def test_experiments_that_no_bundle_can_hold():
 
 
 def compare(experiment, path):
-    """20 updates by the runner and by TensorFlow from the same start."""
+    """20 updates by the runner and by TensorFlow from the same start: losses, and what became of the variables."""
+    before = [v.numpy().copy() for v in experiment.variables().values()]
     write_bundle(make_bundle(experiment), path / "bundle")
     expected = tensorflow_losses(experiment, 20)
     done = aot("run", path / "bundle", "--folder", path / "run")
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(losses(path / "run"), expected, rtol=1e-5)
+    checkpoint, _ = RunFolder(path / "run").restore()
+    changes = [
+        np.concatenate([np.ravel(now - old).astype(np.float64) for now, old in zip(arrays, before, strict=True)])
+        for arrays in (
+            [checkpoint.arrays[f"variables/{name}"] for name in experiment.variables()],
+            [v.numpy() for v in experiment.variables().values()],
+        )
+    ]
+    assert np.linalg.norm(changes[0] - changes[1]) <= 1e-3 * np.linalg.norm(changes[1])
 
 
+# The rate of recall is a hundredth of its preset's: there differences of rounding grow sixfold with every update.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["multigrid/mapping", "multigrid/mnist_recall"])
-def test_twenty_updates_of_the_experiments(name, tmp_path, data_folder):  # noqa: F811
-    module = load_experiment(name)
-    schedule = {"num_updates": 20, "log_every": 1, "checkpoint_every": 0}
+@pytest.mark.parametrize(("name", "options"), [("mapping", {}), ("mnist_recall", {"learning_rate": 1e-5})])
+def test_twenty_updates_of_the_experiments(name, options, tmp_path, data_folder):  # noqa: F811
+    module = load_experiment(f"multigrid/{name}")
+    schedule = {"num_updates": 20, "log_every": 1, "checkpoint_every": 0, **options}
     compare(module.Experiment(dataclasses.replace(module.PRESETS["smoke"], **schedule)), tmp_path)
 
 
