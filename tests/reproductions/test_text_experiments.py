@@ -178,6 +178,7 @@ def test_bad_language_settings():
     for fields, message in (
         (dict(total_units=7), "total_units: 7, must be a multiple of"),
         (dict(replicas=3), "replicas: 3, must divide batch_size"),
+        (dict(replicas=2), "jit_compile: 'auto', must be False"),
         (dict(dropout=1.0), "dropout"),
         (dict(unroll_lengths=(0,)), "unroll_lengths"),
         (dict(vocabulary_size=2), "vocabulary_size: 2"),
@@ -195,7 +196,8 @@ from reproductions.relational.language_modeling import PRESETS, Experiment
 from tfmem.training import compiled_updates
 results = []
 for replicas in (1, 2):
-    e = Experiment(dataclasses.replace(PRESETS["smoke"], batch_size=4, dropout=0.0, optimizer="sgd", replicas=replicas))
+    fields = dict(batch_size=4, dropout=0.0, optimizer="sgd", replicas=replicas, jit_compile=False)
+    e = Experiment(dataclasses.replace(PRESETS["smoke"], **fields))
     carry, batches = e.initial_carry(), [e.batch(n) for n in range(3)]
     batches = tf.nest.map_structure(lambda *b: np.stack(b), *batches)
     carry, metrics = compiled_updates(e, 3)(tf.constant(0, tf.int64), batches, carry)
