@@ -145,7 +145,7 @@ class Experiment(abc.ABC):
 
         Args:
           update: int64 scalar tensor, from 0; seeds and schedules follow from it. Stateless random ops need
-            `alg="philox"` to draw the same numbers under XLA and without.
+            `alg="philox"` to draw the same integers under XLA and without; floats differ all the same.
           batch: the nest that `batch` made, as tensors.
           carry: nest of tensors; the result has the same structure, shapes and dtypes.
 
