@@ -86,22 +86,23 @@ PAPER_CONFIG = Config(
     eval_every=5_000,
     checkpoint_seconds=600.0,
 )
-# Ours: five vectors of eight numbers, so that two CPU cores learn it in minutes.
+# Ours: four vectors of two numbers, sized for two CPU cores and minutes. A guess is right in half of all questions.
 DEMO_CONFIG = Config(
-    num_objects=5,
-    num_features=8,
-    num_memories=8,
-    total_units=256,
+    num_objects=4,
+    num_features=2,
+    num_memories=4,
+    total_units=128,
     num_heads=4,
-    units=256,
-    mlp_sizes=(128, 128),
-    batch_size=128,
+    units=128,
+    mlp_sizes=(64, 64),
+    batch_size=256,
     learning_rate=1e-3,
-    num_updates=10_000,
+    num_updates=20_000,
     updates_per_call=20,
-    log_every=50,
-    eval_every=1_000,
+    log_every=100,
+    eval_every=2_000,
     eval_batches=40,
+    jit_compile=True,  # measured: half the time of the plain graph at these sizes
 )
 PRESETS = {
     "paper": PAPER_CONFIG,
@@ -109,7 +110,7 @@ PRESETS = {
     "paper_dnc": dataclasses.replace(PAPER_CONFIG, model="dnc", units=512, num_heads=4),
     "demo": DEMO_CONFIG,
     "demo_lstm": dataclasses.replace(DEMO_CONFIG, model="lstm"),
-    "demo_dnc": dataclasses.replace(DEMO_CONFIG, model="dnc", units=64, num_heads=2),
+    "demo_dnc": dataclasses.replace(DEMO_CONFIG, model="dnc", units=32, num_heads=2),
     "smoke": Config(
         num_objects=3,
         num_features=2,
