@@ -15,26 +15,11 @@ import dataclasses
 import json
 import math
 import os
-import subprocess
-import sys
 import time
 
+from measuring import in_process, matmul_rate, peak_gigabytes, seconds_of
+
 PUBLIC = {"mapping": (4.1, 7.9, 450.0), "mnist_recall": (0.17, None, 450.0)}
-
-
-def matmul_rate():
-    """GFLOP/s of a 4096 x 4096 product, best of five."""
-    import tensorflow as tf
-
-    a = tf.random.normal([4096, 4096])
-    product = tf.function(lambda a: tf.reduce_sum(a @ a))
-    product(a).numpy()
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        product(a).numpy()
-        times.append(time.perf_counter() - start)
-    return 2 * 4096**3 / min(times) / 1e9
 
 
 def layer_flops(layer):
@@ -72,7 +57,7 @@ def work_in_the_public_order():
 
     def step(cell, x, states):
         gates = tf.nn.convolution(tf.concat([x, states[1]], axis=-1), cell.kernel, padding="SAME")
-        state = multigrid.lstm_gates(tf.nn.bias_add(gates, cell.bias), states[0], cell.forget_bias)
+        state = multigrid.lstm_gates(gates + cell.bias, states[0], cell.forget_bias)
         return state.hidden, state
 
     multigrid.routed_convolution = lambda pyramid, size, kernel: tf.nn.convolution(
@@ -84,8 +69,6 @@ def work_in_the_public_order():
 
 
 def measure(name, overrides, repeats, public_order=False):
-    import resource
-
     import numpy as np
     import tensorflow as tf
 
@@ -103,18 +86,20 @@ def measure(name, overrides, repeats, public_order=False):
     start = time.perf_counter()
     carry, _ = update(tf.constant(0, tf.int64), batch, carry)
     compile_seconds = time.perf_counter() - start
-    times = []
-    for number in range(repeats):
-        start = time.perf_counter()
-        carry, metrics = update(tf.constant(number + 1, tf.int64), batch, carry)
-        metrics["loss"].numpy()
-        times.append(time.perf_counter() - start)
+    metrics = {}
+
+    def call():
+        nonlocal carry
+        carry, result = update(tf.constant(1, tf.int64), batch, carry)
+        metrics.update(tf.nest.map_structure(lambda m: m.numpy(), result))
+
+    times = seconds_of(call, repeats)
     steps = config.window if name == "mapping" else config.steps
     return {
         "seconds": float(np.median(times)),
         "fastest": min(times),
         "compile": compile_seconds,
-        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "gigabytes": peak_gigabytes(),
         "loss": float(metrics["loss"][0]),
         "gflop": step_flops(name, experiment.model, steps, config.batch_size) / 1e9,
     }
@@ -132,15 +117,6 @@ def synthetic_batch(name, experiment):
     return {"images": images, "query": images[0], "label": label, "query_step": np.int32(0)}
 
 
-def in_process(*arguments):
-    command = [sys.executable, __file__, "--one", json.dumps(arguments)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise SystemExit(f"{arguments} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer points and repeats")
@@ -152,14 +128,14 @@ def main():
         print(json.dumps(matmul_rate() if what == ["rate"] else measure(*what)))
         return
 
-    rate = in_process("rate")
+    rate = in_process(__file__, "rate")
     repeats = 3 if arguments.quick else 7
     print(f"matrix products: {rate:.0f} GFLOP/s on {os.cpu_count()} cores")
     head = f"{'setting':44s} {'s/step':>8s} {'fastest':>8s} {'GB':>6s} {'GFLOP':>7s} {'of rate':>8s} {'compile':>8s}"
     print(head)
 
     def row(title, name, public_order=False, **overrides):
-        r = in_process(name, overrides, repeats, public_order)
+        r = in_process(__file__, name, overrides, repeats, public_order)
         share = r["gflop"] / r["seconds"] / rate
         print(
             f"{title:44s} {r['seconds']:8.3f} {r['fastest']:8.3f} {r['gigabytes']:6.2f} {r['gflop']:7.0f} {share:8.1%} "

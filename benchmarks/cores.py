@@ -1,0 +1,263 @@
+"""Seconds and memory of a training step of the cores, against an LSTM, the machine's rate, and T, slots and batch.
+
+    python benchmarks/cores.py                     ratios at the papers' sizes, then growth; draws cores.png
+    python benchmarks/cores.py --quick             fewer points and repeats
+    python benchmarks/cores.py --xla               compiled by XLA
+
+A training step is the unrolled core, a loss, its gradient and Adam. `LSTM` is the time of the same step with a
+`keras.layers.LSTM` of equal parameters; `of rate` is the share of the machine's rate of matrix products, from the
+forward step's FLOPs as TensorFlow counts them, three times for a training step. The peer of the RMC is written in the
+public code's order of work: input projected step by step and attended to as one more row of the memory. For scale, the
+public originals on two cores that multiply matrices at 450 GFLOP/s with TF 2.21's kernels: RMC 1.89 s and 2.38 s, DNC
+0.33 s. Every point runs in a process of its own, so that its peak memory is its own.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+
+from measuring import growth, in_process, matmul_rate, peak_gigabytes, seconds_of
+
+PUBLIC_RATE = 450.0
+PUBLIC = {"rmc_small": 1.89, "rmc_large": 2.38, "dnc": 0.33}
+# Sizes of the papers' appendices (`config`), inputs, batch and steps, the MLP that follows.
+SETTINGS = {
+    "rmc_small": dict(core="rmc", mem_slots=8, head_size=32, num_heads=8, features=40, batch=1600, steps=8, mlp=4),
+    "rmc_large": dict(core="rmc", mem_slots=8, head_size=256, num_heads=8, features=40, batch=64, steps=8, mlp=4),
+    "dnc": dict(core="dnc", memory_size=500, word_size=16, features=40, batch=16, steps=20, mlp=0),
+    "rma": dict(core="rma", memory_size=1350, word_size=200, features=256, batch=16, steps=20, mlp=0),
+    "kanerva": dict(core="kanerva", memory_size=32, word_size=512, features=256, batch=16, steps=20, mlp=0),
+}
+GROWTH = {
+    "RMC": dict(core="rmc", mem_slots=8, head_size=32, num_heads=4, features=32, batch=16, steps=32, mlp=0),
+    "DNC": dict(core="dnc", memory_size=64, word_size=16, features=32, batch=16, steps=32, mlp=0),
+    "RMA": dict(core="rma", memory_size=128, word_size=32, features=32, batch=16, steps=32, mlp=0),
+    "Kanerva": dict(core="kanerva", memory_size=32, word_size=64, features=32, batch=16, steps=32, mlp=0),
+    "MNM-g": dict(core="mnm_g", memory_size=32, word_size=32, features=32, batch=16, steps=32, mlp=0),
+    "MNM-p": dict(core="mnm_p", memory_size=32, word_size=32, features=32, batch=16, steps=32, mlp=0),
+    "SALU": dict(core="salu", word_size=32, features=32, batch=16, steps=32, mlp=0),
+}
+SLOTS = {"rmc": "mem_slots", "salu": None}
+
+
+def make_core(core, features, batch, steps, mlp, **sizes):
+    """The core of a setting."""
+    from tfmem import cores
+
+    if core == "rmc":
+        return cores.RelationalMemory(**sizes)
+    if core == "dnc":
+        access = {**sizes, "num_reads": 4, "num_writes": 1}
+        return cores.DNC(access, {"hidden_size": 256}, 40, clip_value=20)
+    if core == "rma":
+        return cores.RMACore(256, num_reads=3, top_k=min(50, sizes["memory_size"]), **sizes)
+    if core == "kanerva":
+        return cores.KanervaCore(512, **sizes)
+    if core == "salu":
+        return cores.LookupMemory(100, num_heads=4, max_steps=steps, **sizes)
+    return cores.MetalearnedMemory(100, num_heads=4, write="local" if core == "mnm_p" else "gradient", **sizes)
+
+
+def lstm_of(num_parameters, features):
+    """A `keras.layers.LSTM` of about that many parameters."""
+    import keras
+
+    # 4 u (u + features + 1) = num_parameters
+    half = (features + 1) / 2
+    return keras.layers.LSTM(round(math.sqrt(half**2 + num_parameters / 4) - half), return_sequences=True)
+
+
+def public_rmc(setting):
+    """Outputs [B, T, S M] of an RMC in the public code's order of work, with weights of its own."""
+    import sonnet as snt
+    import tensorflow as tf
+
+    slots, heads, size = setting["mem_slots"], setting["num_heads"], setting["head_size"]
+    width = heads * size
+    linears = {
+        name: snt.Linear(n)
+        for name, n in dict(x=width, qkv=3 * width, a=width, b=width, gate_x=2 * width, gate_m=2 * width).items()
+    }
+    norms = [snt.LayerNorm(-1, True, True) for _ in range(3)]
+
+    def linear(name, x):
+        flat = linears[name](tf.reshape(x, [-1, x.shape[-1]]))
+        return tf.reshape(flat, [*x.shape[:-1], flat.shape[-1]])
+
+    def step(x, memory):
+        x = linear("x", x)[:, tf.newaxis]
+        rows = tf.concat([memory, x], 1)
+        qkv = tf.reshape(norms[0](linear("qkv", rows)), [rows.shape[0], slots + 1, heads, 3 * size])
+        q, k, v = tf.split(tf.transpose(qkv, [0, 2, 1, 3]), 3, -1)
+        attended = tf.nn.softmax(tf.matmul(q * size**-0.5, k, transpose_b=True)) @ v
+        attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), rows.shape)
+        rows = norms[1](rows + attended)
+        rows = norms[2](linear("b", tf.nn.relu(linear("a", rows))) + rows)
+        i, f = tf.split(linear("gate_m", tf.tanh(memory)) + linear("gate_x", x), 2, -1)
+        return tf.sigmoid(i) * tf.tanh(rows[:, :-1]) + tf.sigmoid(f + 1.0) * memory
+
+    def run(inputs):
+        memory = tf.eye(slots, width, batch_shape=[inputs.shape[0]])
+        for t in range(inputs.shape[1]):
+            memory = step(inputs[:, t], memory)
+        return tf.reshape(memory, [inputs.shape[0], 1, -1])
+
+    module = snt.Module()
+    module.parts = [*linears.values(), *norms]
+    run(tf.zeros([1, 1, setting["features"]]))
+    return run, list(module.trainable_variables)
+
+
+def measure(setting, kind, repeats, xla):
+    """A training step of "ours", of the "lstm" of equal parameters or of the "public" order of work."""
+    import numpy as np
+    import tensorflow as tf
+
+    from tfmem.models.sequence import Head
+    from tfmem.recurrence import unroll
+
+    batch, steps, features = (setting[k] for k in ("batch", "steps", "features"))
+    rng = np.random.default_rng(0)
+    inputs = tf.constant(rng.normal(size=[batch, steps, features]), tf.float32)
+    core = make_core(**setting)
+    flops = 0
+    if hasattr(core, "initial_state"):
+        core(inputs[:1, 0], core.initial_state(1))
+        start, variables = core.initial_state, list(core.trainable_variables)
+    else:
+        core.build((None, features))
+        start, variables = core.get_initial_state, [v.value for v in core.trainable_variables]
+    parameters = sum(math.prod(v.shape) for v in variables)
+
+    def run(inputs):
+        outputs, _ = unroll(core, tf.transpose(inputs, [1, 0, 2]), start(batch))
+        outputs = tf.nest.flatten(outputs)[0]
+        return tf.transpose(tf.reshape(outputs, [steps, batch, -1]), [1, 0, 2])
+
+    if kind == "ours":
+        flops = forward_flops(core, start, inputs)
+    elif kind == "lstm":
+        layer = lstm_of(parameters, features)
+        layer.build(inputs.shape)
+        run, variables = layer, [v.value for v in layer.trainable_variables]
+    else:
+        run, variables = public_rmc(setting)
+    head = Head(8, (256,) * setting["mlp"])
+    width = tf.function(run).get_concrete_function(inputs).outputs[0].shape[-1]
+    head.build((batch, width))
+    trained = [*variables, *(v.value for v in head.trainable_variables)]
+    slots = [(tf.Variable(tf.zeros_like(v)), tf.Variable(tf.zeros_like(v))) for v in trained]
+
+    @tf.function(jit_compile=xla)
+    def train(inputs):
+        with tf.GradientTape() as tape:
+            logits = head(run(inputs)[:, -1] if setting["mlp"] else run(inputs))
+            loss = tf.reduce_mean(tf.square(logits - 0.5))
+        for v, (m, s), g in zip(trained, slots, tape.gradient(loss, trained), strict=True):
+            tf.raw_ops.ResourceApplyAdam(
+                var=v.handle, m=m.handle, v=s.handle, beta1_power=0.9, beta2_power=0.999, lr=1e-4, beta1=0.9,
+                beta2=0.999, epsilon=1e-8, grad=g,
+            )  # fmt: skip
+        return loss
+
+    first = time.perf_counter()
+    train(inputs).numpy()
+    first = time.perf_counter() - first
+    times = seconds_of(lambda: train(inputs).numpy(), repeats)
+    return {
+        **{k: v for k, v in setting.items() if k != "core"},
+        "seconds": min(times),
+        "median": float(np.median(times)),
+        "first": first,
+        "gigabytes": peak_gigabytes(),
+        "parameters": parameters if kind == "ours" else sum(math.prod(v.shape) for v in variables),
+        "gflop": 3 * steps * flops / 1e9,
+    }
+
+
+def forward_flops(core, start, inputs):
+    """FLOPs of one forward step, counted by TensorFlow's profiler."""
+    import tensorflow as tf
+
+    step = tf.function(lambda x: core(x, start(inputs.shape[0]))).get_concrete_function(inputs[:, 0])
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    options["output"] = "none"
+    return tf.compat.v1.profiler.profile(step.graph, options=options).total_float_ops
+
+
+def at_paper_sizes(arguments, rate):
+    print(f"{'core':10s} {'s/step':>8s} {'GB':>6s} {'parameters':>11s} {'GFLOP':>7s} {'of rate':>8s} {'LSTM':>8s} "
+          f"{'ratio':>6s} {'first':>7s}")  # fmt: skip
+    repeats = 3 if arguments.quick else 7
+    for name, setting in SETTINGS.items():
+        ours, lstm = (in_process(__file__, setting, kind, repeats, arguments.xla) for kind in ("ours", "lstm"))
+        print(
+            f"{name:10s} {ours['seconds']:8.3f} {ours['gigabytes']:6.2f} {ours['parameters']:11,d} "
+            f"{ours['gflop']:7.1f} {ours['gflop'] / ours['seconds'] / rate:8.1%} {lstm['seconds']:7.3f}s "
+            f"{ours['seconds'] / lstm['seconds']:6.2f} {ours['first']:6.1f}s",
+            flush=True,
+        )
+        if name in PUBLIC:
+            ratio = ours["seconds"] * rate / (PUBLIC[name] * PUBLIC_RATE)
+            print(f"{'':10s} at equal rates {ratio:.2f} of the public original's {PUBLIC[name]} s", flush=True)
+        if setting["core"] == "rmc":
+            peer = in_process(__file__, setting, "public", repeats, arguments.xla)
+            print(
+                f"{'':10s} {ours['seconds'] / peer['seconds']:.2f} of the time and "
+                f"{ours['gigabytes'] / peer['gigabytes']:.2f} of the memory of the public order of work "
+                f"({peer['seconds']:.3f} s)",
+                flush=True,
+            )
+
+
+def with_growth(arguments):
+    from tfmem import plotting
+
+    axes = {"steps": (16, 32, 64, 128, 256), "slots": (16, 32, 64, 128, 256), "batch": (8, 16, 32, 64, 128)}
+    panels = {}
+    for axis, values in axes.items():
+        values = values[1::2] if arguments.quick else values
+        print(f"\ngrowth with {axis}: {values}; the power is that between the last two points")
+        times, memories = (panels.setdefault(f"{cost} against {axis}", {}) for cost in ("seconds", "GB"))
+        for name, setting in GROWTH.items():
+            key = SLOTS.get(setting["core"], "memory_size") if axis == "slots" else axis
+            if key is None:
+                continue
+            points = [
+                {
+                    **in_process(__file__, {**setting, key: v}, "ours", 2 if arguments.quick else 4, arguments.xla),
+                    "x": v,
+                }
+                for v in values
+            ]
+            times[name] = values, [p["seconds"] for p in points]
+            memories[name] = values, [p["gigabytes"] for p in points]
+            times_text = " ".join(f"{p['seconds']:8.4f}" for p in points)
+            memory_text = " ".join(f"{p['gigabytes']:6.2f}" for p in points)
+            power = growth(points, "x", "seconds")
+            print(f"{name:8s} s/step {times_text}   time ~ {axis}^{power:.2f}   GB {memory_text}", flush=True)
+    plotting.cost_figure(panels, "", "Cost of a training step").savefig(arguments.out, dpi=110)
+    print(f"written: {arguments.out}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer points and repeats")
+    parser.add_argument("--xla", action="store_true", help="compiled by XLA")
+    parser.add_argument("--out", default="cores.png", help="picture to write (default: cores.png)")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        what = json.loads(arguments.one)
+        print(json.dumps(matmul_rate() if what == ["rate"] else measure(*what)))
+        return
+    rate = in_process(__file__, "rate")
+    print(f"matrix products: {rate:.0f} GFLOP/s on {os.cpu_count()} cores, {'XLA' if arguments.xla else 'plain graph'}")
+    at_paper_sizes(arguments, rate)
+    with_growth(arguments)
+
+
+if __name__ == "__main__":
+    main()

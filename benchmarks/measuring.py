@@ -1,0 +1,50 @@
+"""What the benchmarks share: points in processes of their own, the machine's rate, and the power of a growth."""
+
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import time
+
+
+def in_process(script, *arguments):
+    """What `script --one [arguments]` prints last, as JSON, from a process of its own: its peak memory is its own."""
+    command = [sys.executable, script, "--one", json.dumps(arguments)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{arguments} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def seconds_of(call, repeats):
+    """Seconds of each of `repeats` calls; `call` returns when its work is done."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def matmul_rate():
+    """GFLOP/s of a 4096 x 4096 product, best of five."""
+    import tensorflow as tf
+
+    a = tf.random.normal([4096, 4096])
+    product = tf.function(lambda a: tf.reduce_sum(a @ a))
+    product(a).numpy()
+    return 2 * 4096**3 / min(seconds_of(lambda: product(a).numpy(), 5)) / 1e9
+
+
+def peak_gigabytes():
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def growth(points, x, y):
+    """The power of `x` with which `y` grows, between the last two points."""
+    before, last = points[-2:]
+    return math.log(last[y] / before[y]) / math.log(last[x] / before[x])
