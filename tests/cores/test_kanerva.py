@@ -434,15 +434,18 @@ def core_in_numpy(core, x, writes):
     """The core's outputs and states [T, B, ...] by the reference, from the core's own initial state."""
     sigma_o = core.memory.noise_stddev(tf.float64).numpy()
 
+    def weights(split_linear):
+        return np.concatenate([split_linear.w_i, split_linear.w_s]), split_linear.b.numpy()
+
     def mapping(projection):
-        first, second = projection._first, projection._second
+        (w, b), second = weights(projection._first), projection._second
         if second is None:
-            return lambda v: v @ first.w.numpy() + first.b.numpy()
-        hidden = lambda v: np.maximum(v @ first.w.numpy() + first.b.numpy(), 0)  # noqa: E731
+            return lambda v: v @ w + b
+        hidden = lambda v: np.maximum(v @ w + b, 0)  # noqa: E731
         return lambda v: hidden(v) @ second.w.numpy() + second.b.numpy()
 
     read, write = mapping(core._read_word), mapping(core._write_word) if writes else None
-    gates = core._gates.w.numpy(), core._gates.b.numpy()
+    gates = weights(core._gates)
     trajectories = []
     for b in range(x.shape[1]):
         h, c, (M, U) = (np.array(s[b]) if not isinstance(s, tuple) else [np.array(m[b]) for m in s]
@@ -511,7 +514,8 @@ def test_project_inputs_makes_every_variable(rng):
     made = {v.name: v.shape for v in core.variables}
     unroll(core, x, core.initial_state(2))
     assert {v.name: v.shape for v in core.variables} == made
-    assert made["kanerva_core/gates/w:0"] == [5 + 10 + 6, 4 * 6]
+    assert made["kanerva_core/gates/w_i:0"] == [5, 4 * 6]
+    assert made["kanerva_core/gates/w_s:0"] == [10 + 6, 4 * 6]
     state = core.initial_state(2)
     tf.nest.map_structure(lambda s, size: s.shape.assert_is_compatible_with([2, *size]), state, core.state_size)
 

@@ -171,8 +171,8 @@ def test_mapping_loss_curve(golden):
                 break
     assert len(losses) == 15
     difference = np.abs(np.array(losses) / curve["loss_ref"][:15] - 1)
-    # The public code's own two CPU kernels differ by 1.3e-5, 1.5e-4 and 1.2e-3 within 5, 10 and 20 updates; here the sum
-    # over input and hidden channels is in another order.
+    # The public code's own two CPU kernels differ by 1.3e-5, 1.5e-4 and 1.2e-3 within 5, 10 and 20 updates; here the
+    # sum over input and hidden channels is in another order.
     assert difference[:5].max() < 3e-5, difference
     assert difference[:10].max() < 5e-4, difference
     assert difference.max() < 5e-3, difference

@@ -20,7 +20,7 @@ import sonnet as snt
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfmem.cores.base import Linear, RNNCore, check_features, variable_dtype
+from tfmem.cores.base import Linear, RNNCore, SplitLinear, lstm_update, variable_dtype
 from tfmem.recurrence import unroll
 
 tfd = tfp.distributions
@@ -80,8 +80,8 @@ def posterior(state, innovation):
     """Bayes' rule for one code: the `MemoryState` given an `Innovation`.
 
     What float32 cannot hold: the variance of a code written n times falls to about sigma_o^2 / n. Where that nears the
-    rounding of the other variances (sigma_o = 0.1, thousands of writes of the same codes) eigenvalues can turn negative;
-    a state in float64 does not come near it.
+    rounding of the other variances (sigma_o = 0.1, thousands of writes of the same codes) eigenvalues can turn
+    negative; a state in float64 does not come near it.
     """
     wU, sigma_z, delta = innovation
     sigma_z = sigma_z[:, tf.newaxis, tf.newaxis]
@@ -441,7 +441,7 @@ class KanervaCore(RNNCore):
             word_size, memory_size, obs_noise_stddev=0.0, initial_noise_stddev=math.sqrt(initial_noise_variance)
         )
         self._read_word = _Projection("read_projection", read_projection, word_size, projection_hidden_size)
-        self._gates = _SplitLinear(4 * hidden_size, name="gates")
+        self._gates = SplitLinear(4 * hidden_size, name="gates")
         self._write_word = _Projection("write_projection", write_projection, word_size, projection_hidden_size)
 
     @property
@@ -467,7 +467,8 @@ class KanervaCore(RNNCore):
     def _project_for_reading(self, inputs):
         self.memory.initialize_noise(inputs.dtype)
         read_share = self._read_word.project(inputs, self.hidden_size)
-        return read_share, self._gates.project(inputs, self.word_size + self.hidden_size)
+        self._gates.initialize(inputs.shape[-1], self.word_size + self.hidden_size, inputs.dtype)
+        return read_share, self._gates.project(inputs)
 
     def step(self, projected, state):
         *for_reading, write_share = projected
@@ -488,9 +489,7 @@ class KanervaCore(RNNCore):
         read = self.memory.get_w_to_z_mean(solve_w(factors, M, z[tf.newaxis]), M)[0]
         # b_t = LSTM([x_t, read-out], b_{t-1})
         gates = self._gates(gates_share, tf.concat([tf.cast(read, state.hidden.dtype), state.hidden], -1))
-        i, j, f, o = tf.split(gates, 4, axis=-1)
-        cell = tf.sigmoid(f + 1.0) * state.cell + tf.sigmoid(i) * tf.tanh(j)
-        return tf.sigmoid(o) * tf.tanh(cell), cell, factors
+        return *lstm_update(gates, state.cell), factors
 
     def read_only(self):
         """This core with the same variables, which reads its memory but never writes: for simulation (App. B).
@@ -525,30 +524,6 @@ class _ReadOnly(RNNCore):
         return hidden, KanervaCoreState(hidden, cell, state.memory)
 
 
-class _SplitLinear(snt.Module):
-    """`[x, h] w + b` with the share of x computed apart."""
-
-    def __init__(self, output_size, name=None):
-        super().__init__(name=name)
-        self._output_size = output_size
-
-    @snt.once
-    def initialize(self, input_size, state_size, dtype):
-        dtype = variable_dtype(dtype)
-        w_init = snt.initializers.TruncatedNormal(stddev=(input_size + state_size) ** -0.5)
-        self._input_size = input_size
-        self.w = tf.Variable(w_init([input_size + state_size, self._output_size], dtype), name="w")
-        self.b = tf.Variable(tf.zeros([self._output_size], dtype), name="b")
-
-    def project(self, x, state_size):
-        self.initialize(x.shape[-1], state_size, x.dtype)
-        check_features(x, self._input_size)
-        return tf.matmul(x, tf.cast(self.w[: self._input_size], x.dtype)) + tf.cast(self.b, x.dtype)
-
-    def __call__(self, x_share, h):
-        return x_share + tf.matmul(h, tf.cast(self.w[self._input_size :], h.dtype))
-
-
 class _Projection(snt.Module):
     """From [x, h] to a word, linear or by a two-layer MLP."""
 
@@ -556,11 +531,12 @@ class _Projection(snt.Module):
         super().__init__(name=argument)
         if kind not in ("linear", "mlp"):
             raise ValueError(f'{argument}: got {kind!r}, must be "linear" or "mlp"')
-        self._first = _SplitLinear(output_size if kind == "linear" else hidden_size, name="first")
+        self._first = SplitLinear(output_size if kind == "linear" else hidden_size, name="first")
         self._second = Linear(output_size, name="second") if kind == "mlp" else None
 
     def project(self, x, state_size):
-        share = self._first.project(x, state_size)
+        self._first.initialize(x.shape[-1], state_size, x.dtype)
+        share = self._first.project(x)
         if self._second is not None:
             self._second.initialize(share.shape[-1], share.dtype)
         return share
