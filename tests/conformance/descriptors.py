@@ -65,6 +65,7 @@ class Row:
 
     def make(self, seed=1):
         """The core with random weights, as a Sonnet core and as a Keras cell."""
+        keras.utils.set_random_seed(seed)
         native = self.create()
         core = native if isinstance(native, snt.RNNCore) else as_sonnet_core(native)
         cell = as_keras_cell(native) if core is native else native

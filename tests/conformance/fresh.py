@@ -74,7 +74,7 @@ def two_replicas_equal_one(row, folder):
         with strategy.scope():
             core, cell = row.make()
             cell.set_weights(initial)
-            optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+            optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
             optimizer.build(cell.trainable_variables)
 
         def loss_and_gradients(inputs):

@@ -25,9 +25,11 @@ def test_ojas_rule_keeps_the_trace_bounded_where_input_repeats(rng):
     randomize(cell, rng, 3, scale=0.0)
     inputs = tf.tile(tf.constant(rng.standard_normal([1, 2, 3]), tf.float32), [300, 1, 1])
     outputs, state = unroll(cell, inputs, cell.get_initial_state(2))
-    # Eq. 3 rests where y_i = y_j Hebb_ij.
+    # Eq. 3 rests where y_i = y_j Hebb_ij; it goes there at the rate eta y_j^2.
     y = outputs[-1].numpy()
-    np.testing.assert_allclose(y[:, :, None] / y[:, None, :], state.hebb, rtol=1e-2)
+    settled = np.broadcast_to(np.abs(y)[:, None, :] > 0.25, state.hebb.shape)
+    assert settled.any()
+    np.testing.assert_allclose((y[:, :, None] / y[:, None, :])[settled], state.hebb.numpy()[settled], rtol=1e-2)
 
 
 @pytest.mark.parametrize(("rule", "homogeneous"), [("hebb", False), ("oja", True)])

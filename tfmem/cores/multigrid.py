@@ -23,6 +23,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+LARGE = 12  # sides from which `upsampled_convolution` is faster than a convolution of the upsampled grid (measured)
+
 
 class ConvLSTMState(NamedTuple):
     """State of one grid: `cell` (the memory) and `hidden`, both [B, side, (side,) filters]."""
@@ -38,6 +40,13 @@ def downsample(grid):
     """2x2 (1-D: 2) max-pool of stride 2, no padding: [N, s, (s,) C] to [N, s/2, (s/2,) C]."""
     window = [2] * (grid.shape.rank - 2)
     return tf.nn.pool(grid, window, "MAX", strides=window, padding="VALID")
+
+
+def upsample(grid):
+    """Nearest neighbour x2: [N, s, (s,) C] to [N, 2 s, (2 s,) C]."""
+    for axis in range(1, grid.shape.rank - 1):
+        grid = tf.repeat(grid, 2, axis)
+    return grid
 
 
 def upsampled_convolution(grid, kernel):
@@ -85,11 +94,13 @@ def routed_convolution(pyramid, size, kernel):
             f"inputs: grids of shapes {shapes} bring {found} channels to the level of side {size}, which was built "
             f"for {kernel.shape[-2]}"
         )
-    terms, used = [], 0
-    if coarser is not None:
+    terms, rest, used = [], [], 0
+    if coarser is not None and coarser.shape[1] >= LARGE:
         used = coarser.shape[-1]
         terms.append(upsampled_convolution(coarser, kernel[..., :used, :]))
-    rest = [] if same is None else [same]
+    elif coarser is not None:
+        rest.append(upsample(coarser))
+    rest += [] if same is None else [same]
     rest += [] if finer is None else [downsample(finer)]
     if rest:
         x = tf.concat(rest, axis=-1) if len(rest) > 1 else rest[0]
@@ -152,6 +163,19 @@ def split_leading(x, leading, static):
 # -------------------------------------------------------------------------------------------------- ConvLSTM
 
 
+def activate(gates, cell, forget_bias=1.0, peepholes=None):
+    """The gates' values (i, tanh of the candidate, f, o) and c' from the sum of convolutions; arguments as below."""
+    i, candidate, f, o = tf.split(gates, 4, axis=-1)
+    if peepholes is not None:
+        i += peepholes[0] * cell
+        f += peepholes[1] * cell
+    i, candidate, f = tf.sigmoid(i), tf.tanh(candidate), tf.sigmoid(f + forget_bias)
+    new_cell = f * cell + i * candidate
+    if peepholes is not None:
+        o += peepholes[2] * new_cell
+    return (i, candidate, f, tf.sigmoid(o)), new_cell
+
+
 def lstm_gates(gates, cell, forget_bias=1.0, peepholes=None):
     """The gate equations above from the sum of convolutions, in the order i, c, f, o of the public code.
 
@@ -164,22 +188,43 @@ def lstm_gates(gates, cell, forget_bias=1.0, peepholes=None):
     Returns:
       `ConvLSTMState(c', h')`.
     """
-    i, candidate, f, o = tf.split(gates, 4, axis=-1)
+    (_, _, _, o), new_cell = activate(gates, cell, forget_bias, peepholes)
+    return ConvLSTMState(new_cell, o * tf.tanh(new_cell))
+
+
+def lstm_gates_gradient(values, cell, new_cell, d_cell, d_hidden, peepholes=None):
+    """The derivative of `lstm_gates`.
+
+    Args:
+      values, new_cell: as `activate` returns them for `cell`.
+      d_cell, d_hidden: gradients for c' and h'.
+      peepholes: as there.
+
+    Returns:
+      Gradients for the gates' sum and the cell, and the list of those for the peepholes.
+    """
+    i, candidate, f, o = values
+    squashed = tf.tanh(new_cell)
+    d_o = d_hidden * squashed * o * (1.0 - o)
+    d_cell += d_hidden * o * (1.0 - squashed * squashed)
     if peepholes is not None:
-        i += peepholes[0] * cell
-        f += peepholes[1] * cell
-    new_cell = tf.sigmoid(f + forget_bias) * cell + tf.sigmoid(i) * tf.tanh(candidate)
+        d_cell += peepholes[2] * d_o
+    d_i = d_cell * candidate * i * (1.0 - i)
+    d_f = d_cell * cell * f * (1.0 - f)
+    d_candidate = d_cell * i * (1.0 - candidate * candidate)
+    d_before, d_peepholes = d_cell * f, []
     if peepholes is not None:
-        o += peepholes[2] * new_cell
-    return ConvLSTMState(new_cell, tf.sigmoid(o) * tf.tanh(new_cell))
+        d_before += peepholes[0] * d_i + peepholes[1] * d_f
+        d_peepholes = [tf.reduce_sum(d * c, 0) for d, c in ((d_i, cell), (d_f, cell), (d_o, new_cell))]
+    return tf.concat([d_i, d_candidate, d_f, d_o], -1), d_before, d_peepholes
 
 
 def conv_lstm_scan(projected, states, kernels, forget_bias=1.0, peepholes=None):
     """`lstm_gates` over time for several grids at once, with a gradient that keeps little and batches its kernels.
 
-    Of each step only the gates' sum, the cell and the hidden grid are kept; the backward loop differentiates
-    `lstm_gates` again, and the gradients of the recurrent kernels are one convolution over all steps. (The gradient of
-    a plain loop keeps every intermediate and adds up one kernel gradient per step.)
+    Of each step only the gates' values, the cell and the hidden grid are kept, and the gradients of the recurrent
+    kernels are one convolution over all steps. (The gradient of a plain loop keeps every intermediate and adds up one
+    kernel gradient per step.)
 
     Args:
       projected: list (one per grid) of W_x * x + b, [T, B, s, (s,) 4 C].
@@ -192,7 +237,6 @@ def conv_lstm_scan(projected, states, kernels, forget_bias=1.0, peepholes=None):
     """
     count, steps = len(projected), tf.shape(projected[0])[0]
     static_steps = projected[0].shape[0]
-    num_peepholes = 3 if peepholes else 0
 
     def unpack(flat):
         lists = [flat[i * count : (i + 1) * count] for i in range(4)]
@@ -202,61 +246,66 @@ def conv_lstm_scan(projected, states, kernels, forget_bias=1.0, peepholes=None):
     def loop(body, variables):
         return tf.while_loop(lambda t, *_: t < steps, body, (0, *variables), maximum_iterations=static_steps)[1:]
 
-    def arrays(tensors):
-        return [tf.TensorArray(x.dtype, steps, element_shape=x.shape[1:]).unstack(x) for x in tensors]
+    def empty(shapes, dtype):
+        return [tf.TensorArray(dtype, steps, element_shape=shape, clear_after_read=False) for shape in shapes]
 
-    def empty(like):
-        return [tf.TensorArray(x.dtype, steps, element_shape=x.shape[1:]) for x in like]
+    def arrays(tensors):
+        return [
+            a.unstack(x) for a, x in zip(empty([x.shape[1:] for x in tensors], tensors[0].dtype), tensors, strict=True)
+        ]
+
+    def at(group, t):
+        return [a.read(t) for a in group]
+
+    def write(group, t, tensors):
+        return [a.write(t, x) for a, x in zip(group, tensors, strict=True)]
 
     @tf.custom_gradient
     def run(*flat):
         projected, cells, hiddens, kernels, peepholes = unpack(flat)
-        inputs = arrays(projected)
+        inputs, dtype = arrays(projected), projected[0].dtype
+        grids = [h.shape for h in hiddens]
 
-        def forward(t, cells, hiddens, all_gates, all_cells, all_hiddens):
-            sums = [
-                x.read(t) + tf.nn.convolution(h, k, padding="SAME")
-                for x, h, k in zip(inputs, hiddens, kernels, strict=True)
-            ]
-            new = [lstm_gates(g, c, forget_bias, p) for g, c, p in zip(sums, cells, peepholes, strict=True)]
-            cells, hiddens = [s.cell for s in new], [s.hidden for s in new]
-            write = [
-                [a.write(t, x) for a, x in zip(*pair, strict=True)]
-                for pair in ((all_gates, sums), (all_cells, cells), (all_hiddens, hiddens))
-            ]
-            return t + 1, cells, hiddens, *write
+        def forward(t, cells, hiddens, kept, kept_cells, all_hiddens):
+            values, new_cells = [], []
+            for x, h, k, c, p in zip(at(inputs, t), hiddens, kernels, cells, peepholes, strict=True):
+                value, cell = activate(x + tf.nn.convolution(h, k, padding="SAME"), c, forget_bias, p)
+                values.append(value)
+                new_cells.append(cell)
+            hiddens = [o * tf.tanh(c) for (_, _, _, o), c in zip(values, new_cells, strict=True)]
+            kept = write(kept, t, [v for value in values for v in value])
+            return t + 1, new_cells, hiddens, kept, write(kept_cells, t, cells), write(all_hiddens, t, hiddens)
 
-        like_h = [tf.TensorSpec([None, *h.shape], h.dtype) for h in hiddens]
-        last_cells, last_hiddens, all_gates, all_cells, all_hiddens = loop(
-            forward, (list(cells), list(hiddens), empty(projected), empty(like_h), empty(like_h))
+        kept = empty([grid for grid in grids for _ in range(4)], dtype)
+        last_cells, last_hiddens, kept, kept_cells, all_hiddens = loop(
+            forward, (list(cells), list(hiddens), kept, empty(grids, dtype), empty(grids, dtype))
         )
-        gates_seq, cell_seq, hidden_seq = ([a.stack() for a in group] for group in (all_gates, all_cells, all_hiddens))
+        hidden_seq = [a.stack() for a in all_hiddens]
 
         def gradient(*upstream):
             d_hidden_seq, d_cells, d_hiddens = (list(upstream[i * count : (i + 1) * count]) for i in range(3))
-            before = [tf.concat([c[None], seq[:-1]], 0) for c, seq in zip(cells, cell_seq, strict=True)]
-            gates_at, before_at, upstream_at = arrays(gates_seq), arrays(before), arrays(d_hidden_seq)
+            upstream_at = arrays(d_hidden_seq)
 
-            def backward(step, d_cells, d_hiddens, d_peepholes, d_gates_all):
+            def backward(step, new_cells, d_cells, d_hiddens, d_peepholes, d_gates_all):
                 t = steps - 1 - step
-                new_cells, new_hiddens, new_peepholes, written = [], [], [], []
-                for i in range(count):
-                    gates, cell = gates_at[i].read(t), before_at[i].read(t)
-                    watched = [gates, cell, *(peepholes[i] or ())]
-                    with tf.GradientTape(watch_accessed_variables=False) as tape:
-                        tape.watch(watched)
-                        state = lstm_gates(gates, cell, forget_bias, peepholes[i])
-                    d_state = [d_cells[i], d_hiddens[i] + upstream_at[i].read(t)]
-                    d_gates, d_cell, *d_peephole = tape.gradient(list(state), watched, d_state)
-                    new_cells.append(d_cell)
-                    new_hiddens.append(tf.nn.conv_transpose(d_gates, kernels[i], tf.shape(hiddens[i]), 1, "SAME"))
-                    accumulated = d_peepholes[num_peepholes * i : num_peepholes * (i + 1)]
-                    new_peepholes += [a + d for a, d in zip(accumulated, d_peephole, strict=True)]
-                    written.append(d_gates_all[i].write(t, d_gates))
-                return step + 1, new_cells, new_hiddens, new_peepholes, written
+                values, cells, d_outputs = at(kept, t), at(kept_cells, t), at(upstream_at, t)
+                d_before, d_hiddens_before, d_gates, d_peepholes_now = [], [], [], []
+                for i, p in enumerate(peepholes):
+                    d_gate, d_cell, d_peephole = lstm_gates_gradient(
+                        values[4 * i : 4 * i + 4], cells[i], new_cells[i], d_cells[i], d_hiddens[i] + d_outputs[i], p
+                    )
+                    d_before.append(d_cell)
+                    d_hiddens_before.append(tf.nn.conv_transpose(d_gate, kernels[i], tf.shape(cells[i]), 1, "SAME"))
+                    d_gates.append(d_gate)
+                    d_peepholes_now += d_peephole
+                d_peepholes = [a + d for a, d in zip(d_peepholes, d_peepholes_now, strict=True)]
+                return step + 1, cells, d_before, d_hiddens_before, d_peepholes, write(d_gates_all, t, d_gates)
 
             zeros = [tf.zeros_like(p) for group in peepholes for p in group or ()]
-            d_cells, d_hiddens, d_peepholes, d_gates_all = loop(backward, (d_cells, d_hiddens, zeros, empty(projected)))
+            d_gates_all = empty([x.shape[1:] for x in projected], dtype)
+            _, d_cells, d_hiddens, d_peepholes, d_gates_all = loop(
+                backward, (list(last_cells), d_cells, d_hiddens, zeros, d_gates_all)
+            )
             d_projected = [a.stack() for a in d_gates_all]
             d_kernels = []
             for d, h, seq, k in zip(d_projected, hiddens, hidden_seq, kernels, strict=True):
