@@ -280,15 +280,16 @@ def conv_lstm_scan(projected, states, kernels, forget_bias=1.0, peepholes=None):
         last_cells, last_hiddens, kept, kept_cells, all_hiddens = loop(
             forward, (list(cells), list(hiddens), kept, empty(grids, dtype), empty(grids, dtype))
         )
-        hidden_seq = [a.stack() for a in all_hiddens]
+        # As tensors: a SavedModel cannot keep a gradient function that captures lists.
+        hidden_seq, kept, kept_cells = ([a.stack() for a in group] for group in (all_hiddens, kept, kept_cells))
 
         def gradient(*upstream):
             d_hidden_seq, d_cells, d_hiddens = (list(upstream[i * count : (i + 1) * count]) for i in range(3))
-            upstream_at = arrays(d_hidden_seq)
+            kept_at, cells_at, upstream_at = arrays(kept), arrays(kept_cells), arrays(d_hidden_seq)
 
             def backward(step, new_cells, d_cells, d_hiddens, d_peepholes, d_gates_all):
                 t = steps - 1 - step
-                values, cells, d_outputs = at(kept, t), at(kept_cells, t), at(upstream_at, t)
+                values, cells, d_outputs = at(kept_at, t), at(cells_at, t), at(upstream_at, t)
                 d_before, d_hiddens_before, d_gates, d_peepholes_now = [], [], [], []
                 for i, p in enumerate(peepholes):
                     d_gate, d_cell, d_peephole = lstm_gates_gradient(
