@@ -201,22 +201,27 @@ def lstm_gates_gradient(values, cell, new_cell, d_cell, d_hidden, peepholes=None
       peepholes: as there.
 
     Returns:
-      Gradients for the gates' sum and the cell, and the list of those for the peepholes.
+      Gradients for the gates' sum and the cell.
     """
     i, candidate, f, o = values
     squashed = tf.tanh(new_cell)
-    d_o = d_hidden * squashed * o * (1.0 - o)
-    d_cell += d_hidden * o * (1.0 - squashed * squashed)
+    d_o = sigmoid_gradient(o, d_hidden * squashed)
+    d_cell += tanh_gradient(squashed, d_hidden * o)
     if peepholes is not None:
         d_cell += peepholes[2] * d_o
-    d_i = d_cell * candidate * i * (1.0 - i)
-    d_f = d_cell * cell * f * (1.0 - f)
-    d_candidate = d_cell * i * (1.0 - candidate * candidate)
-    d_before, d_peepholes = d_cell * f, []
+    d_i, d_f = sigmoid_gradient(i, d_cell * candidate), sigmoid_gradient(f, d_cell * cell)
+    d_candidate, d_before = tanh_gradient(candidate, d_cell * i), d_cell * f
     if peepholes is not None:
         d_before += peepholes[0] * d_i + peepholes[1] * d_f
-        d_peepholes = [tf.reduce_sum(d * c, 0) for d, c in ((d_i, cell), (d_f, cell), (d_o, new_cell))]
-    return tf.concat([d_i, d_candidate, d_f, d_o], -1), d_before, d_peepholes
+    return tf.concat([d_i, d_candidate, d_f, d_o], -1), d_before
+
+
+def sigmoid_gradient(y, dy):
+    return tf.raw_ops.SigmoidGrad(y=y, dy=dy)
+
+
+def tanh_gradient(y, dy):
+    return tf.raw_ops.TanhGrad(y=y, dy=dy)
 
 
 def conv_lstm_scan(projected, states, kernels, forget_bias=1.0, peepholes=None):
@@ -249,76 +254,71 @@ def conv_lstm_scan(projected, states, kernels, forget_bias=1.0, peepholes=None):
     def empty(shapes, dtype):
         return [tf.TensorArray(dtype, steps, element_shape=shape, clear_after_read=False) for shape in shapes]
 
-    def arrays(tensors):
-        return [
-            a.unstack(x) for a, x in zip(empty([x.shape[1:] for x in tensors], tensors[0].dtype), tensors, strict=True)
-        ]
-
-    def at(group, t):
-        return [a.read(t) for a in group]
-
     def write(group, t, tensors):
         return [a.write(t, x) for a, x in zip(group, tensors, strict=True)]
 
+    def stack(group):
+        return [a.stack() for a in group]
+
+    def shifted(first, sequence):
+        return tf.concat([first[None], sequence[:-1]], 0)
+
     @tf.custom_gradient
     def run(*flat):
-        projected, cells, hiddens, kernels, peepholes = unpack(flat)
-        inputs, dtype = arrays(projected), projected[0].dtype
-        grids = [h.shape for h in hiddens]
+        projected, first_cells, first_hiddens, kernels, peepholes = unpack(flat)
+        dtype, grids, wide = projected[0].dtype, [h.shape for h in first_hiddens], [x.shape[1:] for x in projected]
 
-        def forward(t, cells, hiddens, kept, kept_cells, all_hiddens):
+        def forward(t, cells, hiddens, all_values, all_cells, all_hiddens):
             values, new_cells = [], []
-            for x, h, k, c, p in zip(at(inputs, t), hiddens, kernels, cells, peepholes, strict=True):
-                value, cell = activate(x + tf.nn.convolution(h, k, padding="SAME"), c, forget_bias, p)
+            for x, h, k, c, p in zip(projected, hiddens, kernels, cells, peepholes, strict=True):
+                value, cell = activate(x[t] + tf.nn.convolution(h, k, padding="SAME"), c, forget_bias, p)
                 values.append(value)
                 new_cells.append(cell)
             hiddens = [o * tf.tanh(c) for (_, _, _, o), c in zip(values, new_cells, strict=True)]
-            kept = write(kept, t, [v for value in values for v in value])
-            return t + 1, new_cells, hiddens, kept, write(kept_cells, t, cells), write(all_hiddens, t, hiddens)
+            all_values = write(all_values, t, [v for value in values for v in value])
+            return t + 1, new_cells, hiddens, all_values, write(all_cells, t, cells), write(all_hiddens, t, hiddens)
 
-        kept = empty([grid for grid in grids for _ in range(4)], dtype)
-        last_cells, last_hiddens, kept, kept_cells, all_hiddens = loop(
-            forward, (list(cells), list(hiddens), kept, empty(grids, dtype), empty(grids, dtype))
-        )
+        kept = empty([grid for grid in grids for _ in range(4)], dtype), empty(grids, dtype), empty(grids, dtype)
+        last_cells, last_hiddens, *kept = loop(forward, (list(first_cells), list(first_hiddens), *kept))
         # As tensors: a SavedModel cannot keep a gradient function that captures lists.
-        hidden_seq, kept, kept_cells = ([a.stack() for a in group] for group in (all_hiddens, kept, kept_cells))
+        all_values, all_cells, all_hiddens = map(stack, kept)
 
         def gradient(*upstream):
-            d_hidden_seq, d_cells, d_hiddens = (list(upstream[i * count : (i + 1) * count]) for i in range(3))
-            kept_at, cells_at, upstream_at = arrays(kept), arrays(kept_cells), arrays(d_hidden_seq)
+            d_all_hiddens, d_cells, d_hiddens = (list(upstream[i * count : (i + 1) * count]) for i in range(3))
 
-            def backward(step, new_cells, d_cells, d_hiddens, d_peepholes, d_gates_all):
+            def backward(step, new_cells, d_cells, d_hiddens, d_all_gates):
                 t = steps - 1 - step
-                values, cells, d_outputs = at(kept_at, t), at(cells_at, t), at(upstream_at, t)
-                d_before, d_hiddens_before, d_gates, d_peepholes_now = [], [], [], []
+                cells = [c[t] for c in all_cells]
+                d_before, d_hiddens_before, d_gates = [], [], []
                 for i, p in enumerate(peepholes):
-                    d_gate, d_cell, d_peephole = lstm_gates_gradient(
-                        values[4 * i : 4 * i + 4], cells[i], new_cells[i], d_cells[i], d_hiddens[i] + d_outputs[i], p
+                    values = [v[t] for v in all_values[4 * i : 4 * i + 4]]
+                    d_gate, d_cell = lstm_gates_gradient(
+                        values, cells[i], new_cells[i], d_cells[i], d_hiddens[i] + d_all_hiddens[i][t], p
                     )
                     d_before.append(d_cell)
-                    d_hiddens_before.append(tf.nn.conv_transpose(d_gate, kernels[i], tf.shape(cells[i]), 1, "SAME"))
+                    d_hiddens_before.append(tf.nn.conv_transpose(d_gate, kernels[i], tf.shape(d_cell), 1, "SAME"))
                     d_gates.append(d_gate)
-                    d_peepholes_now += d_peephole
-                d_peepholes = [a + d for a, d in zip(d_peepholes, d_peepholes_now, strict=True)]
-                return step + 1, cells, d_before, d_hiddens_before, d_peepholes, write(d_gates_all, t, d_gates)
+                return step + 1, cells, d_before, d_hiddens_before, write(d_all_gates, t, d_gates)
 
-            zeros = [tf.zeros_like(p) for group in peepholes for p in group or ()]
-            d_gates_all = empty([x.shape[1:] for x in projected], dtype)
-            _, d_cells, d_hiddens, d_peepholes, d_gates_all = loop(
-                backward, (list(last_cells), d_cells, d_hiddens, zeros, d_gates_all)
+            _, d_cells, d_hiddens, d_all_gates = loop(
+                backward, (list(last_cells), d_cells, d_hiddens, empty(wide, dtype))
             )
-            d_projected = [a.stack() for a in d_gates_all]
-            d_kernels = []
-            for d, h, seq, k in zip(d_projected, hiddens, hidden_seq, kernels, strict=True):
-                rank = h.shape.rank - 2
-                before, _ = merge_leading(tf.concat([h[None], seq[:-1]], 0), rank)
+            d_projected, d_kernels, d_peepholes = stack(d_all_gates), [], []
+            for i, (d, k, p) in enumerate(zip(d_projected, kernels, peepholes, strict=True)):
+                rank = d.shape.rank - 3
+                before, _ = merge_leading(shifted(first_hiddens[i], all_hiddens[i]), rank)
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(k)
                     convolved = tf.nn.convolution(before, k, padding="SAME")
                 d_kernels.append(tape.gradient(convolved, k, merge_leading(d, rank)[0]))
+                if p is not None:
+                    d_i, _, d_f, d_o = tf.split(d, 4, axis=-1)
+                    new_cells = tf.concat([all_cells[i][1:], last_cells[i][None]], 0)
+                    seen = (d_i, all_cells[i]), (d_f, all_cells[i]), (d_o, new_cells)
+                    d_peepholes += [tf.reduce_sum(d_gate * c, (0, 1)) for d_gate, c in seen]
             return [*d_projected, *d_cells, *d_hiddens, *d_kernels, *d_peepholes]
 
-        return [*hidden_seq, *last_cells, *last_hiddens], gradient
+        return [*all_hiddens, *last_cells, *last_hiddens], gradient
 
     flat_peepholes = [p for group in peepholes or () for p in group]
     flat = run(*projected, *(s.cell for s in states), *(s.hidden for s in states), *kernels, *flat_peepholes)
