@@ -1,0 +1,216 @@
+"""ConvDRAW as an unconditional model of MNIST digits, trained with GECO (Gregor et al. 2019, appendices A and G).
+
+A, F and G below are the paper's appendices; it trains ConvDRAW on frames of its environments, not on digits. Digits
+have a border of zeros to 32x32 and values from 0 to 1, so the states are 4x4 where those of 64x64 frames are 8x8.
+"""
+
+import dataclasses
+import math
+
+import keras
+import tensorflow as tf
+
+from reproductions.belief_states._figures import geco_figure, image_grid
+from tfmem import training
+from tfmem.losses.geco import GECO
+from tfmem.models.convdraw import ConvDRAW
+from tfmem.runfolder import RunFolder
+from tfmem.tasks.images import mnist_stream
+from tfmem.training import Evaluation, RunConfig, check_range, numbered
+
+EVALUATION_SEED = -1  # config.seed is not negative
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    num_steps: int = 8
+    """Steps of ConvDRAW; A, Table 2."""
+    latent_channels: int = 16
+    """Of the latents of a step; unknown, ours."""
+    encoder_hidden: tuple[int, int] = (16, 16)
+    """Channels of the encoder's layers; A."""
+    encoder_channels: int = 64
+    """Of the encoder's state; unknown, ours: as the other states."""
+    prior_channels: int = 64
+    """Of the prior network's state; A."""
+    decoder_channels: int = 64
+    """Of the decoder's state; A."""
+    decoder_hidden: tuple[int, int] = (32, 32)
+    """Channels of the decoder's layers; A."""
+    conditioning_channels: int = 16
+    """Of the learned map that stands where a conditioning would; ours."""
+    min_stddev: float = 0.01
+    """Floor of the latents' standard deviations; ours."""
+    kappa: float = 1e-3
+    """Squared error per pixel that GECO allows; G: about 1e-3 is best for maps (per pixel: our reading)."""
+    multiplier_rate: float = 0.1
+    """Of lambda: an update multiplies it by about exp(4 times this times the constraint per pixel); unknown, ours."""
+    batch_size: int = 100
+    """Images of an update; unknown, ours."""
+    learning_rate: float = 2e-4
+    """Of Adam; Table 2: 1e-4 to 2e-4."""
+    beta_1: float = 0.9
+    """Of Adam; Table 2: 0 to 0.95."""
+    beta_2: float = 0.999
+    """Of Adam; Table 2: 0.99 to 0.999."""
+    eval_batches: int = 100
+    """Batches of test images, from the first, in an evaluation; ours: 100 of 100 are all."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("batch_size", "eval_batches"):
+            check_range(self, name, 1)
+        for name in ("kappa", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: {getattr(self, name)}, must be greater than 0")
+        check_range(self, "multiplier_rate", 0)
+        for name in ("beta_1", "beta_2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")
+
+
+PRESETS = {
+    # Number of updates: unknown, ours.
+    "paper": Config(num_updates=200_000, updates_per_call=10, log_every=50, eval_every=5_000, checkpoint_seconds=600.0),
+    # Ours: half the channels and a larger error, for two CPU cores and a quarter of an hour.
+    "demo": Config(
+        latent_channels=8,
+        encoder_hidden=(8, 16),
+        encoder_channels=32,
+        prior_channels=32,
+        decoder_channels=32,
+        decoder_hidden=(16, 8),
+        conditioning_channels=8,
+        kappa=1e-2,
+        batch_size=50,
+        learning_rate=1e-3,
+        num_updates=6_000,
+        updates_per_call=10,
+        log_every=20,
+        eval_every=2_000,
+        eval_batches=200,
+    ),
+    "smoke": Config(
+        num_steps=2,
+        latent_channels=2,
+        encoder_hidden=(2, 2),
+        encoder_channels=4,
+        prior_channels=4,
+        decoder_channels=4,
+        decoder_hidden=(2, 2),
+        conditioning_channels=2,
+        batch_size=4,
+        num_updates=8,
+        updates_per_call=2,
+        log_every=2,
+        checkpoint_every=4,
+        eval_batches=2,
+    ),
+}
+_NO_NUMBER = "none: the paper trains it on frames of its environments"
+PAPER = {name: (None, _NO_NUMBER) for name in ("error_per_pixel", "kl_nats", "bound_nats_per_dim")}
+DATASETS = ("mnist",)
+SIGNATURES = {"sample", "reconstruct"}
+
+
+class Experiment(training.Experiment):
+    name = "belief_states/convdraw"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._streams = {}
+        frame_shape = self.stream("train").images.shape[1:]
+        self.model = ConvDRAW(
+            frame_shape,
+            num_steps=config.num_steps,
+            latent_channels=config.latent_channels,
+            encoder_hidden=config.encoder_hidden,
+            encoder_channels=config.encoder_channels,
+            prior_channels=config.prior_channels,
+            decoder_channels=config.decoder_channels,
+            decoder_hidden=config.decoder_hidden,
+            conditioning_channels=config.conditioning_channels,
+            min_stddev=config.min_stddev,
+        )
+        self.dimensions = math.prod(frame_shape)
+        self.geco = GECO(config.kappa, self.dimensions, rate=config.multiplier_rate)
+        self.optimizer = keras.optimizers.Adam(
+            config.learning_rate, beta_1=config.beta_1, beta_2=config.beta_2, epsilon=1e-8
+        )
+        self.optimizer.build(self.model.trainable_variables)
+        self._evaluate_step = tf.function(self._evaluation_step, autograph=False)
+
+    def pipeline(self, split="train"):
+        arguments = {"split": "train", "batch_size": self.config.batch_size, "seed": self.config.seed}
+        if split == "evaluation":
+            arguments |= {"split": "test", "seed": None}
+        return "tfmem.tasks.images:mnist_stream", arguments
+
+    def stream(self, split):
+        if split not in self._streams:
+            self._streams[split] = mnist_stream(**self.pipeline(split)[1])
+        return self._streams[split]
+
+    def batch(self, update):
+        return self.stream("train").batch(update)
+
+    def variables(self):
+        return {
+            **numbered("model", self.model.variables),
+            **numbered("geco", self.geco.variables),
+            **numbered("optimizer", self.optimizer.variables),
+        }
+
+    def _frame_loss(self, batch, seed, number):
+        """The model's `FrameLoss` of a batch; noise follows from the seed and the batch's number."""
+        frames = tf.cast(batch["images"], tf.float32) / 255.0
+        return self.model(frames, None, tf.stack([tf.constant(seed, tf.int32), tf.cast(number, tf.int32)]))
+
+    def _bound(self, error, kl):
+        """-log p(x) <= KL - log N(x; c_T, kappa), in nats per dimension, of values from 0 to 1."""
+        variance = self.config.kappa
+        return kl / self.dimensions + error / (2 * variance) + math.log(2 * math.pi * variance) / 2
+
+    def train_step(self, update, batch, carry):
+        weights, w = self.model.trainable_variables, self.geco.multiplier.w
+        with tf.GradientTape() as tape:
+            frame_loss = self._frame_loss(batch, self.config.seed, update)
+            told = self.geco(frame_loss.error, frame_loss.kl)
+        *gradients, ascent = tape.gradient(told.loss, [*weights, w])
+        self.optimizer.apply(gradients, weights)
+        w.assign_sub(ascent)
+        return carry, {
+            "loss": told.loss,
+            "error_per_pixel": told.error,
+            "kl_nats": told.kl,
+            "constraint": told.constraint,
+            "multiplier": told.multiplier,
+            "gradient_norm": tf.linalg.global_norm(gradients),
+        }
+
+    def evaluation(self):
+        """Test images: the carry is the sum of the batches' mean errors and KLs."""
+        return Evaluation(self.config.eval_batches, (tf.constant(0.0), tf.constant(0.0)), self._evaluate_step)
+
+    def _evaluation_step(self, number, batch, carry):
+        frame_loss = self._frame_loss(batch, EVALUATION_SEED, number)
+        errors, kls = carry
+        errors += tf.reduce_mean(frame_loss.error) / self.dimensions
+        kls += tf.reduce_mean(frame_loss.kl)
+        done = tf.cast(number + 1, tf.float32)
+        error, kl = errors / done, kls / done
+        scores = {"error_per_pixel": error, "kl_nats": kl, "bound_nats_per_dim": self._bound(error, kl)}
+        return (errors, kls), scores
+
+    def evaluate(self):
+        return self.evaluation().scores(self.stream("evaluation").batch)
+
+    def figures(self, folder):
+        samples = self.model.sample(64, tf.constant([EVALUATION_SEED, 0])).numpy()
+        image_grid(samples.reshape(8, 8, *samples.shape[1:])).save(folder / "samples.png")
+        images = self.stream("evaluation").images[:48]
+        told = self._frame_loss({"images": images}, EVALUATION_SEED, 0).reconstruction.numpy()
+        pairs = zip((images / 255.0).reshape(4, -1, *told.shape[1:]), told.reshape(4, -1, *told.shape[1:]), strict=True)
+        image_grid([row for pair in pairs for row in pair]).save(folder / "reconstructions.png")
+        rows = [row for row in RunFolder(folder.parent).metrics() if "train/loss" in row]
+        geco_figure(rows, self.config.kappa, self.name).savefig(folder / "geco.png", dpi=120)

@@ -1,0 +1,189 @@
+"""Constrained training with a Lagrange multiplier: GECO (Rezende and Viola 2018, "Taming VAEs", arXiv 1810.00597), as
+used by Gregor et al. 2019, "Shaping Belief States with Generative Environment Models for RL", Appendix G.
+
+    min over theta, phi  max over lambda in [0, 1000] of  KL[q(z|x); p(z)] + lambda E[|x - g(z)|^2 - kappa]
+
+With E over the batch and sg a stop-gradient:
+
+    C      = E[|x - g(z)|^2 - kappa]                the constraint, not above 0 when it holds
+    C_ma  <- decay C_ma + (1 - decay) C             its moving average; the first one is C
+    loss   = KL + lambda (C + sg(C_ma - C))         the value of the average, the gradient of the batch
+    lambda = softplus(w)^2                          kept in its range; the gradient of w is turned round
+
+so one optimiser may minimise over the model and maximise over lambda. A step of gradient ascent on w multiplies a large
+lambda by about exp(4 step C_ma), the update of Rezende and Viola.
+
+The paper does not say how lambda is updated. Its parametrisation, its range and the moving average are those of Sonnet
+1: `optimization_constraints.py`, `scale_gradient.py`, `clip_gradient.py` and `moving_average.py` of branch v1 of
+github.com/google-deepmind/sonnet.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import sonnet as snt
+import tensorflow as tf
+
+
+def scale_gradient(x, scale):
+    """`x`, whose gradient is multiplied by `scale`, a number; 0: there is no gradient."""
+    if scale == 0:
+        return tf.stop_gradient(x)
+
+    @tf.custom_gradient
+    def identity(x):
+        return tf.identity(x), lambda upstream: upstream * scale
+
+    return identity(x)
+
+
+def clip_gradient(x, low, high):
+    """`x`, whose gradient is clipped elementwise to [low, high]."""
+
+    @tf.custom_gradient
+    def identity(x):
+        return tf.identity(x), lambda upstream: tf.clip_by_value(upstream, low, high)
+
+    return identity(x)
+
+
+@tf.custom_gradient
+def clip_ascending(x, low, high):
+    """`x` clipped to [low, high], for gradient ascent: what is outside may come back, but goes no further.
+
+    The gradient passes unless x < low and it is negative, or x > high and it is positive.
+    """
+
+    def gradient(upstream):
+        away = ((x < low) & (upstream < 0)) | ((x > high) & (upstream > 0))
+        return tf.where(away, tf.zeros_like(upstream), upstream), None, None
+
+    return tf.clip_by_value(x, low, high), gradient
+
+
+class MovingAverage(snt.Module):
+    """The exponential moving average of what it is called with, updated by the call; the first is the input itself.
+
+    The gradient goes to the input of the call as if it had been returned: with factor 1, not 1 - decay.
+
+    Args:
+      decay: share of the old average.
+      shape: of the inputs, float32.
+
+    Raises:
+      ValueError: `decay` is outside [0, 1).
+    """
+
+    def __init__(self, decay=0.99, shape=(), name="MovingAverage"):
+        super().__init__(name=name)
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay: was {decay}, must be from 0 to less than 1")
+        self.decay = decay
+        self.initialized = tf.Variable(False, trainable=False, name="initialized")
+        self.average = tf.Variable(tf.zeros(shape), trainable=False, name="average")
+
+    def __call__(self, x):
+        value = tf.stop_gradient(x)
+        average = tf.where(self.initialized, self.decay * self.average + (1 - self.decay) * value, value)
+        self.average.assign(average)
+        self.initialized.assign(True)
+        return x + (average - value)
+
+
+class LagrangeMultiplier(snt.Module):
+    """lambda = softplus(w)^2, a trainable multiplier that ascends where the other variables descend.
+
+        multiplier = LagrangeMultiplier()
+        loss = objective + multiplier() * constraint          # constraint <= 0; any optimiser minimises
+
+    Args:
+      initial: where lambda starts, greater than 0; a number or an array of the multiplier's shape.
+      rate: the gradient of `w` is multiplied by `-rate`; 0: none. Adam does not notice it.
+      valid_range: `(low, high)` that lambda is clipped to (`clip_ascending`), or None.
+      shape: of the multiplier; by default that of `initial`.
+
+    Variables: `w`, float32.
+
+    Raises:
+      ValueError: an argument is out of range.
+    """
+
+    def __init__(self, initial=1.0, rate=1.0, valid_range=None, shape=None, name="LagrangeMultiplier"):
+        super().__init__(name=name)
+        root = np.sqrt(np.asarray(initial, np.float64))
+        if not np.all(root > 0):
+            raise ValueError(f"initial: was {initial}, must be greater than 0")
+        if not rate >= 0:
+            raise ValueError(f"rate: was {rate}, must be at least 0")
+        if valid_range is not None and not 0 <= valid_range[0] < valid_range[1]:
+            raise ValueError(f"valid_range: was {valid_range}, must be (low, high) with 0 <= low < high")
+        self.rate, self.valid_range = rate, valid_range
+        w = root + np.log(-np.expm1(-root))  # the inverse of softplus
+        self.w = tf.Variable(np.broadcast_to(w, w.shape if shape is None else shape), dtype=tf.float32, name="w")
+
+    def __call__(self):
+        value = tf.square(tf.nn.softplus(scale_gradient(self.w, -self.rate)))
+        return value if self.valid_range is None else clip_ascending(value, *self.valid_range)
+
+
+class GECOLoss(NamedTuple):
+    """What a `GECO` says of a batch: float32 scalars. `loss` is to be minimised, all of it is to be logged."""
+
+    loss: tf.Tensor  # KL + lambda C_ma
+    kl: tf.Tensor  # mean over the batch, nats
+    error: tf.Tensor  # mean over the batch, per dimension
+    constraint: tf.Tensor  # C_ma per dimension: the averaged error - kappa
+    multiplier: tf.Tensor  # lambda
+
+
+class GECO(snt.Module):
+    """The Lagrangian of Appendix G.
+
+        geco = GECO(kappa=1e-3, dimensions=64 * 64 * 3)
+        loss = geco(error, kl)                                 # of a batch; updates the moving average
+        gradients = tape.gradient(loss.loss, [*model.trainable_variables, *geco.trainable_variables])
+
+    Any model will do, Sonnet's or Keras's. One optimiser can take `geco.trainable_variables` along, as with Sonnet 1,
+    but Adam's steps do not grow with the constraint; `w.assign_sub(gradient)` is the update above.
+
+    Args:
+      kappa: the mean squared error per dimension that is allowed, greater than 0. Whether it bounds the mean or the
+        sum, Appendix G does not say. That 1e-3 is best suggests the mean, our reading; so does the range of lambda, in
+        whose place a Gaussian of variance kappa has 1 / (2 kappa) = 500.
+      dimensions: D, numbers in an image: rows x columns x channels. The constraint is |x - g|^2 - kappa D, with the
+        error summed over the image as the KL is. 1: kappa bounds the summed error itself.
+      initial: where lambda starts (our choice: 1).
+      rate: of lambda's ascent per dimension: that of the `LagrangeMultiplier` is `rate / dimensions`, so that one rate
+        suits images of all sizes.
+      valid_range: of lambda; Appendix G.
+      decay: of the moving average; Rezende and Viola.
+
+    Variables: `multiplier.w`, trainable; the moving average of the constraint.
+
+    Raises:
+      ValueError: an argument is out of range.
+    """
+
+    def __init__(self, kappa, dimensions, initial=1.0, rate=1.0, valid_range=(0.0, 1000.0), decay=0.99, name="GECO"):
+        super().__init__(name=name)
+        if not kappa > 0:
+            raise ValueError(f"kappa: was {kappa}, must be greater than 0")
+        if dimensions < 1:
+            raise ValueError(f"dimensions: was {dimensions}, must be at least 1")
+        self.kappa, self.dimensions = kappa, dimensions
+        self.multiplier = LagrangeMultiplier(initial, rate / dimensions, valid_range)
+        self.average = MovingAverage(decay)
+
+    def __call__(self, error, kl):
+        """The `GECOLoss` of a batch.
+
+        Args:
+          error: |x - g(z)|^2 summed over each image, float32 [N].
+          kl: KL of each image, nats, float32 [N].
+        """
+        error, kl = tf.reduce_mean(error), tf.reduce_mean(kl)
+        constraint = self.average(error - self.kappa * self.dimensions)
+        multiplier = self.multiplier()
+        return GECOLoss(
+            kl + multiplier * constraint, kl, error / self.dimensions, constraint / self.dimensions, multiplier
+        )
