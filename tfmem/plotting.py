@@ -231,6 +231,43 @@ def recall_figure(images, query_steps, predictions, labels, title=""):
     return figure
 
 
+# ---- memory over time -----------------------------------------------------------------------------------------------
+
+
+def memory_figure(models, num_steps=6, title=""):
+    """What memories hold as time goes on, side by side (Figure 3 of the supplement of Huynh et al. 2020).
+
+    Args:
+        models: {name of a model: {name of a memory: its contents [T, rows, columns]}}.
+        num_steps: how many steps are shown, evenly from the first to the last.
+
+    Returns:
+        Figure: a column for each step, a row for each memory. One scale for all steps of a memory.
+    """
+    rows = max(len(memories) for memories in models.values())
+    figure = _figure(1.0 * num_steps * len(models) + 0.8, 1.15 * rows + 0.9, title)
+    for part, (name, memories) in zip(figure.subfigures(1, len(models), squeeze=False)[0], models.items(), strict=True):
+        part.suptitle(name, fontsize=_TITLE, color=_INK)
+        panels = part.subplots(len(memories), num_steps, squeeze=False)
+        for row, (memory, contents) in zip(panels, memories.items(), strict=True):
+            shown = np.unique(np.linspace(0, len(contents) - 1, num_steps).round().astype(int))
+            for axes in row[len(shown) :]:
+                axes.set_visible(False)
+            for axes, step in zip(row, shown, strict=False):
+                axes.imshow(
+                    contents[step],
+                    cmap="viridis",
+                    vmin=contents.min(),
+                    vmax=contents.max(),
+                    aspect="auto",
+                    interpolation="nearest",
+                )
+                axes.set_box_aspect(1)
+                _bare(axes, f"step {step + 1}" if row is panels[0] else "")
+            row[0].set_ylabel(memory, fontsize=_SMALL, color=_INK)
+    return figure
+
+
 # ---- curves ---------------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +382,91 @@ def cost_figure(panels, x_label, title=""):
         for colour, (name, (x, y)) in zip(_SERIES, models.items(), strict=False):
             axes.loglog(x, y, "o-", color=colour, linewidth=1.6, markersize=3.5, label=name)
     axes.legend(fontsize=_SMALL, frameon=False, labelcolor=_INK)
+    return figure
+
+
+# ---- belief states --------------------------------------------------------------------------------------------------
+
+
+def _strip(images):
+    """Images [n, height, width, 1 or 3] from 0 to 1 (clipped) side by side, white between them, [height, ..., 3]."""
+    images = np.clip(np.asarray(images, np.float64), 0, 1)
+    images = np.broadcast_to(images, (*images.shape[:-1], 3))
+    gap = max(1, images.shape[2] // 16)
+    padded = np.pad(images, [(0, 0), (0, 0), (0, gap), (0, 0)], constant_values=1)
+    return np.concatenate(list(padded), axis=1)[:, :-gap]
+
+
+def _show_strip(axes, images, label="", heading=""):
+    axes.imshow(_strip(images), interpolation="nearest")
+    _bare(axes, heading)
+    axes.spines[:].set_visible(False)
+    if label:
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=_LABEL, color=_INK)
+
+
+def rollout_figure(frames, samples, per_row=12, title=""):
+    """Figures 13 and 14 of Gregor et al. 2019: rows of frames over rows of samples, which go on below.
+
+    Args:
+        frames, samples: [N, T, height, width, 1 or 3] from 0 to 1 of N rollouts.
+        per_row: frames of a row, at most.
+    """
+    count, steps = frames.shape[:2]
+    lines = [slice(start, start + per_row) for start in range(0, steps, per_row)]
+    figure = _figure(0.75 * min(per_row, steps) + 1, 1.75 * count * len(lines) + (0.45 if title else 0.1), title)
+    for strip, (k, line) in zip(
+        figure.subfigures(count * len(lines), 1, squeeze=False)[:, 0],
+        [(k, line) for k in range(count) for line in lines],
+        strict=True,
+    ):
+        for axes, (name, images) in zip(strip.subplots(2, 1), (("input", frames), ("sample", samples)), strict=True):
+            shown = np.ones((min(per_row, steps), *images.shape[2:]))  # the last row is filled up with white
+            shown[: len(images[k, line])] = images[k, line]
+            _show_strip(axes, shown, name)
+    return figure
+
+
+def decoded_maps_figure(maps, decoded, title=""):
+    """Figure 10 of Gregor et al. 2019: the maps that models decode from the same trajectories, below the true ones.
+
+    Args:
+        maps: the true maps [n, height, width, 1 or 3], from 0 to 1.
+        decoded: {name of the model: {name of the setting: maps like these}}; the settings stand side by side.
+    """
+    settings = list(dict.fromkeys(setting for by_setting in decoded.values() for setting in by_setting))
+    figure = _figure(0.6 * len(maps) * len(settings) + 1.4, 0.75 * (len(decoded) + 1) + 0.7, title)
+    panels = figure.subplots(len(decoded) + 1, len(settings), squeeze=False)
+    for column, setting in enumerate(settings):
+        _show_strip(panels[0, column], maps, "true map" if column == 0 else "", setting)
+        for axes, (name, by_setting) in zip(panels[1:, column], decoded.items(), strict=True):
+            _show_strip(axes, by_setting.get(setting, np.ones_like(maps)), name if column == 0 else "")
+    return figure
+
+
+def map_error_figure(errors, shown, y_label="map MSE", title=""):
+    """Figure 12 of Gregor et al. 2019: the error of the decoded map along one trajectory.
+
+    Args:
+        errors: {name of the model: error at every step [T]}.
+        shown: {step: (true map, decoded map, frame)}, images [height, width, 1 or 3] from 0 to 1; the pictures stand
+            below the graph, from top to bottom, and their steps are marked in it.
+    """
+    figure = _figure(6.8, 5.6, title)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[1.1, 1])
+    axes = upper.add_subplot()
+    _graph(axes, "step of the trajectory", y_label)
+    for step in shown:
+        axes.axvline(step, color=_FAINT, linewidth=0.8, linestyle=":")
+    for colour, (name, error) in zip(_SERIES, errors.items(), strict=False):
+        axes.plot(np.arange(len(error)), error, color=colour, linewidth=1.4, label=name)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=_SMALL, frameon=False, labelcolor=_INK)
+    panels = lower.subplots(3, len(shown), squeeze=False)
+    for column, (step, images) in enumerate(shown.items()):
+        names = ("true map", "decoded", "frame") if column == 0 else ("", "", "")
+        for row, (name, image) in enumerate(zip(names, images, strict=True)):
+            _show_strip(panels[row, column], image[np.newaxis], name, f"step {step}" if row == 0 else "")
     return figure
 
 

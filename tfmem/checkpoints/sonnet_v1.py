@@ -1,8 +1,9 @@
-"""Name tables of github.com/google-deepmind/sonnet, branch v1: RelationalMemory and the two example models with it."""
+"""Name tables of github.com/google-deepmind/sonnet, branch v1: LSTM; RelationalMemory and its two example models."""
 
 from tfmem.checkpoints.base import Entry, name_table
 from tfmem.cores.relational import RelationalMemory
 from tfmem.interop import as_sonnet_core
+from tfmem.models.belief import LSTM
 from tfmem.models.sequence import EncoderDecoder, SequenceModel
 
 
@@ -45,3 +46,14 @@ def relational_model(model):
     for scope, kernel, bias in zip(scopes, model.head.kernels, model.head.biases, strict=True):
         entries += [Entry(f"{scope}/w", kernel), Entry(f"{scope}/b", bias)]
     return entries
+
+
+@name_table(LSTM)
+def lstm(core):
+    """sonnet/python/modules/gated_rnn.py; names below the module's own scope (`lstm`)."""
+    num_inputs = core.gates.w_i.shape[0]
+    return [
+        Entry("w_gates", core.gates.w_i, lambda w: w[:num_inputs]),
+        Entry("w_gates", core.gates.w_s, lambda w: w[num_inputs:]),
+        Entry("b_gates", core.gates.b),
+    ]

@@ -1,5 +1,30 @@
-"""Models: cores put together as the papers do."""
+"""Models: cores put together as the papers do.
+
+Keras models are known to `keras.models.load_model` once this is imported. Those of Sonnet are loaded when first used:
+they bring TensorFlow Probability.
+"""
+
+import importlib
 
 from tfmem.models.multigrid import LocalizationModel, MNISTRecallModel
 
-__all__ = ["LocalizationModel", "MNISTRecallModel"]
+_HOME = {
+    "BeliefModel": "belief",
+    "ConvDRAW": "convdraw",
+    "DeterministicFrameModel": "convdraw",
+    "MapDecoder": "belief",
+    "PositionDecoder": "belief",
+    "SimCoreHead": "belief",
+}
+
+__all__ = ["LocalizationModel", "MNISTRecallModel", *_HOME]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"tfmem.models.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'tfmem.models' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)
