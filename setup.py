@@ -30,7 +30,9 @@ setup(
         "numpy>=1.26",
         "matplotlib>=3.8",
         "pillow>=10",  # matplotlib's GIF writer
-        "gymnasium>=1.0",
+        "gymnasium>=1.1",  # AutoresetMode
+        "trimesh>=5",  # meshes of the worlds of tfmem.envs
+        "embreex>=4.4",  # and the rays that see them
         "rich>=13",
         "tyro>=0.9",
         "setuptools>=70",  # distutils for TFP on Python 3.12 and later

@@ -1,0 +1,51 @@
+"""What the tests of both worlds share."""
+
+import gymnasium
+import numpy as np
+
+
+def assert_vector_equals_singles(name, steps, max_episode_steps, **arguments):
+    """Our batched environment against Gymnasium's own around the single one, over the ends of episodes."""
+    arguments = {"max_episode_steps": max_episode_steps, **arguments}
+    ours = gymnasium.make_vec(name, 3, **arguments)
+    theirs = gymnasium.make_vec(name, 3, vectorization_mode="sync", **arguments)
+    assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"]
+    for space in ("observation_space", "action_space", "single_observation_space", "single_action_space"):
+        assert getattr(ours, space) == getattr(theirs, space)
+    rng = np.random.default_rng(0)
+    for seed in (5, [8, 2, 8], None):
+        assert_same(ours.reset(seed=seed), theirs.reset(seed=seed))
+    ends = 0
+    for _ in range(steps):
+        actions = rng.choice(4, 3, p=[0.7, 0.1, 0.1, 0.1])
+        result = ours.step(actions)
+        assert_same(result, theirs.step(actions))
+        ends += (result[2] | result[3]).sum()
+    assert ends >= 3
+    ours.close()
+    theirs.close()
+
+
+def assert_same(a, b):
+    """Nests of tuples, dicts and arrays, with equal dtypes and numbers."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        a, b = list(a.values()), [b[name] for name in a]
+    if isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert np.asarray(a).dtype == np.asarray(b).dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def rollout(name, seed, actions, **arguments):
+    """Frames and ground truth of a single environment: [T + 1, S, S, 3], list of infos."""
+    env = gymnasium.make(name, **arguments)
+    steps = [env.reset(seed=seed)]
+    for action in actions:
+        frame, _, _, _, info = env.step(action)
+        steps.append((frame, info))
+    env.close()
+    frames, infos = zip(*steps, strict=True)
+    return np.stack(frames), infos

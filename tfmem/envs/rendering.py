@@ -1,0 +1,169 @@
+"""First-person frames by ray casting: a pinhole camera, meshes with a colour per face, Embree for the hits. No GL.
+
+World axes: x east, y north, z up. A yaw of 0 looks east, pi / 2 north; the camera is level. Pixel (r, c) of an S x S
+frame, row 0 at the top, sees along
+
+    d = forward + (c + 1/2 - S/2) / f right - (r + 1/2 - S/2) / f up ,    f = S / (2 tan(field of view / 2)) ,
+
+so a point at depth z along `forward`, x to the right and y up lies at column S/2 + f x / z and row S/2 - f y / z.
+A face with normal n shows its colour times a shade, 1 where it is level, fading with distance into the haze:
+
+    shade = (2 + n . sun) / (2 + up . sun)
+    pixel = haze + exp(-distance / visibility) (colour shade - haze)
+
+A ray that hits nothing shows the sky, from the haze's colour at the horizon to SKY above. All of it is our choice: the
+papers show pictures alone. numpy, trimesh and embreex only.
+"""
+
+import numpy as np
+import trimesh
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+
+SUN = np.array([-0.8, -0.4, 0.4472])  # unit vector towards it: walls of each direction look different
+HAZE = np.array([205, 222, 238], np.float32)
+SKY = np.array([62, 120, 200], np.float32)
+FAR = 1000.0  # how far planes reach that have no end, and from how high maps are seen
+SAMPLES = 2
+
+
+class Camera:
+    """A level pinhole camera.
+
+    Args:
+        size: S, side of the square frames, pixels.
+        field_of_view: degrees from the left edge to the right one, between 1 and 179.
+
+    Attributes:
+        focal_length: f, in pixels.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(self, size=64, field_of_view=80.0):
+        if size < 1:
+            raise ValueError(f"size is {size}, must be at least 1")
+        if not 1 <= field_of_view <= 179:
+            raise ValueError(f"field_of_view is {field_of_view}, must be from 1 to 179 degrees")
+        self.size, self.field_of_view = size, field_of_view
+        self.focal_length = size / (2 * np.tan(np.radians(field_of_view) / 2))
+        offset = (np.arange(size) + 0.5 - size / 2) / self.focal_length
+        right, up = (a.ravel() for a in np.meshgrid(offset, -offset))
+        forward, right, up = np.array([np.ones_like(up), right, up]) / np.sqrt(1 + right**2 + up**2)
+        self._forward, self._right, self._up = (a.astype(np.float32) for a in (forward, right, up))
+        height = np.sqrt(np.clip(up, 0, 1))[:, None]
+        self.sky = (HAZE + height * (SKY - HAZE)).astype(np.float32)  # the same for every yaw
+
+    def directions(self, yaws):
+        """Unit directions [N, S * S, 3] float32 of the rays of cameras with these yaws (radians, [N])."""
+        directions = np.empty([len(yaws), self._up.size, 3], np.float32)
+        for rays, yaw in zip(directions, yaws, strict=True):
+            cosine, sine = np.float32(np.cos(yaw)), np.float32(np.sin(yaw))
+            rays[:, 0] = cosine * self._forward + sine * self._right
+            rays[:, 1] = sine * self._forward - cosine * self._right
+            rays[:, 2] = self._up
+        return directions
+
+
+class Scene:
+    """A mesh that frames are made of.
+
+    Args:
+        mesh: `trimesh.Trimesh`; `mesh.visual.face_colors` are its colours.
+        visibility: distance at which 1 / e of a colour is left.
+
+    Attributes:
+        colors: of the faces with their shade, float32 [F, 3], 0 to 255.
+
+    Raises:
+        ValueError: a visibility that is not positive.
+    """
+
+    def __init__(self, mesh, visibility):
+        if not visibility > 0:
+            raise ValueError(f"visibility is {visibility}, must be greater than 0")
+        self.visibility = visibility
+        self._embree = EmbreeScene()
+        TriangleMesh(self._embree, np.array(mesh.vertices, np.float32), np.array(mesh.faces, np.int32))
+        shade = (2 + mesh.face_normals @ SUN) / (2 + SUN[2])
+        self.colors = np.clip(mesh.visual.face_colors[:, :3] * shade[:, None], 0, 255).astype(np.float32)
+        self._contrast = self.colors - HAZE
+
+    def cast(self, origins, directions):
+        """The first face of the mesh on each ray, int32 [N], -1 for none, and the distance to it, float32 [N].
+
+        Args:
+            origins, directions: float32 [N, 3], directions of length one.
+        """
+        hits = self._embree.run(origins, directions, output=True)
+        return hits["primID"], hits["tfar"]
+
+    def render(self, camera, positions, yaws):
+        """What cameras see: uint8 [N, S, S, 3], RGB. The rays of all of them are cast in one call.
+
+        Args:
+            camera: a `Camera`.
+            positions: where they are, [N, 3].
+            yaws: where they look, radians, [N].
+        """
+        directions = camera.directions(yaws)
+        rays = directions.shape[1]
+        origins = np.repeat(np.asarray(positions, np.float32), rays, axis=0)
+        faces, distances = self.cast(origins, directions.reshape(-1, 3))
+        frames = np.take(self._contrast, faces, axis=0, mode="wrap")  # -1 gives any colour: the sky follows
+        frames *= np.exp(distances * np.float32(-1 / self.visibility))[:, None]
+        frames += HAZE
+        frames = frames.reshape(len(yaws), rays, 3)
+        np.copyto(frames, camera.sky, where=(faces < 0).reshape(len(yaws), rays, 1))
+        return frames.astype(np.uint8).reshape(len(yaws), camera.size, camera.size, 3)
+
+    def top_down(self, size, side):
+        """The map: colours of the faces seen from straight above, without haze, uint8 [size, size, 3], RGB.
+
+        North is up (row 0), west is left (column 0). A pixel is the mean of SAMPLES x SAMPLES points in it.
+
+        Args:
+            size: pixels of a side.
+            side: length of a side in the world; its middle is at (0, 0).
+        """
+        place = ((np.arange(size * SAMPLES) + 0.5) / (size * SAMPLES) - 0.5) * side
+        x, y = np.meshgrid(place, -place)
+        origins = np.stack([x, y, np.full_like(x, FAR)], axis=-1).reshape(-1, 3).astype(np.float32)
+        faces, _ = self.cast(origins, np.tile(np.float32([0, 0, -1]), [len(origins), 1]))
+        colors = self.colors[faces].reshape(size, SAMPLES, size, SAMPLES, 3)
+        return np.rint(colors.mean(axis=(1, 3))).astype(np.uint8)
+
+
+def boxes(lower, upper, colors):
+    """A mesh of axis-parallel boxes: `trimesh.Trimesh`, 12 faces each, in their order.
+
+    Args:
+        lower, upper: corners, [N, 3].
+        colors: uint8 [N, 3].
+    """
+    unit = trimesh.creation.box(bounds=[[0, 0, 0], [1, 1, 1]])
+    lower, upper = np.asarray(lower, float).reshape(-1, 1, 3), np.asarray(upper, float).reshape(-1, 1, 3)
+    vertices = lower + unit.vertices * (upper - lower)
+    faces = unit.faces + len(unit.vertices) * np.arange(len(lower))[:, None, None]
+    return mesh(vertices.reshape(-1, 3), faces.reshape(-1, 3), np.repeat(colors, len(unit.faces), axis=0))
+
+
+def rectangles(lower, upper, height, colors):
+    """A mesh of level rectangles seen from above, two faces each.
+
+    Args:
+        lower, upper: corners, [N, 2].
+        height: their z.
+        colors: uint8 [N, 3].
+    """
+    (left, bottom), (right, top) = np.transpose(lower), np.transpose(upper)
+    corners = [(left, bottom), (right, bottom), (right, top), (left, top)]
+    vertices = np.stack([np.stack([x, y, np.full_like(x, height)], axis=-1) for x, y in corners], axis=1)
+    faces = np.array([[0, 1, 2], [0, 2, 3]]) + 4 * np.arange(len(left))[:, None, None]
+    return mesh(vertices.reshape(-1, 3), faces.reshape(-1, 3), np.repeat(colors, 2, axis=0))
+
+
+def mesh(vertices, faces, colors):
+    """`trimesh.Trimesh` as it stands: vertices [V, 3], faces [F, 3] counter-clockwise from outside, colours [F, 3]."""
+    return trimesh.Trimesh(vertices, faces, face_colors=colors, process=False)
