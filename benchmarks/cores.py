@@ -38,8 +38,11 @@ GROWTH = {
     "MNM-g": dict(core="mnm_g", memory_size=32, word_size=32, features=32, batch=16, steps=32, mlp=0),
     "MNM-p": dict(core="mnm_p", memory_size=32, word_size=32, features=32, batch=16, steps=32, mlp=0),
     "SALU": dict(core="salu", word_size=32, features=32, batch=16, steps=32, mlp=0),
+    "EntNet": dict(core="entity", num_cells=32, units=32, features=32, batch=16, steps=32, mlp=0),
+    "Plastic": dict(core="plastic", units=128, features=32, batch=16, steps=32, mlp=0),
+    "LSTM": dict(core="lstm", units=128, num_layers=2, features=32, batch=16, steps=32, mlp=0),
 }
-SLOTS = {"rmc": "mem_slots", "salu": None}
+SLOTS = {"rmc": "mem_slots", "entity": "num_cells", "salu": None, "plastic": None, "lstm": None}
 
 
 def make_core(core, features, batch, steps, mlp, **sizes):
@@ -55,6 +58,8 @@ def make_core(core, features, batch, steps, mlp, **sizes):
         return cores.RMACore(256, num_reads=3, top_k=min(50, sizes["memory_size"]), **sizes)
     if core == "kanerva":
         return cores.KanervaCore(512, **sizes)
+    if core in ("entity", "plastic", "lstm"):
+        return dict(entity=cores.EntityMemory, plastic=cores.PlasticRNN, lstm=cores.LSTMStack)[core](**sizes)
     if core == "salu":
         return cores.LookupMemory(100, num_heads=4, max_steps=steps, **sizes)
     return cores.MetalearnedMemory(100, num_heads=4, write="local" if core == "mnm_p" else "gradient", **sizes)
@@ -216,11 +221,11 @@ def with_growth(arguments):
     from tfmem import plotting
 
     axes = {"steps": (16, 32, 64, 128, 256), "slots": (16, 32, 64, 128, 256), "batch": (8, 16, 32, 64, 128)}
-    panels = {}
+    panels = {(axis, cost): {} for cost in ("seconds", "GB") for axis in axes}
     for axis, values in axes.items():
-        values = values[1::2] if arguments.quick else values
+        values = values[::2] if arguments.quick else values
         print(f"\ngrowth with {axis}: {values}; the power is that between the last two points")
-        times, memories = (panels.setdefault(f"{cost} against {axis}", {}) for cost in ("seconds", "GB"))
+        times, memories = panels[axis, "seconds"], panels[axis, "GB"]
         for name, setting in GROWTH.items():
             key = SLOTS.get(setting["core"], "memory_size") if axis == "slots" else axis
             if key is None:
@@ -238,7 +243,7 @@ def with_growth(arguments):
             memory_text = " ".join(f"{p['gigabytes']:6.2f}" for p in points)
             power = growth(points, "x", "seconds")
             print(f"{name:8s} s/step {times_text}   time ~ {axis}^{power:.2f}   GB {memory_text}", flush=True)
-    plotting.cost_figure(panels, "", "Cost of a training step").savefig(arguments.out, dpi=110)
+    plotting.cost_figure(panels, "Cost of a training step", rows=2).savefig(arguments.out, dpi=110)
     print(f"written: {arguments.out}")
 
 

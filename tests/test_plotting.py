@@ -160,6 +160,24 @@ def test_recall_figure(golden):
     assert figure.subfigs[1].axes[11].texts[0].get_color() == plotting._RED
 
 
+# ---- memory over time -----------------------------------------------------------------------------------------------
+
+
+def test_memory_figure_shows_the_steps_of_every_memory(rng):
+    slots, grids = rng.normal(size=(9, 20, 4)), {"3×3": rng.normal(size=(2, 3, 3)), "6×6": rng.normal(size=(2, 6, 6))}
+    figure = plotting.memory_figure({"dnc": {"20 slots of 4": slots}, "multigrid": grids}, 3, "memory")
+    assert_tidy(figure)
+    dnc, multigrid = (part.axes for part in figure.subfigs)
+    for axes, step in zip(dnc, (0, 4, 8), strict=True):
+        np.testing.assert_array_equal(image(axes), slots[step])
+        assert axes.images[0].get_clim() == (slots.min(), slots.max())
+        assert axes.get_title() == f"step {step + 1}"
+    for row, grid in zip((multigrid[:3], multigrid[3:]), grids.values(), strict=True):
+        assert [axes.get_visible() for axes in row] == [True, True, False]  # there are two steps alone
+        for axes, step in zip(row[:2], (0, 1), strict=True):
+            np.testing.assert_array_equal(image(axes), grid[step])
+
+
 # ---- curves ---------------------------------------------------------------------------------------------------------
 
 
@@ -227,11 +245,16 @@ def test_loss_figure(golden, log):
 
 def test_cost_figure():
     x = np.array([10, 100, 1000])
-    panels = {"seconds": {"MNM": (x, 2 * x), "SALU": (x, x**2)}, "GB": {"MNM": (x, x), "SALU": (x, x)}}
-    figure = plotting.cost_figure(panels, "length", "costs")
+    panels = {
+        ("length", "seconds"): {"MNM": (x, 2 * x), "SALU": (x, x**2)},
+        ("length", "GB"): {"SALU": (x, x), "MNM": (x, x)},
+    }
+    figure = plotting.cost_figure(panels, "costs")
     assert_tidy(figure)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["seconds", "GB"]
-    seconds = figure.axes[0]
+    assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes] == list(panels)
+    seconds, memory = figure.axes
+    assert [t.get_text() for t in seconds.get_xticklabels()] == ["10", "100", "1000"]
+    assert [line.get_color() for line in seconds.lines] == [line.get_color() for line in reversed(memory.lines)]
     assert (seconds.get_xscale(), seconds.get_yscale()) == ("log", "log")
     np.testing.assert_array_equal(seconds.lines[1].get_data(), [x, x**2])
 

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 from PIL import Image
 
 _INK, _FAINT, _PAPER = "#26323a", "#8a969e", "#ffffff"
@@ -370,18 +371,28 @@ def similarity_figure(rows, words, title=""):
     return figure
 
 
-def cost_figure(panels, x_label, title=""):
-    """How costs grow, on logarithmic axes, side by side.
+def cost_figure(panels, title="", rows=1):
+    """How costs grow, on logarithmic axes, in `rows` rows of panels. A model has one colour and mark in all of them.
 
     Args:
-        panels: {name of the cost: {name of the model: (x, y)}}.
+        panels: {(label of x, label of y): {name of the model: (x, y)}}.
     """
-    figure = _figure(3.6 * len(panels), 3.4, title)
-    for axes, (cost, models) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        _graph(axes, x_label, cost)
-        for colour, (name, (x, y)) in zip(_SERIES, models.items(), strict=False):
-            axes.loglog(x, y, "o-", color=colour, linewidth=1.6, markersize=3.5, label=name)
-    axes.legend(fontsize=_SMALL, frameon=False, labelcolor=_INK)
+    columns = -(-len(panels) // rows)
+    names = list(dict.fromkeys(name for models in panels.values() for name in models))
+    figure = _figure(3.4 * columns + 1.2, 2.9 * rows + 0.5, title)
+    for axes, ((x_label, y_label), models) in zip(
+        figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=True
+    ):
+        _graph(axes, x_label, y_label)
+        for name, (x, y) in models.items():
+            cycle, colour = divmod(names.index(name), len(_SERIES))
+            axes.loglog(x, y, "os^"[cycle] + "-", color=_SERIES[colour], linewidth=1.6, markersize=3.5, label=name)
+        axes.set_xticks(x, [f"{value:g}" for value in x])
+        axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    labelled = max(figure.axes, key=lambda axes: len(axes.lines))
+    figure.legend(handles=labelled.lines, loc="outside right center", fontsize=_SMALL, frameon=False, labelcolor=_INK)
     return figure
 
 
