@@ -1,5 +1,6 @@
 """The two models of the public code against its arrays: outputs, states, gradients, updates, training curves."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -354,7 +355,24 @@ def test_published_15x15_setting():
 
     experiment = Experiment(PRESETS["paper_15x15"])
     cells = sum(int(np.prod(s.cell.shape)) for layer in experiment.model.get_initial_state(1) for s in layer)
-    assert (experiment.model.count_params(), cells) == (119_457, 7_974)
+    assert (experiment.model.count_params(), cells) == (120_969, 7_983)
+
+
+@pytest.mark.parametrize("preset", ["paper_15x15", "spiral_9x9_query", "random_walk"])
+def test_other_presets_answer_at_full_width(rng, preset):
+    from reproductions.multigrid.mapping import PRESETS, Experiment
+
+    config = dataclasses.replace(PRESETS[preset], batch_size=1, window=1)
+    model = Experiment(config).model
+    logits = model(tiny_inputs(rng, 1, config.query_sizes))
+    assert {x.shape[-1] for x in logits.values()} == {3 * 2 ** (config.writer_levels[-1] - 1)}
+    assert len(logits) == len(config.query_sizes)
+
+
+def test_a_residual_from_more_channels_than_there_are():
+    model = LocalizationModel(**{**TINY, "writer_filters": (3, 2)})
+    with pytest.raises(ValueError, match="residuals: the earlier layer brings 3 channels to the level of side 3"):
+        model(tiny_inputs(np.random.default_rng(0), 1, (3,)))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.references.priority_sort import sort
-from tfmem.tasks.priority_sort import PrioritySort
+from tfmem.tasks.priority_sort import PrioritySort, patches
 
 
 def test_episodes_by_the_definition():
@@ -64,3 +64,16 @@ def test_function_of_the_seed_compiled_or_not():
 def test_bad_arguments(field, config):
     with pytest.raises(ValueError, match=field):
         PrioritySort(**config)
+
+
+def test_patches_are_vectors_row_by_row(rng):
+    bits, priorities = rng.integers(0, 2, (5, 2, 9)), rng.uniform(-1, 1, (5, 2))
+    grid = patches(tf.constant(bits, tf.float32), tf.constant(priorities, tf.float32)).numpy()
+    assert grid.shape == (5, 2, 3, 3, 2)
+    for row in range(3):
+        for column in range(3):
+            np.testing.assert_array_equal(grid[:, :, row, column, 0], bits[:, :, 3 * row + column])
+            np.testing.assert_allclose(grid[:, :, row, column, 1], priorities, rtol=1e-6)
+    assert patches(tf.zeros([2, 4])).shape == (2, 2, 2, 1)
+    with pytest.raises(ValueError, match=r"vectors: shape is .* the last axis must be a square number"):
+        patches(tf.zeros([2, 8]))

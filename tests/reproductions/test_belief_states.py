@@ -1,0 +1,182 @@
+"""SimCore experiments: files of episodes, what trains and what does not, the numbers beside the scores, pictures."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from reproductions.belief_states import _compare, _episodes, random_city, terrain
+from reproductions.belief_states._simcore import DECODED
+from tfmem.aot.bundle import open_pipeline
+from tfmem.runfolder import RunFolder
+
+SMOKE = random_city.PRESETS["smoke"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFMEM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return random_city.Experiment(SMOKE)
+
+
+def update(experiment, number=0):
+    batch = tf.nest.map_structure(tf.constant, experiment.batch(number))
+    return experiment.train_step(tf.constant(number, tf.int64), batch, ())[1]
+
+
+def changed(module, before):
+    return [bool(np.any(v != b)) for v, b in zip(module.trainable_variables, before, strict=True)]
+
+
+def values(module):
+    return [v.numpy() for v in module.trainable_variables]
+
+
+def test_episodes_are_made_once_and_made_anew_for_other_arguments(experiment, monkeypatch):
+    name = experiment.pipeline()[1]["file"]
+    made = []
+    monkeypatch.setattr(_episodes, "write_episodes", lambda path, **arguments: made.append(arguments))
+    assert experiment.pipeline()[1]["file"] == name
+    assert made == []
+    assert (_episodes.cache_folder() / name).exists()
+    other = random_city.Experiment.pipeline(_like(experiment, num_boxes=2))[1]["file"]
+    assert other != name
+    assert made[0]["arguments"]["num_boxes"] == 2
+    assert experiment.pipeline("evaluation")[1]["file"] != name
+
+
+def _like(experiment, **changes):
+    like = object.__new__(type(experiment))
+    like.config = dataclasses.replace(experiment.config, **changes)
+    return like
+
+
+def test_the_bundle_reads_what_the_run_reads(experiment):
+    fed, own = open_pipeline(experiment.pipeline()).batch(3), experiment.batch(3)
+    assert set(fed) == set(own) == {"frames", "actions", "maps", "positions"}
+    for name in own:
+        np.testing.assert_array_equal(fed[name], own[name])
+    assert own["frames"].shape == (SMOKE.unroll_length, SMOKE.batch_size, 8, 8, 3)
+
+
+def test_actions_are_those_that_led_to_the_frames(experiment):
+    batch = experiment.batch(0)
+    frames, actions = experiment._inputs(batch)
+    assert not actions[0].numpy().any()
+    np.testing.assert_array_equal(np.argmax(actions[1:], -1), batch["actions"])
+    assert frames.numpy().max() <= 1
+    # Positions tell: who turned (2, 3) is where he was.
+    moved = np.any(np.diff(batch["positions"], axis=0) != 0, -1)
+    assert moved.any()
+    assert not moved[np.argmax(actions[1:], -1) >= 2].any()
+
+
+def test_baselines(experiment):
+    train, unseen = (experiment.stream(split).file for split in ("train", "evaluation"))
+    mean = np.mean([train[i]["maps"] / 255.0 for i in range(len(train))], (0, 1))
+    maps = np.stack([unseen[i]["maps"] / 255.0 for i in range(len(unseen))], 1)
+    told = experiment.baselines()
+    np.testing.assert_allclose(told["mean_map_mse"], np.mean((maps - mean) ** 2), rtol=1e-6)
+    np.testing.assert_allclose(told["mean_map_mse_last"], np.mean((maps[-1] - mean) ** 2), rtol=1e-6)
+    assert told["mean_map_mse"] > 0
+
+    def cells(file):
+        places = np.stack([file[i]["positions"] for i in range(len(file))]) / SMOKE.side + 0.5
+        rows, columns = np.moveaxis(
+            np.clip((places * SMOKE.cells_per_side).astype(int), 0, SMOKE.cells_per_side - 1), -1, 0
+        )
+        return rows * SMOKE.cells_per_side + columns
+
+    most = np.bincount(cells(train).ravel()).argmax()
+    assert told["most_frequent_cell_accuracy"] == pytest.approx(np.mean(cells(unseen) == most))
+
+
+def assert_all_moves(experiment):
+    """Two updates move all variables; returns what they told."""
+    modules = [experiment.model, *experiment.probes]
+    before = [values(module) for module in modules]
+    metrics = [update(experiment, n) for n in range(2)]
+    names = [v.name for module in modules for v in module.trainable_variables]
+    moved = [m for module, b in zip(modules, before, strict=True) for m in changed(module, b)]
+    assert {name for name, m in zip(names, moved, strict=True) if not m} <= {"log_w_stddev"}
+    assert all(np.isfinite(float(value)) for metric in metrics for value in metric.values())
+    return metrics
+
+
+def test_an_update_moves_all_there_is():
+    kanerva = {"core": "kanerva", "memory_size": 2, "word_size": 3}
+    experiment = terrain.Experiment(dataclasses.replace(terrain.PRESETS["smoke"], **kanerva))
+    metrics = assert_all_moves(experiment)
+    for name, prefix in (("model", ""), ("map_model", "map_samples_")):  # the errors are still too large
+        assert experiment.gecos[name].multiplier() > metrics[0][f"{prefix}multiplier"]
+
+
+def test_the_deterministic_model_minimises_the_error():
+    metrics = assert_all_moves(random_city.Experiment(dataclasses.replace(SMOKE, model="deterministic")))
+    assert "kl_nats" not in metrics[0]
+    told = {name: float(value) for name, value in metrics[0].items()}
+    expected = told["error_per_pixel"] * 8 * 8 * 3 + told["map_mse"] + told["position_loss"]
+    assert told["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_untrained_core_stays_as_it_is():
+    experiment = random_city.Experiment(dataclasses.replace(SMOKE, train_core=False))
+    core, decoder = values(experiment.model), values(experiment.map_decoder)
+    metrics = [update(experiment, n) for n in range(2)]
+    assert not any(changed(experiment.model, core))
+    assert all(changed(experiment.map_decoder, decoder))
+    assert "error_per_pixel" not in metrics[0]
+    told = experiment.evaluate()
+    assert told["map_mse"] > 0
+    assert "error_per_pixel" not in told
+
+
+def test_scores_are_those_of_all_unseen_episodes(experiment):
+    file = experiment.stream("evaluation").file
+    whole = {k: np.stack([file[i][k] for i in range(len(file))], 1) for k in _episodes.WANTED}
+    frames, actions = experiment._inputs(whole)
+    beliefs = experiment.model.belief(frames, actions).beliefs
+    squares = np.square(experiment.map_decoder(beliefs) - whole["maps"] / 255.0).mean((2, 3, 4))
+    told = experiment.evaluate()
+    np.testing.assert_allclose(told["map_mse"], squares.mean(), rtol=1e-5)
+    np.testing.assert_allclose(told["map_mse_last"], squares[-1].mean(), rtol=1e-5)
+
+
+def test_comparison_of_runs(experiment, tmp_path):
+    for seed, (kappa, overshoot) in enumerate([(1e-3, 1), (1e-2, 2)]):
+        folder = RunFolder(tmp_path / str(seed))
+        config = dataclasses.asdict(dataclasses.replace(SMOKE, kappa=kappa, overshoot=overshoot))
+        folder.claim({"experiment": experiment.name, "preset": None, "config": config})
+        folder.figures.mkdir(parents=True, exist_ok=True)
+        logged = ("loss", "map_mse", "error_per_pixel", "multiplier", "kl_nats")
+        for n in (2, 4):
+            folder.append_metrics(n, {f"train/{name}": 1.0 / n for name in logged})
+        experiment.figures(folder.figures)
+        folder.write_result({"ours": {"map_mse": 0.1}})
+        folder.release()
+        assert (folder.figures / DECODED).exists()
+    _compare.main([str(tmp_path / "out"), str(tmp_path / "0"), str(tmp_path / "1")])
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"decoded_maps.png", "map_error.png", "map_mse.png", "kappa.png"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"overshoot": 6}, "overshoot: 6, must be from 1 to 5"),
+        ({"batch_size": 9}, "batch_size: 9"),
+        ({"beta_1": 1.0}, "beta_1: 1.0"),
+        ({"side": 5}, "side: 5"),
+        ({"kappa": 0.0}, "kappa: 0.0"),
+    ],
+)
+def test_bad_configurations(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMOKE, **change)
