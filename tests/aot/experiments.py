@@ -67,6 +67,8 @@ class CoreStep(training.Experiment):
             for spec, seed in zip(tf.nest.flatten(specs), seeds, strict=True)
         ]
         inputs = tf.nest.pack_sequence_as(specs, [tf.cast(x, tf.float32) / 2.0**31 for x in inputs])
+        if hasattr(self.core, "reserve"):  # its state has room for some steps only
+            carry = self.initial_carry()
         with tf.GradientTape() as tape:
             outputs, state = unroll(self.core, inputs, carry)
             loss = loss_of(outputs) + loss_of(state)

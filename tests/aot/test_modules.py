@@ -23,6 +23,10 @@ def dot(a, b):
     return lax.dot_general(a, b, (((1, 3), (0, 2)), ((), ())))
 
 
+def outer(a, b):
+    return lax.dot_general(a, b, (((), ()), ((), ())))
+
+
 def program(function, *shapes):
     arguments = [np.zeros(shape, np.float32) for shape in shapes]
     text = jax.jit(function).lower(*arguments).as_text()
@@ -34,6 +38,11 @@ def program(function, *shapes):
 def test_arithmetic_is_that_of_xla(function, shapes):
     one = program(function, *shapes)
     assert arithmetic(one.text) == Executable(one, "float32").cost["flops"] > 0
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_a_product_that_contracts_nothing(shape):
+    assert arithmetic(program(outer, shape, (3, 4)).text) == 2 * int(np.prod(shape)) * 12
 
 
 def test_the_gradient_of_a_convolution():

@@ -119,10 +119,11 @@ def _product_cost(op):
     left, right, result = (ir.RankedTensorType(v.type).shape for v in (*op.operands, op.results[0]))
     if op.name == "stablehlo.convolution":
         return _convolution_cost(op, left, right, result)
-    contracted = [left[-1]]
     if op.name == "stablehlo.dot_general":
         found = re.search(r"lhs_contracting_dimensions = \[(.*?)\]", str(op.attributes["dot_dimension_numbers"]))
-        contracted = [left[int(i)] for i in found[1].split(",")] if found else []
+        contracted = [left[int(i)] for i in re.findall(r"\d+", found[1])] if found else []
+    else:
+        contracted = left[-1:]
     return 2 * _prod(result) * _prod(contracted)
 
 
