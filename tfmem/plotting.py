@@ -250,7 +250,7 @@ def memory_figure(models, num_steps=6, title=""):
     for part, (name, memories) in zip(figure.subfigures(1, len(models), squeeze=False)[0], models.items(), strict=True):
         part.suptitle(name, fontsize=_TITLE, color=_INK)
         panels = part.subplots(len(memories), num_steps, squeeze=False)
-        for row, (memory, contents) in zip(panels, memories.items(), strict=True):
+        for number, (row, (memory, contents)) in enumerate(zip(panels, memories.items(), strict=True)):
             shown = np.unique(np.linspace(0, len(contents) - 1, num_steps).round().astype(int))
             for axes in row[len(shown) :]:
                 axes.set_visible(False)
@@ -263,8 +263,9 @@ def memory_figure(models, num_steps=6, title=""):
                     aspect="auto",
                     interpolation="nearest",
                 )
-                axes.set_box_aspect(1)
-                _bare(axes, f"step {step + 1}" if row is panels[0] else "")
+                if contents.shape[1] == contents.shape[2]:
+                    axes.set_box_aspect(1)
+                _bare(axes, f"step {step + 1}" if number == 0 else "")
             row[0].set_ylabel(memory, fontsize=_SMALL, color=_INK)
     return figure
 

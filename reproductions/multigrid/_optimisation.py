@@ -6,10 +6,15 @@ import tensorflow as tf
 from tfmem.optimizers import TF1RMSprop
 
 
+def public_rmsprop(learning_rate):
+    """The optimiser of the public scripts."""
+    return TF1RMSprop(learning_rate, rho=0.99, momentum=0.0, epsilon=0.1)
+
+
 def make_optimizer(config):
     """The optimiser of `config.optimizer`; its learning rate is set in every update."""
     if config.optimizer == "rmsprop":
-        return TF1RMSprop(config.learning_rate, rho=0.99, momentum=0.0, epsilon=0.1)
+        return public_rmsprop(config.learning_rate)
     return keras.optimizers.Adam(config.learning_rate)
 
 

@@ -103,12 +103,12 @@ class Config(RunConfig):
 # CODE counts environment steps: 2e6 of them, 529 to an episode of 27 windows.
 PAPER_CONFIG = Config(num_updates=102_080, updates_per_call=5, log_every=20, eval_every=2_000, checkpoint_seconds=600.0)
 
-# P-App D: 0.12 M parameters and 8 K memory cells on 15x15 maps. The widths are ours: 119,457 and 7,974.
+# P-App D: 0.12 M parameters and 8 K memory cells on 15x15 maps. The widths are ours: 120,969 and 7,983.
 SMALL = dict(
     map_size=15,
     writer_levels=(2, 2, 3, 3, 4),
-    writer_filters=(4, 4, 8, 8, 6),
-    reader_filters=(4, 4, 8, 8, 6),
+    writer_filters=(4, 4, 6, 6, 7),
+    reader_filters=(4, 4, 8, 8, 14),
     decoder_levels=(4, 3, 3, 2, 1),
     decoder_filters=(12, 12, 12, 12, 1),
     writer_residuals=((1, 3), (3, 5)),

@@ -132,8 +132,8 @@ def test_exported_memory_is_written_in_parts(machine, images, tmp_path):
     for part in (batch_major[:, :2], batch_major[:, 2:]):
         state = signatures["write"](images=part, **state)
     expected = machine.write(images, machine.initial_state(B))
-    for actual, wanted in zip(state.values(), expected, strict=True):
-        np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5)
+    for name, wanted in expected._asdict().items():
+        np.testing.assert_allclose(state[f"state_{name}"], wanted, rtol=1e-3, atol=1e-4)
     read = signatures["read"](cues=batch_major, **state)["images"].numpy()
     np.testing.assert_allclose(read.swapaxes(0, 1), machine.read(images, expected), rtol=1e-3)
     drawn = signatures["sample"](num_images=tf.constant(7), seed=tf.constant([0, 3]), **state)["images"].numpy()

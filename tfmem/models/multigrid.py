@@ -1,8 +1,10 @@
-"""Multigrid writer and readers, and the two models of the public code (github.com/trihuynh88/multigrid_mem).
+"""Multigrid writer and readers, and the models made of them: localisation, recall and sorting.
 
 A writer is a stack of multigrid memory layers, a reader a stack of multigrid convolutions that looks at a query and at
-what the writer holds at the same layer and level (Figure 2 of the supplement). A decoder brings the reader's last
-pyramid to the answer's grid. Everything below is time-major, [T, B, ...]; the models' `call` is batch-major.
+what the writer holds at the same layer and level (Figure 2 of the supplement). A decoder brings the last pyramid to
+the answer's grid. `LocalizationModel` and `MNISTRecallModel` are the networks of the public code
+(github.com/trihuynh88/multigrid_mem), `RecallModel` and `SortModel` those that supplement B.2 describes. Everything
+below is time-major, [T, B, ...]; the models' `call` is batch-major.
 
     layers are counted from 1; a residual (a, b) adds the output of layer a to that of layer b on the levels that
     both have, with zeros for the channels that a lacks.
@@ -17,6 +19,7 @@ from tfmem.cores.multigrid import (
     MultigridConvLSTM,
     UniformFanIn,
     check_positive,
+    check_sizes,
 )
 from tfmem.recurrence import unroll
 
@@ -36,11 +39,25 @@ def add_residual(pyramid, earlier):
         other = by_size.get(grid.shape[-2])
         if other is not None:
             missing = grid.shape[-1] - other.shape[-1]
+            if missing < 0:
+                raise ValueError(
+                    f"residuals: the earlier layer brings {other.shape[-1]} channels to the level of side "
+                    f"{grid.shape[-2]}, must be at most the later layer's {grid.shape[-1]}"
+                )
             if missing:
                 other = tf.pad(other, [[0, 0]] * (grid.shape.rank - 1) + [[0, missing]])
             grid += other
         out.append(grid)
     return tuple(out)
+
+
+def nearest_neighbour(grid, size):
+    """[..., side, side, C] to [..., size, size, C] as TF 1 resizes: row r reads floor(r side / size)."""
+    side = grid.shape[-2]
+    if size == side:
+        return grid
+    index = [r * side // size for r in range(size)]
+    return tf.gather(tf.gather(grid, index, axis=-3), index, axis=-2)
 
 
 def check_residuals(name, residuals, num_layers):
@@ -62,7 +79,7 @@ def check_layers(names, *lists):
 class _Stack(keras.layers.Layer):
     """Layers with residuals and optional normalisation at every level."""
 
-    def _add_layers(self, make, sizes, filters, residuals, normalization):
+    def _add_layers(self, make, sizes, filters, residuals, normalization, normalize_last=True):
         self.sizes, self.filters = sizes, filters
         self.residuals = check_residuals("residuals", residuals, len(filters))
         self.normalization = normalization
@@ -70,12 +87,12 @@ class _Stack(keras.layers.Layer):
         self.norms = [
             [GridNormalization(normalization, name=f"norm_{i + 1}_{size}", dtype=self.dtype_policy) for size in s]
             for i, s in enumerate(sizes)
-            if normalization
+            if normalization and (normalize_last or i + 1 < len(sizes))
         ]
 
     def _finish(self, index, pyramid, outputs):
         """Normalises the output of layer `index` (from 0) and adds its residuals from `outputs`."""
-        if self.normalization:
+        if index < len(self.norms):
             pyramid = tuple(norm(grid) for norm, grid in zip(self.norms[index], pyramid, strict=True))
         for a, b in self.residuals:
             if b == index + 1:
@@ -86,7 +103,7 @@ class _Stack(keras.layers.Layer):
         return [(None, None, size, size, self.filters[index]) for size in self.sizes[index]]
 
     def _build_norms(self, index):
-        if self.normalization:
+        if index < len(self.norms):
             for norm, shape in zip(self.norms[index], self._shapes(index), strict=True):
                 norm.build(shape)
 
@@ -100,9 +117,20 @@ class MultigridWriter(_Stack):
       residuals: pairs (earlier, later) of layers counted from 1.
       normalization: None, "batch" or "sequence" (`GridNormalization`).
       peepholes, forget_bias: as in `ConvLSTM`.
+      normalize_last: whether the last layer's grids are normalised as well; its state never is.
     """
 
-    def __init__(self, sizes, filters, residuals=(), normalization=None, peepholes=False, forget_bias=1.0, **kwargs):
+    def __init__(
+        self,
+        sizes,
+        filters,
+        residuals=(),
+        normalization=None,
+        peepholes=False,
+        forget_bias=1.0,
+        normalize_last=True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
 
         def make(s, f, i):
@@ -110,7 +138,7 @@ class MultigridWriter(_Stack):
                 s, f, peepholes=peepholes, forget_bias=forget_bias, name=f"layer_{i}", dtype=self.dtype_policy
             )
 
-        self._add_layers(make, sizes, filters, residuals, normalization)
+        self._add_layers(make, sizes, filters, residuals, normalization, normalize_last)
 
     def build(self, input_shape):
         for index, layer in enumerate(self.layers):
@@ -412,8 +440,247 @@ class LocalizationModel(keras.Model):
         return {**super().get_config(), **self._config}
 
 
+class _ItemModel(keras.Model):
+    """What recall and sorting share: items as pyramids, a writer, and an answer from the coarsest grid."""
+
+    item_name, items_name = "item", "items"  # of the signatures' inputs
+
+    def _add_layers(self, config):
+        """`config` holds the arguments that `RecallModel` and `SortModel` have in common; checks and keeps them."""
+        writer_levels, writer_filters = check_layers(
+            ("writer_levels", "writer_filters"), config["writer_levels"], config["writer_filters"]
+        )
+        decoder_levels, decoder_filters = check_layers(
+            ("decoder_levels", "decoder_filters"), config["decoder_levels"], config["decoder_filters"]
+        )
+        base_size = check_positive("base_size", config["base_size"])
+        finest = writer_levels[-1]
+        if max(decoder_levels) > finest or decoder_levels[-1] != 1:
+            raise ValueError(f"decoder_levels: was {decoder_levels}, must be at most {finest} levels and end with 1")
+        item_shape = tuple(check_positive("item_shape", n) for n in config["item_shape"])
+        input_levels = check_positive("input_levels", config["input_levels"])
+        if len(item_shape) != 3 or item_shape[0] != item_shape[1]:
+            raise ValueError(f"item_shape: was {item_shape}, must be (side, side, channels)")
+        num_classes = config["num_classes"]
+        if num_classes is None and decoder_filters[-1] != 1:
+            raise ValueError(
+                "decoder_filters: the last decoder layer must have 1 channel, the item's logits, where num_classes is "
+                f"None; was {decoder_filters[-1]}"
+            )
+        self._config = dict(
+            config,
+            writer_levels=writer_levels,
+            writer_filters=writer_filters,
+            decoder_levels=decoder_levels,
+            decoder_filters=decoder_filters,
+            base_size=base_size,
+            item_shape=item_shape,
+            input_levels=input_levels,
+            num_classes=None if num_classes is None else check_positive("num_classes", num_classes),
+            writer_residuals=check_residuals("writer_residuals", config["writer_residuals"], len(writer_filters)),
+            decoder_residuals=check_residuals("decoder_residuals", config["decoder_residuals"], len(decoder_filters)),
+        )
+        self.item_shape = item_shape
+        self.sizes = level_sizes(base_size, 0, input_levels)
+        self.writer_sizes = [level_sizes(base_size, 0, n) for n in writer_levels]
+        self.decoder_sizes = [level_sizes(base_size, 0, n) for n in decoder_levels]
+
+    def _writer(self, name, normalize_last=True):
+        config = self._config
+        return MultigridWriter(
+            self.writer_sizes,
+            config["writer_filters"],
+            config["writer_residuals"],
+            config["normalization"],
+            config["peepholes"],
+            config["forget_bias"],
+            normalize_last,
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
+    def _add_answer(self):
+        """The decoder, and behind it the classifier where there are classes."""
+        config = self._config
+        num_classes, fan_in = config["num_classes"], self.sizes[0] ** 2 * config["decoder_filters"][-1]
+        self.decoder = MultigridDecoder(
+            self.decoder_sizes,
+            config["decoder_filters"],
+            config["decoder_residuals"],
+            config["normalization"],
+            last_activation="linear" if num_classes is None else "relu",
+            name="decoder",
+            dtype=self.dtype_policy,
+        )
+        self.classifier = num_classes and keras.layers.Dense(
+            num_classes,
+            kernel_initializer=UniformFanIn(),
+            bias_initializer=UniformFanIn(fan_in),
+            name="classifier",
+            dtype=self.dtype_policy,
+        )
+
+    def _build_answer(self, last):
+        self.decoder.build(last)
+        if self.classifier:
+            self.classifier.build((None, self.sizes[0] ** 2 * self.decoder.filters[-1]))
+        self.built = True
+
+    def answer(self, pyramid):
+        """Logits [..., classes] or, without classes, [..., base^2] from the last pyramid [..., s, s, C]."""
+        (grid,) = self.decoder(pyramid)
+        leading, size = tf.shape(grid)[:-3], self.sizes[0] ** 2 * self.decoder.filters[-1]
+        flat = tf.reshape(grid, tf.concat([leading, [size]], 0))
+        flat.set_shape([*grid.shape[:-3], size])
+        return self.classifier(flat) if self.classifier else flat
+
+    def get_initial_state(self, batch_size):
+        """Zeros for every layer and level: a tuple (layers) of tuples (levels) of `ConvLSTMState`."""
+        return self.writer.get_initial_state(batch_size)
+
+    @property
+    def memory_cells(self):
+        """Numbers in the memory: cells of all layers and levels."""
+        layers = zip(self.writer.sizes, self.writer.filters, strict=True)
+        return sum(sum(s * s for s in sizes) * f for sizes, f in layers)
+
+    def pyramid(self, items):
+        """Items [..., side, side, C] to grids of `sizes`."""
+        return tuple(tf.cast(nearest_neighbour(items, size), self.compute_dtype) for size in self.sizes)
+
+    def write(self, items, state, sequence_length=None):
+        """Items [T, B, side, side, C] into memory: (the writer's pyramids, one per layer; final state)."""
+        return self.writer(self.pyramid(items), state, sequence_length=sequence_length)
+
+    def get_config(self):
+        return {**super().get_config(), **self._config}
+
+
 @keras.saving.register_keras_serializable(package="tfmem")
-class MNISTRecallModel(keras.Model):
+class RecallModel(_ItemModel):
+    """Associative recall (supplement B.2.1): a writer sees items, a reader one of them again; which item followed it?
+
+    Args:
+      writer_levels, writer_filters: number of levels (from the coarsest) and channels of every memory layer.
+      reader_filters: channels of the reader's layers, whose levels are the writer's.
+      decoder_levels, decoder_filters: number of levels (from the coarsest) and channels of the layers that follow; the
+        last has one level.
+      base_size: side of the coarsest grid. Default 3.
+      item_shape: (side, side, channels) of an item. Default (3, 3, 1).
+      input_levels: number of levels (from the coarsest) that an item is resized to. Default 1.
+      num_classes: answers are classes, by a linear map of the last grid; None (the default): they are items, whose
+        logits are the last grid, with 1 channel and no ReLU.
+      writer_residuals, reader_residuals, decoder_residuals: pairs (earlier, later), counted from 1 in each part.
+      normalization: "batch" (statistics of the data at hand, in training and inference), "sequence" or None.
+      peepholes, forget_bias: as in `ConvLSTM`.
+
+    Call arguments: a dict of "items" [B, T, *item_shape] and "query" [B, *item_shape]; optional `initial_state`.
+    Returns logits [B, num_classes] or [B, base_size^2]; with `return_state=True`, (logits, state).
+
+    Raises:
+      ValueError: lists of unequal length, a size out of range, decoder levels that do not end at the coarsest.
+    """
+
+    def __init__(
+        self,
+        writer_levels=(2, 2, 3, 3, 4),
+        writer_filters=(4, 4, 6, 6, 7),
+        reader_filters=(4, 4, 8, 8, 14),
+        decoder_levels=(4, 3, 3, 2, 1),
+        decoder_filters=(12, 12, 12, 12, 1),
+        base_size=3,
+        item_shape=(3, 3, 1),
+        input_levels=1,
+        num_classes=None,
+        writer_residuals=((1, 3), (3, 5)),
+        reader_residuals=((1, 3), (3, 5)),
+        decoder_residuals=((2, 4),),
+        normalization=None,
+        peepholes=False,
+        forget_bias=1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        writer_filters, reader_filters = check_layers(
+            ("writer_filters", "reader_filters"), writer_filters, reader_filters
+        )
+        self._add_layers(
+            dict(
+                writer_levels=writer_levels,
+                writer_filters=writer_filters,
+                reader_filters=reader_filters,
+                decoder_levels=decoder_levels,
+                decoder_filters=decoder_filters,
+                base_size=base_size,
+                item_shape=item_shape,
+                input_levels=input_levels,
+                num_classes=num_classes,
+                writer_residuals=writer_residuals,
+                reader_residuals=check_residuals("reader_residuals", reader_residuals, len(reader_filters)),
+                decoder_residuals=decoder_residuals,
+                normalization=normalization,
+                peepholes=peepholes,
+                forget_bias=forget_bias,
+            )
+        )
+        self.writer = self._writer("writer")
+        self.reader = MultigridReader(
+            self.writer_sizes, reader_filters, reader_residuals, normalization, name="reader", dtype=self.dtype_policy
+        )
+        self._add_answer()
+
+    def build(self, input_shape=None):
+        pyramid = [(None, None, s, s, self.item_shape[-1]) for s in self.sizes]
+        self.writer.build(pyramid)
+        memories = [self.writer._shapes(i) for i in range(len(self.writer.layers))]
+        self.reader.build([pyramid, *memories])
+        last = zip(self.reader._shapes(len(self.reader.layers) - 1), memories[-1], strict=True)
+        self._build_answer([(*s[:-1], s[-1] + m[-1]) for s, m in last])
+
+    def read(self, query, memories):
+        """Logits [B, K] for query items [B, side, side, C] against the memory after the last step."""
+        last = [tuple(grid[-1:] for grid in pyramid) for pyramid in memories]
+        return self.answer(self.reader(self.pyramid(query[None]), last))[0]
+
+    def run(self, inputs, state, sequence_length=None):
+        """`call`, time-major: items [T, B, ...], query [B, ...] and state to (logits [B, K], state)."""
+        memories, state = self.write(inputs[self.items_name], state, sequence_length)
+        return self.read(inputs["query"], memories), state
+
+    def call(self, inputs, initial_state=None, return_state=False):
+        items = inputs[self.items_name]
+        if initial_state is None:
+            initial_state = self.get_initial_state(tf.shape(items)[0])
+        logits, state = self.run({self.items_name: time_major(items), "query": inputs["query"]}, initial_state)
+        return (logits, state) if return_state else logits
+
+    def export_functions(self):
+        """Signatures of `tfmem.export.saved_model`: `step`, `sequence`, `sequence_from_state`, `initial_state`.
+
+        Each answers the query from the memory after its last item. With normalisation by the data at hand, a step
+        normalises over that step alone, a sequence over all of its steps, as the public code does.
+        """
+
+        def step(state, query, **item):
+            logits, state = self.run({self.items_name: item[self.item_name][None], "query": query}, state)
+            return {"logits": logits, "state": state}
+
+        def sequence_from_state(state, **inputs):
+            logits, state = self(inputs, initial_state=state, return_state=True)
+            return {"logits": logits, "state": state}
+
+        query = tf.TensorSpec([None, *self.item_shape])
+        return memory_signatures(
+            self,
+            step,
+            sequence_from_state,
+            {self.item_name: query, "query": query},
+            {self.items_name: tf.TensorSpec([None, None, *self.item_shape]), "query": query},
+        )
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class MNISTRecallModel(RecallModel):
     """MNIST associative recall and classification (supplement B.2): which digit followed the queried image?
 
     The defaults are the public code's network: 211,408 parameters, 7,560 memory cells. Images are resized to
@@ -434,6 +701,8 @@ class MNISTRecallModel(keras.Model):
     `initial_state`. Returns logits [B, num_classes]; with `return_state=True`, (logits, state).
     """
 
+    item_name, items_name = "image", "images"
+
     def __init__(
         self,
         writer_filters=(4, 4, 8, 8, 16),
@@ -450,137 +719,149 @@ class MNISTRecallModel(keras.Model):
         forget_bias=1.0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        writer_filters, reader_filters = check_layers(
-            ("writer_filters", "reader_filters"), writer_filters, reader_filters
-        )
-        decoder_levels, decoder_filters = check_layers(
-            ("decoder_levels", "decoder_filters"), decoder_levels, decoder_filters
-        )
-        self.sizes = tuple(sizes)
-        if max(decoder_levels) > len(self.sizes) or decoder_levels[-1] != 1:
-            raise ValueError(
-                f"decoder_levels: was {decoder_levels}, must be at most {len(self.sizes)} levels and end with 1"
-            )
-        self._config = dict(
-            writer_filters=writer_filters,
-            reader_filters=reader_filters,
-            decoder_levels=decoder_levels,
-            decoder_filters=decoder_filters,
-            sizes=self.sizes,
+        sizes = check_sizes(sizes)
+        common = dict(
+            writer_filters=tuple(writer_filters),
+            reader_filters=tuple(reader_filters),
+            decoder_levels=tuple(decoder_levels),
+            decoder_filters=tuple(decoder_filters),
             num_classes=check_positive("num_classes", num_classes),
-            writer_residuals=check_residuals("writer_residuals", writer_residuals, len(writer_filters)),
-            reader_residuals=check_residuals("reader_residuals", reader_residuals, len(reader_filters)),
-            decoder_residuals=check_residuals("decoder_residuals", decoder_residuals, len(decoder_filters)),
+            writer_residuals=tuple(writer_residuals),
+            reader_residuals=tuple(reader_residuals),
+            decoder_residuals=tuple(decoder_residuals),
             normalization=normalization,
             peepholes=peepholes,
             forget_bias=forget_bias,
         )
-        policy = self.dtype_policy
-        every = [self.sizes] * len(writer_filters)
-        self.writer = MultigridWriter(
-            every,
-            writer_filters,
-            writer_residuals,
-            normalization,
-            peepholes,
-            forget_bias,
-            name="writer",
-            dtype=policy,
+        super().__init__(
+            writer_levels=[len(sizes)] * len(common["writer_filters"]),
+            base_size=sizes[0],
+            item_shape=(IMAGE_SIDE, IMAGE_SIDE, 1),
+            input_levels=len(sizes),
+            **common,
+            **kwargs,
         )
-        self.reader = MultigridReader(
-            every, reader_filters, reader_residuals, normalization, name="reader", dtype=policy
+        self._config = dict(common, sizes=sizes)
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class SortModel(_ItemModel):
+    """Priority sort (supplement B.2.1): an encoder of memory layers sees items, a decoder tells them in order.
+
+    The decoder's first half has layers like the encoder's, which start from what the encoder's hold; its second half
+    are multigrid convolutions down to the coarsest grid. What goes into the decoder, and how the memory is handed
+    over, is unknown; ours: every step a grid of ones says that an answer is asked for, and each layer and level starts
+    from cell and hidden grid of the encoder's.
+
+    Args:
+      writer_levels, writer_filters: number of levels (from the coarsest) and channels of every memory layer, of the
+        encoder and of the decoder's first half.
+      decoder_levels, decoder_filters: the same of the decoder's second half; the last has one level.
+      base_size, item_shape, input_levels, num_classes, normalization, peepholes, forget_bias: as in `RecallModel`.
+        Default item_shape: (3, 3, 2), with the priority in all cells of the second channel.
+      writer_residuals, decoder_residuals: pairs (earlier, later), counted from 1: the first in the encoder and in the
+        decoder's first half, the second in its second half.
+
+    Call arguments: items [B, T, *item_shape]; `num_outputs`, how many answers are asked for, default T; optional
+    `initial_state` of the encoder. Returns logits [B, num_outputs, num_classes] or [B, num_outputs, base_size^2]; with
+    `return_state=True`, (logits, state of the decoder).
+
+    Raises:
+      ValueError: lists of unequal length, a size out of range, decoder levels that do not end at the coarsest.
+    """
+
+    def __init__(
+        self,
+        writer_levels=(2, 2, 3, 3, 4),
+        writer_filters=(4, 4, 6, 6, 7),
+        decoder_levels=(4, 3, 3, 2, 1),
+        decoder_filters=(12, 12, 12, 12, 1),
+        base_size=3,
+        item_shape=(3, 3, 2),
+        input_levels=1,
+        num_classes=None,
+        writer_residuals=((1, 3), (3, 5)),
+        decoder_residuals=((2, 4),),
+        normalization=None,
+        peepholes=False,
+        forget_bias=1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self._add_layers(
+            dict(
+                writer_levels=writer_levels,
+                writer_filters=writer_filters,
+                decoder_levels=decoder_levels,
+                decoder_filters=decoder_filters,
+                base_size=base_size,
+                item_shape=item_shape,
+                input_levels=input_levels,
+                num_classes=num_classes,
+                writer_residuals=writer_residuals,
+                decoder_residuals=decoder_residuals,
+                normalization=normalization,
+                peepholes=peepholes,
+                forget_bias=forget_bias,
+            )
         )
-        self.decoder = MultigridDecoder(
-            [self.sizes[:n] for n in decoder_levels],
-            decoder_filters,
-            decoder_residuals,
-            normalization,
-            name="decoder",
-            dtype=policy,
-        )
-        fan_in = self.sizes[0] ** 2 * decoder_filters[-1]
-        self.classifier = keras.layers.Dense(
-            num_classes,
-            kernel_initializer=UniformFanIn(),
-            bias_initializer=UniformFanIn(fan_in),
-            name="classifier",
-            dtype=policy,
-        )
+        self.writer = self._writer("encoder", normalize_last=False)  # its state goes on, not its grids
+        self.teller = self._writer("teller")
+        self._add_answer()
 
     def build(self, input_shape=None):
-        pyramid = [(None, None, s, s, 1) for s in self.sizes]
-        self.writer.build(pyramid)
-        memories = [self.writer._shapes(i) for i in range(len(self.writer.layers))]
-        self.reader.build([pyramid, *memories])
-        last = [
-            (*s[:-1], s[-1] + m[-1])
-            for s, m in zip(self.reader._shapes(len(self.reader.layers) - 1), memories[-1], strict=True)
-        ]
-        self.decoder.build(last)
-        self.classifier.build((None, self.sizes[0] ** 2 * self.decoder.filters[-1]))
-        self.built = True
+        for writer, channels in ((self.writer, self.item_shape[-1]), (self.teller, 1)):
+            writer.build([(None, None, s, s, channels) for s in self.sizes])
+        self._build_answer(self.teller._shapes(len(self.teller.layers) - 1))
 
-    def get_initial_state(self, batch_size):
-        """Zeros for every layer and level: a tuple (layers) of tuples (levels) of `ConvLSTMState`."""
-        return self.writer.get_initial_state(batch_size)
+    def tell(self, state, num_outputs):
+        """`num_outputs` answers from the memory: (logits [num_outputs, B, K], the decoder's pyramids, its state)."""
+        leading = [num_outputs, tf.shape(tf.nest.flatten(state)[0])[0]]
+        ones = tuple(tf.ones([*leading, s, s, 1], self.compute_dtype) for s in self.sizes)
+        memories, state = self.teller(ones, state)
+        return self.answer(memories[-1]), memories, state
 
-    def pyramid(self, images):
-        """Images [..., side, side, 1] to grids of `sizes`: TF 1's nearest neighbour, row r reads floor(r side / s)."""
-        side = images.shape[-2]
-        grids = []
-        for size in self.sizes:
-            index = [r * side // size for r in range(size)]
-            grid = tf.gather(tf.gather(images, index, axis=-3), index, axis=-2)
-            grids.append(tf.cast(grid, self.compute_dtype))
-        return tuple(grids)
+    def run(self, items, num_outputs, state=None):
+        """`call`, time-major: items [T, B, ...] to (logits [num_outputs, B, K], state)."""
+        if state is None:
+            state = self.get_initial_state(items.shape[1] or tf.shape(items)[1])
+        _, state = self.write(items, state)
+        logits, _, state = self.tell(state, num_outputs)
+        return logits, state
 
-    def write(self, images, state, sequence_length=None):
-        """Images [T, B, 28, 28, 1] into memory: (the writer's pyramids, one per layer; final state)."""
-        return self.writer(self.pyramid(images), state, sequence_length=sequence_length)
-
-    def read(self, query, memories):
-        """Logits [B, num_classes] for query images [B, 28, 28, 1] against the memory after the last step."""
-        last = [tuple(grid[-1:] for grid in pyramid) for pyramid in memories]
-        (grid,) = self.decoder(self.reader(self.pyramid(query[None]), last))
-        return self.classifier(tf.reshape(grid, [-1, self.sizes[0] ** 2 * self.decoder.filters[-1]]))
-
-    def run(self, inputs, state, sequence_length=None):
-        """`call`, time-major: images [T, B, ...], query [B, ...] and state to (logits [B, classes], state)."""
-        memories, state = self.write(inputs["images"], state, sequence_length)
-        return self.read(inputs["query"], memories), state
-
-    def call(self, inputs, initial_state=None, return_state=False):
-        images = inputs["images"]
-        if initial_state is None:
-            initial_state = self.get_initial_state(tf.shape(images)[0])
-        logits, state = self.run({"images": time_major(images), "query": inputs["query"]}, initial_state)
-        return (logits, state) if return_state else logits
+    def call(self, items, num_outputs=None, initial_state=None, return_state=False):
+        items = time_major(tf.convert_to_tensor(items))
+        if num_outputs is None:
+            num_outputs = items.shape[0] or tf.shape(items)[0]
+        logits, state = self.run(items, num_outputs, initial_state)
+        return (time_major(logits), state) if return_state else time_major(logits)
 
     def export_functions(self):
-        """Signatures of `tfmem.export.saved_model`: `step`, `sequence`, `sequence_from_state`, `initial_state`.
+        """Signatures of `tfmem.export.saved_model`.
 
-        Each answers the query from the memory after its last image. With normalisation by the data at hand, a step
-        normalises over that step alone, a sequence over all of its steps, as the public code does.
+        `step` puts one item into the memory, `answer` takes one answer from it and goes on to the next; `sequence` sees
+        `items` and gives `num_outputs` answers. With normalisation by the data at hand, a step normalises over itself.
         """
-        image = (IMAGE_SIDE, IMAGE_SIDE, 1)
+        state = tf.nest.map_structure(lambda s: tf.TensorSpec([None, *s.shape[1:]], s.dtype), self.get_initial_state(1))
 
-        def step(state, image, query):
-            logits, state = self.run({"images": image[None], "query": query}, state)
-            return {"logits": logits, "state": state}
+        def step(item, state):
+            return {"state": self.write(item[None], state)[1]}
 
-        def sequence_from_state(state, images, query):
-            logits, state = self({"images": images, "query": query}, initial_state=state, return_state=True)
-            return {"logits": logits, "state": state}
+        def answer(state):
+            logits, _, state = self.tell(state, 1)
+            return {"logits": logits[0], "state": state}
 
-        query = tf.TensorSpec([None, *image])
-        return memory_signatures(
-            self,
-            step,
-            sequence_from_state,
-            {"image": query, "query": query},
-            {"images": tf.TensorSpec([None, None, *image]), "query": query},
-        )
+        def sequence(items, num_outputs):
+            return {"logits": self(items, num_outputs=num_outputs)}
 
-    def get_config(self):
-        return {**super().get_config(), **self._config}
+        def initial_state(batch_size):
+            return {"state": self.get_initial_state(batch_size)}
+
+        scalar, item = tf.TensorSpec([], tf.int32), tf.TensorSpec([None, *self.item_shape])
+        items = tf.TensorSpec([None, None, *self.item_shape])
+        return {
+            "step": (step, {"item": item, "state": state}),
+            "answer": (answer, {"state": state}),
+            "sequence": (sequence, {"items": items, "num_outputs": scalar}),
+            "initial_state": (initial_state, {"batch_size": scalar}),
+        }

@@ -12,13 +12,12 @@ import numpy as np
 from tfmem.tasks.datasets import mnist
 
 
-class RecallStream:
-    """An endless stream of episodes, each a pure function of (seed, update): `batch(update)`.
+class DigitStream:
+    """Sequences of labelled images without end, each a pure function of (seed, update): `image_index(update)`.
 
     As in the public code, update after update takes the next block of steps * batch_size images, as [T, B]; the first
     pass follows the order of `images`; when too few are left, a fresh permutation is drawn and reading starts anew.
     Permutation e is the e-th that RandomState(seed) draws: for the public code's numpy seed, the public code's order.
-    (Its query steps come from Python's generator instead; ours are drawn from (seed, update).)
 
     Args:
         images: [N, 28, 28] uint8, 0 to 255.
@@ -56,16 +55,39 @@ class RecallStream:
         self._lock = threading.Lock()
         self._restart()
 
+    def generator(self, update):
+        """The numpy generator of what update `update` draws beside its images."""
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(update,)))
+
     def image_index(self, update):
         """Which images update `update` (from 0) reads, [T, B]."""
         number, block = divmod(update, self.blocks_per_pass)
         size = self.steps * self.batch_size
         return self._order(number)[block * size : (block + 1) * size].reshape(self.steps, self.batch_size)
 
+    def _restart(self):
+        self._number, self._permutation = 0, np.arange(len(self.images))
+        self._rng = np.random.RandomState(self.seed)
+
+    def _order(self, number):
+        """Permutation `number`, the one in use being kept; going back replays them from the first."""
+        with self._lock:
+            if number < self._number:
+                self._restart()
+            while self._number < number:
+                self._number, self._permutation = self._number + 1, self._rng.permutation(len(self.images))
+            return self._permutation
+
+
+class RecallStream(DigitStream):
+    """Recall episodes, `batch(update)`: the images of a `DigitStream`, and a query.
+
+    The public code draws its query steps from Python's generator; ours are drawn from (seed, update).
+    """
+
     def query_step(self, update):
         """The step k, 0 to T - 2, that update `update` asks for, the same for the whole batch."""
-        entropy = np.random.SeedSequence(self.seed, spawn_key=(update,))
-        return int(np.random.default_rng(entropy).integers(self.steps - 1))
+        return int(self.generator(update).integers(self.steps - 1))
 
     def batch(self, update, query_step=None):
         """Episodes of update `update`, counted from 0.
@@ -85,19 +107,6 @@ class RecallStream:
         images = self.images[index][..., None].astype(np.float32)
         label = self.labels[index[k + 1]].astype(np.int32)
         return {"images": images, "query": images[k], "label": label, "query_step": np.int32(k)}
-
-    def _restart(self):
-        self._number, self._permutation = 0, np.arange(len(self.images))
-        self._rng = np.random.RandomState(self.seed)
-
-    def _order(self, number):
-        """Permutation `number`, the one in use being kept; going back replays them from the first."""
-        with self._lock:
-            if number < self._number:
-                self._restart()
-            while self._number < number:
-                self._number, self._permutation = self._number + 1, self._rng.permutation(len(self.images))
-            return self._permutation
 
 
 def stream(split, batch_size, steps, seed):

@@ -6,10 +6,11 @@
     mask          0                 0     1
 
 Bits are random, priorities uniform in [-1, 1) (Graves et al.); both papers have n = 20, m = 16 and, Munkhdalai et al.,
-8 bits. Equal priorities stay in the order of the input.
+8 bits. Equal priorities stay in the order of the input. For Huynh et al. 2020 the vectors are patches (`patches`).
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -95,3 +96,24 @@ class PrioritySort:
             target=tf.pad(ordered, [*before, [0, 0]]),
             mask=tf.pad(tf.ones(tf.shape(ordered)[:2]), before),
         )
+
+
+def patches(vectors, *scalars):
+    """Vectors of s^2 numbers as square patches: row by row in the first channel, each scalar in all cells of one more.
+
+    Args:
+      vectors: [..., s^2].
+      *scalars: [...], such as a priority.
+
+    Returns:
+      [..., s, s, 1 + number of scalars].
+
+    Raises:
+      ValueError: the last axis of `vectors` is no square number.
+    """
+    side = math.isqrt(vectors.shape[-1])
+    if side**2 != vectors.shape[-1]:
+        raise ValueError(f"vectors: shape is {vectors.shape}; the last axis must be a square number")
+    grid = tf.reshape(vectors, tf.concat([tf.shape(vectors)[:-1], [side, side, 1]], axis=0))
+    channels = [scalar[..., tf.newaxis, tf.newaxis, tf.newaxis] * tf.ones_like(grid) for scalar in scalars]
+    return tf.ensure_shape(tf.concat([grid, *channels], axis=-1), [*vectors.shape[:-1], side, side, 1 + len(scalars)])

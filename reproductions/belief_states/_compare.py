@@ -1,0 +1,78 @@
+"""Pictures of several finished runs of random_city, terrain or geco_sweep, as the paper's figures 9, 10 and 12.
+
+    python -m reproductions.belief_states._compare OUT RUN [RUN ...]
+
+decoded_maps.png: the maps that each model decodes from the same episodes, a column for each overshoot length.
+map_error.png: the decoded map's error along a trajectory, mean over episodes.
+map_mse.png: the error while training, mean and confidence over seeds (Appendix E).
+kappa.png: the error after training against GECO's kappa, where there are several.
+"""
+
+import argparse
+import collections
+from pathlib import Path
+
+import numpy as np
+
+from reproductions.belief_states._simcore import DECODED
+from tfmem import plotting
+from tfmem.runfolder import RunFolder
+
+
+def describe(config):
+    """(name of the model, name of the setting)."""
+    if not config["train_core"]:
+        return f"{config['core']}, untrained", ""
+    return f"{config['core']}, {config['model']}", f"$L_o$ = {config['overshoot']}"
+
+
+def compare(out, runs):
+    """Draws the pictures into the folder `out`.
+
+    Raises:
+      ValueError: runs whose episodes differ, or that are not finished.
+    """
+    decoded, along, training, kappas = {}, {}, collections.defaultdict(list), collections.defaultdict(list)
+    maps = None
+    for run in runs:
+        folder = RunFolder(run)
+        config, result = folder.config()["config"], folder.result()
+        if result is None:
+            raise ValueError(f"runs: {run} is not finished")
+        with np.load(folder.figures / DECODED) as arrays:
+            shown, told, errors, mean_map = (arrays[k] for k in ("maps", "decoded", "errors", "mean_map_errors"))
+        if maps is not None and not np.array_equal(maps, shown):
+            raise ValueError(f"runs: {run} has other episodes than {runs[0]}, must have the same")
+        maps = shown
+        model, setting = describe(config)
+        name = f"{model}, {setting}".rstrip(", ")
+        decoded.setdefault(model, {}).setdefault(setting, told)  # of several seeds the first
+        along.setdefault(name, errors)
+        along["mean map"] = mean_map
+        rows = [row for row in folder.metrics() if "train/map_mse" in row]
+        training[name].append(tuple(np.array([(row["update"], row["train/map_mse"]) for row in rows]).T))
+        kappas[config["kappa"]].append(result["ours"]["map_mse"])
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    plotting.decoded_maps_figure(maps, decoded).savefig(out / "decoded_maps.png", dpi=120)
+    along["mean map"] = along.pop("mean map")  # comes last
+    steps = np.arange(len(along["mean map"]), dtype=float)
+    curves = {name: [(steps, errors)] for name, errors in along.items()}
+    plotting.curves_figure(curves, "step of the trajectory", "map MSE").savefig(out / "map_error.png", dpi=120)
+    plotting.curves_figure(training, "updates", "map MSE").savefig(out / "map_mse.png", dpi=120)
+    if len(kappas) > 1:
+        points = sorted((kappa, np.mean(errors)) for kappa, errors in kappas.items())
+        panel = {("κ", "map MSE"): {"after training": tuple(np.array(points).T)}}
+        plotting.cost_figure(panel).savefig(out / "kappa.png", dpi=120)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of finished runs")
+    arguments = parser.parse_args(argv)
+    compare(arguments.out, arguments.runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,536 @@
+"""What the SimCore experiments share: episodes of a world, beliefs, the model that shapes them, probes, pictures.
+
+Gregor et al. 2019; A, B, E, F, G, H, I, K in the fields' texts below are its appendices. How to write one:
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config(SimCoreConfig):
+        num_blocks: int = 20
+        \"\"\"Blocks of the world; I.\"\"\"
+
+    class Experiment(SimCoreExperiment):
+        name = "belief_states/terrain"
+
+        def world(self):        # World("tfmem/Terrain-v0", arguments for gymnasium.make_vec, length of the sides)
+
+An update sees whole episodes of L_u frames from their start. Loss: GECO's of frames modelled in rollouts (generative)
+or their summed squared error (deterministic), plus the probes' losses, whose gradients end at the beliefs.
+"""
+
+import abc
+import dataclasses
+import functools
+import math
+from typing import Any, Literal, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reproductions.belief_states import _episodes
+from reproductions.belief_states._figures import geco_figure, image_grid
+from tfmem import plotting, training
+from tfmem.envs.worlds import ACTIONS
+from tfmem.losses.geco import GECO
+from tfmem.models.belief import BeliefModel, MapDecoder, PositionDecoder, SimCoreHead, map_mse, position_cells
+from tfmem.models.convdraw import ConvDRAW, DeterministicFrameModel
+from tfmem.runfolder import RunFolder
+from tfmem.training import Evaluation, RunConfig, check_range, numbered
+
+EVALUATION_SEED = -1  # config.seed is not negative
+TRAINING_EPISODES, EVALUATION_EPISODES = 0, 1  # seeds of the files, which serve all runs
+MOST_FOR_THE_MEAN_MAP = 1_000
+SHOWN_AT = 0.7  # of the trajectory: H shows the maps at step 70 of 100
+SHOWN_MAPS, SHOWN_ROLLOUTS, SHOWN_STEPS, SHOWN_SAMPLES, ROLLOUT = 8, 3, 5, 3, 12
+DECODED = "decoded_maps.npz"  # what _compare reads
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimCoreConfig(RunConfig):
+    """Fields of every SimCore experiment; the defaults are those of `paper`."""
+
+    core: Literal["lstm", "rma", "kanerva"] = "lstm"
+    """Of the belief and the simulation network: LSTM, LSTM + RMA or LSTM + Kanerva; B."""
+    overshoot: int = 12
+    """L_o, steps of a rollout; Table 2: 1, 2, 3, 6, 12."""
+    model: Literal["generative", "deterministic"] = "generative"
+    """Of frames: ConvDRAW with GECO, or its decoder alone with the squared error; A, G. The latter's form is ours."""
+    train_core: bool = True
+    """Whether SimCore is trained; else the probes alone, on an untrained core's beliefs (a baseline of ours)."""
+    unroll_length: int = 100
+    """L_u, frames of a trajectory; Table 2: 24 to 100."""
+    num_start_points: int = 6
+    """N_t, rollouts of a trajectory; Table 2."""
+    num_offsets: int = 2
+    """N_g, frames modelled of a rollout, at most L_o; Table 2."""
+    hidden_size: int = 1024
+    """Units of each LSTM; Table 2: 512 to 1024."""
+    memory_size: int = 1350
+    """K, rows of the memory of rma (Table 3: 1350) or kanerva (Table 4: 32)."""
+    word_size: int = 200
+    """D, size of a row of rma (Table 3: 200) or kanerva (Table 4: 512)."""
+    num_reads: int = 3
+    """Reads of rma; Table 3."""
+    top_k: int = 50
+    """Rows that a read of rma looks at; Table 3."""
+    frame_size: int = 64
+    """Side of the frames; A."""
+    frame_channels: tuple[int, ...] = (16, 32, 32)
+    """Channels of the frame encoder's layers; unknown, ours."""
+    embedding_size: int = 256
+    """Of a frame; unknown, ours."""
+    num_draw_steps: int = 8
+    """Of ConvDRAW, and of the deterministic decoder; Table 2."""
+    latent_channels: int = 16
+    """Of the latents of a step; unknown, ours."""
+    encoder_hidden: tuple[int, int] = (16, 16)
+    """Channels of ConvDRAW's encoder layers; A."""
+    state_channels: int = 64
+    """Of ConvDRAW's states; A, the encoder's ours."""
+    decoder_hidden: tuple[int, int] = (32, 32)
+    """Channels of ConvDRAW's decoder layers; A."""
+    conditioning_channels: int = 16
+    """Of the map that ConvDRAW makes of a belief; unknown, ours."""
+    kappa: float = 1e-3
+    """Squared error per pixel that GECO allows; G: about 1e-3 is best for maps (per pixel: our reading)."""
+    multiplier_rate: float = 0.1
+    """Of GECO's lambda; see convdraw; unknown, ours."""
+    map_size: int = 32
+    """Side of the map; unknown, ours."""
+    map_channels: tuple[int, int, int] = (64, 32, 16)
+    """Channels of the map decoder's layers; unknown, ours."""
+    map_samples: bool = False
+    """Whether a ConvDRAW learns to sample maps given the belief (I), at N_t steps of each trajectory (ours)."""
+    cells_per_side: int = 8
+    """Of the grid whose cell the position decoder names; unknown, ours."""
+    position_hidden: int = 256
+    """Units of the position decoder; unknown, ours."""
+    speed: float
+    """Length of a move, in units of the world; unknown, ours."""
+    num_headings: int = 12
+    """Turns of a full circle; unknown, ours."""
+    num_episodes: int = 20_000
+    """Episodes in the training file; unknown, ours."""
+    eval_episodes: int = 256
+    """Episodes of other worlds in the evaluation file; unknown, ours."""
+    batch_size: int = 16
+    """Trajectories of an update; unknown, ours."""
+    learning_rate: float = 2e-4
+    """Of Adam; Table 2: 1e-4 to 2e-4."""
+    beta_1: float = 0.9
+    """Of Adam; Table 2: 0 to 0.95."""
+    beta_2: float = 0.999
+    """Of Adam; Table 2: 0.99 to 0.999."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, "overshoot", 1, self.unroll_length - 1)
+        check_range(self, "batch_size", 1, min(self.num_episodes, self.eval_episodes))
+        for name in ("kappa", "learning_rate", "speed"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: {getattr(self, name)}, must be greater than 0")
+        check_range(self, "multiplier_rate", 0)
+        for name in ("beta_1", "beta_2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")
+
+    @property
+    def memory(self):
+        """Arguments of the core's memory."""
+        names = {
+            "lstm": (),
+            "rma": ("memory_size", "word_size", "num_reads", "top_k"),
+            "kanerva": ("memory_size", "word_size"),
+        }[self.core]
+        return {name: getattr(self, name) for name in names}
+
+
+KANERVA = {"core": "kanerva", "memory_size": 32, "word_size": 512}  # Table 4
+RMA = {"core": "rma"}  # Table 3: the defaults
+# Ours: small frames, networks and worlds, for two CPU cores and about ten minutes. Demos of other memories keep theirs.
+DEMO = {
+    "overshoot": 6,
+    "unroll_length": 24,
+    "num_start_points": 4,
+    "hidden_size": 128,
+    "frame_size": 16,
+    "embedding_size": 64,
+    "num_draw_steps": 3,
+    "latent_channels": 8,
+    "encoder_hidden": (8, 16),
+    "state_channels": 32,
+    "decoder_hidden": (16, 8),
+    "conditioning_channels": 8,
+    "kappa": 1e-2,
+    "multiplier_rate": 0.02,
+    "map_size": 16,
+    "map_channels": (32, 32, 16),
+    "position_hidden": 64,
+    "num_headings": 4,
+    "num_episodes": 4_000,
+    "eval_episodes": 256,
+    "learning_rate": 2e-3,
+    "num_updates": 6_000,
+    "updates_per_call": 10,
+    "log_every": 20,
+    "eval_every": 1_000,
+}
+DEMO_RMA = {"core": "rma", "memory_size": 32, "word_size": 32, "num_reads": 2, "top_k": 8}
+DEMO_KANERVA = {"core": "kanerva", "memory_size": 8, "word_size": 64}
+SMOKE = {
+    "overshoot": 2,
+    "unroll_length": 6,
+    "num_start_points": 2,
+    "hidden_size": 8,
+    "frame_size": 8,
+    "frame_channels": (2, 2),
+    "embedding_size": 4,
+    "num_draw_steps": 1,
+    "latent_channels": 2,
+    "encoder_hidden": (2, 2),
+    "state_channels": 4,
+    "decoder_hidden": (2, 2),
+    "conditioning_channels": 2,
+    "map_size": 8,
+    "map_channels": (2, 2, 2),
+    "cells_per_side": 3,
+    "position_hidden": 4,
+    "num_episodes": 8,
+    "eval_episodes": 8,
+    "batch_size": 4,
+    "num_updates": 8,
+    "updates_per_call": 2,
+    "log_every": 2,
+    "checkpoint_every": 4,
+}
+PAPER_UPDATES = {  # all ours
+    "num_updates": 200_000,
+    "updates_per_call": 10,
+    "log_every": 50,
+    "eval_every": 5_000,
+    "checkpoint_seconds": 600.0,
+}
+_NO_NUMBER = "curves and pictures alone; their values are not readable"
+PAPER = {name: (None, _NO_NUMBER) for name in ("map_mse", "map_mse_last", "position_accuracy")}
+SIGNATURES = {"step", "initial_state", "simulate", "render"}
+
+
+class World(NamedTuple):
+    """Where the episodes are from."""
+
+    id: str
+    arguments: dict
+    """Of `gymnasium.make_vec`."""
+    side: float
+    """Length of the world's sides."""
+
+
+class SimCoreTold(NamedTuple):
+    """What an update, or a step of an evaluation, knows of a batch."""
+
+    loss: tf.Tensor
+    scores: dict
+    errors: tf.Tensor  # [L_u, B], the decoded map's
+    decoded: tf.Tensor  # [L_u, B, M, M, 3]
+    states: Any  # nest of [L_u, B, ...]
+    beliefs: tf.Tensor  # [L_u, B, C]
+
+
+def keep_contrast(encoder):
+    """Lets a frame encoder's weights start with the standard deviation sqrt(2 / fan-in) (He et al. 2015); ours.
+
+    Sonnet's start, 1 / sqrt(fan-in) and truncated, leaves of the differences between frames a twentieth after four
+    layers with ReLU; beliefs hardly see them, and demos did not learn in a thousand updates.
+    """
+    for w in (*(layer.w for layer in encoder.convolutions), encoder.linear.w):
+        fan_in = math.prod(w.shape[:-1])
+        w.assign(w * (math.sqrt(2 / fan_in) / tf.math.reduce_std(w)))
+
+
+class SimCoreExperiment(training.Experiment):
+    """A world, a belief model, probes; see the top of this file."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._streams = {}
+        frame_shape, map_shape = (config.frame_size,) * 2 + (3,), (config.map_size,) * 2 + (3,)
+        sizes = {
+            "num_steps": config.num_draw_steps,
+            "decoder_channels": config.state_channels,
+            "decoder_hidden": config.decoder_hidden,
+            "conditioning_channels": config.conditioning_channels,
+        }
+        latent = sizes | {
+            "latent_channels": config.latent_channels,
+            "encoder_hidden": config.encoder_hidden,
+            "encoder_channels": config.state_channels,
+            "prior_channels": config.state_channels,
+        }
+        self.generative = config.model == "generative"
+        if self.generative:
+            frame_model = functools.partial(ConvDRAW, frame_shape, **latent)
+        else:
+            frame_model = functools.partial(DeterministicFrameModel, frame_shape, **sizes)
+        self.model = BeliefModel(
+            frame_shape,
+            len(ACTIONS),
+            frame_model,
+            core=config.core,
+            hidden_size=config.hidden_size,
+            memory=config.memory,
+            encoder_channels=config.frame_channels,
+            embedding_size=config.embedding_size,
+        )
+        keep_contrast(self.model.encoder)
+        self.head = SimCoreHead(
+            self.model.simulation,
+            self.model.frame_model,
+            sim_length=config.overshoot,
+            num_to_model_time=config.num_start_points,
+            num_to_model_sim=config.num_offsets,
+        )
+        size = self.model.belief_size
+        self.map_decoder = MapDecoder(size, map_shape, config.map_channels)
+        self.position_decoder = PositionDecoder(size, config.cells_per_side**2, config.position_hidden)
+        self.probes = [self.map_decoder, self.position_decoder]
+        self.gecos = {}
+        if self.generative:
+            self.gecos["model"] = GECO(config.kappa, math.prod(frame_shape), rate=config.multiplier_rate)
+        if config.map_samples:
+            self.map_model = ConvDRAW(map_shape, size, **latent)
+            self.gecos["map_model"] = GECO(config.kappa, math.prod(map_shape), rate=config.multiplier_rate)
+            self.probes.append(self.map_model)
+        self.dimensions = math.prod(frame_shape)
+        self.optimizer = keras.optimizers.Adam(
+            config.learning_rate, beta_1=config.beta_1, beta_2=config.beta_2, epsilon=1e-8
+        )
+        self.optimizer.build(self._trained())
+        self._evaluate_step = tf.function(self._evaluation_step, autograph=False)
+
+    @abc.abstractmethod
+    def world(self):
+        """The `World` of the configuration."""
+
+    # Data
+
+    def pipeline(self, split="train"):
+        config, world, training_split = self.config, self.world(), split == "train"
+        file = _episodes.cached_file(
+            world.id,
+            number=config.num_episodes if training_split else config.eval_episodes,
+            length=config.unroll_length - 1,
+            seed=TRAINING_EPISODES if training_split else EVALUATION_EPISODES,
+            arguments=world.arguments,
+        )
+        seed = config.seed if training_split else None
+        return f"{_episodes.__name__}:trajectories", {"file": file, "batch_size": config.batch_size, "seed": seed}
+
+    def stream(self, split):
+        if split not in self._streams:
+            self._streams[split] = _episodes.trajectories(**self.pipeline(split)[1])
+        return self._streams[split]
+
+    def batch(self, update):
+        return self.stream("train").batch(update)
+
+    # Training
+
+    def _trained(self):
+        modules = [self.model, *self.probes] if self.config.train_core else self.probes
+        return [variable for module in modules for variable in module.trainable_variables]
+
+    def variables(self):
+        modules = {"model": self.model, "map_decoder": self.map_decoder, "position_decoder": self.position_decoder}
+        if self.config.map_samples:
+            modules["map_samples"] = self.map_model
+        modules |= {f"geco_{name}": geco for name, geco in self.gecos.items()}
+        modules["optimizer"] = self.optimizer
+        return {k: v for name, module in modules.items() for k, v in numbered(name, module.variables).items()}
+
+    def _inputs(self, batch):
+        """Frames from 0 to 1 and, one-hot, the actions that led to them, of which the first frame has none."""
+        frames = tf.cast(batch["frames"], tf.float32) / 255.0
+        actions = tf.one_hot(batch["actions"], len(ACTIONS))
+        return frames, tf.concat([tf.zeros_like(actions[:1]), actions], 0)
+
+    def _tell(self, batch, seed, training):
+        """The `SimCoreTold` of a batch; in training GECO's averages are updated."""
+        seeds = tf.unstack(tf.random.split(seed, 3, alg="philox"))
+        frames, actions = self._inputs(batch)
+        beliefs, states, _ = self.model.belief(frames, actions)
+        losses, scores = [], {}
+        if self.config.train_core:
+            told = self.head(frames, actions, states, seeds[0])
+            losses.append(self._frame_loss("model", told, training, scores))
+        maps = tf.cast(batch["maps"], tf.float32) / 255.0
+        decoded = self.map_decoder(beliefs)
+        errors = map_mse(decoded, maps)
+        cells = position_cells(batch["positions"], self.world().side, self.config.cells_per_side)
+        logits = self.position_decoder(beliefs)
+        position_loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(cells, logits))
+        right = tf.argmax(logits, -1, tf.int32) == cells
+        if self.config.map_samples:
+            steps, size = self.config.unroll_length, self.config.num_start_points
+            times = tf.random.stateless_uniform([size], seeds[1], 0, steps, tf.int32, alg="philox")
+            beliefs_then = tf.stop_gradient(tf.reshape(tf.gather(beliefs, times), [-1, beliefs.shape[-1]]))
+            maps_then = tf.reshape(tf.gather(maps, times), [-1, *maps.shape[2:]])
+            told = self.map_model(maps_then, beliefs_then, seeds[2])
+            losses.append(self._frame_loss("map_model", told, training, scores))
+        scores |= {
+            "map_mse": tf.reduce_mean(errors),
+            "map_mse_last": tf.reduce_mean(errors[-1]),
+            "position_loss": position_loss,
+            "position_accuracy": tf.reduce_mean(tf.cast(right, tf.float32)),
+        }
+        loss = tf.add_n([*losses, scores["map_mse"], position_loss])
+        return SimCoreTold(loss, scores, errors, decoded, states, beliefs)
+
+    def _frame_loss(self, name, told, training, scores):
+        """What is minimised of a model of frames; puts what is to be logged into `scores`."""
+        prefix = "" if name == "model" else "map_samples_"
+        if name not in self.gecos:
+            scores[f"{prefix}error_per_pixel"] = tf.reduce_mean(told.error) / self.dimensions
+            return tf.reduce_mean(told.error)
+        geco = self.gecos[name]
+        if not training:
+            scores[f"{prefix}error_per_pixel"] = tf.reduce_mean(told.error) / geco.dimensions
+            scores[f"{prefix}kl_nats"] = tf.reduce_mean(told.kl)
+            return tf.constant(0.0)
+        told = geco(told.error, told.kl)
+        named = {"error_per_pixel": told.error, "kl_nats": told.kl}
+        named |= {"constraint": told.constraint, "multiplier": told.multiplier}
+        scores.update({prefix + score: value for score, value in named.items()})
+        return told.loss
+
+    def train_step(self, update, batch, carry):
+        seed = tf.stack([tf.constant(self.config.seed, tf.int32), tf.cast(update, tf.int32)])
+        weights = self._trained()
+        multipliers = [
+            geco.multiplier.w for name, geco in self.gecos.items() if self.config.train_core or name != "model"
+        ]
+        with tf.GradientTape() as tape:
+            told = self._tell(batch, seed, training=True)
+        gradients = tape.gradient(told.loss, [*weights, *multipliers], unconnected_gradients="zero")
+        self.optimizer.apply(gradients[: len(weights)], weights)
+        for multiplier, ascent in zip(multipliers, gradients[len(weights) :], strict=True):
+            multiplier.assign_sub(ascent)
+        norm = tf.linalg.global_norm(gradients[: len(weights)])
+        return carry, {"loss": told.loss, **told.scores, "gradient_norm": norm}
+
+    # Evaluation
+
+    def _scores(self, number, batch):
+        seed = tf.stack([tf.constant(EVALUATION_SEED, tf.int32), tf.cast(number, tf.int32)])
+        return self._tell(batch, seed, training=False)
+
+    def evaluation(self):
+        """Unseen episodes: the carry holds the sums of the batches' scores."""
+        names = ["map_mse", "map_mse_last", "position_accuracy", "position_loss"]
+        names += ["error_per_pixel"] * self.config.train_core + ["kl_nats"] * (
+            self.config.train_core and self.generative
+        )
+        names += ["map_samples_error_per_pixel", "map_samples_kl_nats"] * self.config.map_samples
+        carry = {name: tf.constant(0.0) for name in sorted(names)}
+        return Evaluation(self.config.eval_episodes // self.config.batch_size, carry, self._evaluate_step)
+
+    def _evaluation_step(self, number, batch, carry):
+        scores = self._scores(number, batch).scores
+        carry = {name: total + scores[name] for name, total in carry.items()}
+        done = tf.cast(number + 1, tf.float32)
+        return carry, {name: total / done for name, total in carry.items()}
+
+    def evaluate(self):
+        return self.evaluation().scores(self.stream("evaluation").batch)
+
+    def result(self, evaluation):
+        return {**evaluation, **self.baselines()}
+
+    @functools.cached_property
+    def _mean_map(self):
+        """The mean of training maps, and the cell that is visited most."""
+        file, config = self.stream("train").file, self.config
+        total, visits = np.zeros([config.map_size] * 2 + [3]), np.zeros(config.cells_per_side**2)
+        number = min(len(file), MOST_FOR_THE_MEAN_MAP)
+        for episode in range(number):
+            arrays = file[episode]
+            total += arrays["maps"].mean(0) / (255.0 * number)
+            visits += np.bincount(self._cells(arrays["positions"]), minlength=len(visits))
+        return total, int(visits.argmax())
+
+    def _cells(self, positions):
+        return position_cells(positions, self.world().side, self.config.cells_per_side).numpy().ravel()
+
+    def baselines(self):
+        """What needs no belief: always telling the mean map, and the most frequent cell, of training episodes."""
+        mean_map, most_frequent = self._mean_map
+        errors, right = [], []
+        stream = self.stream("evaluation")
+        for number in range(self.evaluation().num_steps):
+            batch = stream.batch(number)
+            errors.append(np.square(batch["maps"] / 255.0 - mean_map).mean((1, 2, 3, 4)))
+            right.append(np.mean(self._cells(batch["positions"]) == most_frequent))
+        errors = np.mean(errors, 0)
+        return {
+            "mean_map_mse": float(errors.mean()),
+            "mean_map_mse_last": float(errors[-1]),
+            "most_frequent_cell_accuracy": float(np.mean(right)),
+        }
+
+    # Pictures
+
+    def figures(self, folder):
+        config, rows = self.config, RunFolder(folder.parent).metrics()
+        trained = [row for row in rows if "train/loss" in row]
+        if "model" in self.gecos and config.train_core:
+            geco_figure(trained, config.kappa, self.name).savefig(folder / "geco.png", dpi=120)
+        for name in ("map_mse", "map_mse_last", "position_accuracy"):
+            curves = {}
+            for kind in ("train", "eval"):
+                points = [(row["update"], row[key]) for row in rows if (key := f"{kind}/{name}") in row]
+                if points:
+                    curves[kind] = [tuple(np.array(points).T)]
+            figure = plotting.curves_figure(curves, "updates", name.replace("_", " "), self.name)
+            figure.savefig(folder / f"curve_{name}.png", dpi=120)
+
+        batch = self.stream("evaluation").batch(0)
+        told = self._scores(0, tf.nest.map_structure(tf.constant, batch))
+        frames, maps, decoded = batch["frames"] / 255.0, batch["maps"] / 255.0, told.decoded.numpy()
+        step, model = round(SHOWN_AT * (config.unroll_length - 1)), f"{config.core}, {config.model}"
+        shown = slice(SHOWN_MAPS)
+        setting = f"$L_o$ = {config.overshoot}" if config.train_core else "untrained"
+        figure = plotting.decoded_maps_figure(maps[step, shown], {model: {setting: decoded[step, shown]}}, self.name)
+        figure.savefig(folder / "decoded_maps.png", dpi=120)
+
+        mean_map = np.square(maps - self._mean_map[0]).mean((1, 2, 3, 4))
+        along = told.errors.numpy()
+        errors = {"this trajectory": along[:, 0], f"mean of {along.shape[1]}": along.mean(1), "mean map": mean_map}
+        steps = np.unique(np.linspace(0, config.unroll_length - 1, SHOWN_STEPS).round().astype(int))
+        pictures = {int(t): (maps[t, 0], decoded[t, 0], frames[t, 0]) for t in steps}
+        plotting.map_error_figure(errors, pictures, title=self.name).savefig(folder / "map_error.png", dpi=120)
+        np.savez_compressed(
+            folder / DECODED,
+            maps=maps[step, shown].astype(np.float32),
+            decoded=decoded[step, shown],
+            errors=along.mean(1),
+            mean_map_errors=mean_map,
+        )
+        if config.train_core:
+            self._rollouts(batch, told, step).savefig(folder / "rollouts.png", dpi=120)
+        if config.map_samples:
+            self._map_samples(told, maps[:, 0], steps).save(folder / "map_samples.png")
+
+    def _rollouts(self, batch, told, start):
+        """Simulated in latent space from `start`, frames sampled: inputs over samples (Figures 13 and 14)."""
+        frames, actions = self._inputs(batch)
+        end = min(start + 1 + ROLLOUT, self.config.unroll_length)
+        state = tf.nest.map_structure(lambda s: s[start], told.states)
+        beliefs, _ = self.model.simulate(state, actions[start + 1 : end])
+        beliefs = beliefs[:, :SHOWN_ROLLOUTS]
+        samples = self.model.render(beliefs, tf.constant([EVALUATION_SEED, 0])).numpy().swapaxes(0, 1)
+        inputs = frames[start + 1 : end, :SHOWN_ROLLOUTS].numpy().swapaxes(0, 1)
+        return plotting.rollout_figure(inputs, samples, title=f"{self.name}: rollouts from step {start}")
+
+    def _map_samples(self, told, maps, steps):
+        """A column for each of `steps`: the true map, the decoded one, samples (Figure 11)."""
+        beliefs = tf.gather(told.beliefs[:, 0], steps)
+        samples = [self.map_model.sample(beliefs, tf.constant([EVALUATION_SEED, n])) for n in range(SHOWN_SAMPLES)]
+        return image_grid([maps[steps], told.decoded.numpy()[steps, 0], *samples])

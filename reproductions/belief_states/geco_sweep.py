@@ -1,0 +1,28 @@
+"""How GECO's threshold shapes beliefs: random_city for several kappa (Gregor et al. 2019, Appendix G, Figure 9).
+
+Random City with one preset for each kappa. The thresholds that the paper swept are not readable but for the best one,
+about 1e-3; the others are our choice.
+"""
+
+import dataclasses
+
+from reproductions.belief_states import random_city
+
+Config, PAPER, DATASETS, SIGNATURES = (
+    random_city.Config,
+    random_city.PAPER,
+    random_city.DATASETS,
+    random_city.SIGNATURES,
+)
+KAPPAS = ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2", "3e-2")
+PRESETS = {
+    "paper": random_city.PRESETS["paper"],
+    **{f"paper_{k}": dataclasses.replace(random_city.PRESETS["paper"], kappa=float(k)) for k in KAPPAS if k != "1e-3"},
+    "demo": random_city.PRESETS["demo"],
+    **{f"demo_{k}": dataclasses.replace(random_city.PRESETS["demo"], kappa=float(k)) for k in KAPPAS if k != "1e-2"},
+    "smoke": random_city.PRESETS["smoke"],
+}
+
+
+class Experiment(random_city.Experiment):
+    name = "belief_states/geco_sweep"

@@ -1,0 +1,53 @@
+"""SimCore in Random City: beliefs that hold the map (Gregor et al. 2019, §4, appendices F, G, H, K).
+
+An agent walks among boxes of random size and colour and sees 64x64 frames. Nothing tells its beliefs of the map or of
+its place; probes tell how much of them they hold. Everything about the world is our choice, see docs/envs.md.
+"""
+
+import dataclasses
+
+from reproductions.belief_states import _simcore
+from reproductions.belief_states._simcore import SimCoreConfig, SimCoreExperiment, World
+from tfmem.training import check_range
+
+PAPER, SIGNATURES = _simcore.PAPER, _simcore.SIGNATURES
+DATASETS = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(SimCoreConfig):
+    speed: float = 0.5
+    """Length of a move, in units of the world; unknown, ours."""
+    num_boxes: int = 14
+    """Most boxes of a city; unknown, ours."""
+    side: int = 12
+    """Of the city, in units; unknown, ours."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range(self, "num_boxes", 0)
+        check_range(self, "side", 6)
+
+
+_DEMO = Config(**_simcore.DEMO, num_boxes=4, side=6, speed=0.75)
+PRESETS = {
+    "paper": Config(**_simcore.PAPER_UPDATES),
+    "paper_rma": Config(**_simcore.PAPER_UPDATES, **_simcore.RMA),
+    "paper_kanerva": Config(**_simcore.PAPER_UPDATES, **_simcore.KANERVA),
+    "demo": _DEMO,
+    "demo_overshoot_1": dataclasses.replace(_DEMO, overshoot=1),
+    "demo_deterministic": dataclasses.replace(_DEMO, model="deterministic"),
+    "demo_rma": dataclasses.replace(_DEMO, **_simcore.DEMO_RMA),
+    "demo_kanerva": dataclasses.replace(_DEMO, **_simcore.DEMO_KANERVA),
+    "demo_untrained_core": dataclasses.replace(_DEMO, train_core=False),
+    "smoke": Config(**_simcore.SMOKE, num_boxes=3, side=6),
+}
+
+
+class Experiment(SimCoreExperiment):
+    name = "belief_states/random_city"
+
+    def world(self):
+        names = ("frame_size", "map_size", "speed", "num_headings", "num_boxes", "side")
+        arguments = {name: getattr(self.config, name) for name in names}
+        return World("tfmem/RandomCity-v0", arguments, self.config.side)

@@ -1,0 +1,32 @@
+"""Figure 3 of the supplement for sorting and recall: what the memories of several runs hold over time, side by side.
+
+python -m reproductions.multigrid._memories RUN [RUN ...] OUT.png
+"""
+
+import argparse
+from pathlib import Path
+
+from reproductions import experiment_modules
+from reproductions.__main__ import _open_run
+from tfmem import plotting
+
+
+def memories(runs):
+    """`{model: {memory: [T, rows, columns]}}` of run folders, each on the first sequence of its evaluation."""
+    models = {}
+    for run in runs:
+        _, experiment, _ = _open_run(run, experiment_modules())
+        models[experiment.config.model] = experiment.memory(experiment.evaluation_data(0))
+    return models
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run with a memory")
+    parser.add_argument("out", type=Path, metavar="OUT", help="picture to write")
+    arguments = parser.parse_args(argv)
+    plotting.memory_figure(memories(arguments.runs)).savefig(arguments.out, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Associative recall of random vectors (Graves et al. 2014, §4.3; Huynh et al. 2020, supplement B.2): what came next?
+
+    step          0..n-1        n             n+1
+    observation   item_t, 0     item_k, 1     0
+    target                                    item_{k+1}
+
+One of the first n - 1 items is shown again, with a mark, and the item that followed it is asked for. Items are random
+bits. Where there is one, the query is an item that occurs once, so that it has one answer; that, and the blank step for
+the answer, is our choice.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class AssociativeRecallBatch(NamedTuple):
+    """Time-major: observations float32 [n + 2, B, num_bits + 1], target float32 [B, num_bits], query_step int32 [B].
+
+    An observation is the bits and the query's mark; `query_step` is k.
+    """
+
+    observations: tf.Tensor
+    target: tf.Tensor
+    query_step: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class AssociativeRecall:
+    """Batches of the associative recall task.
+
+    Args:
+      num_items: n, items of a sequence, at least 2.
+      num_bits: size of an item.
+      batch_size: sequences of a batch.
+
+    Raises:
+      ValueError: a size is too small.
+    """
+
+    num_items: int = 10
+    num_bits: int = 9
+    batch_size: int = 1
+
+    def __post_init__(self):
+        for name, least in (("num_items", 2), ("num_bits", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
+    @property
+    def num_steps(self):
+        return self.num_items + 2
+
+    @property
+    def observation_size(self):
+        return self.num_bits + 1
+
+    def __call__(self, seed):
+        """A random batch as a function of `seed`, int32 or int64 [2]."""
+        bits_seed, query_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
+
+        def integers(seed, shape, high):
+            return tf.random.stateless_uniform(shape, seed, 0, high, tf.int32, alg="philox")
+
+        bits = integers(bits_seed, [self.num_items, self.batch_size, self.num_bits], 2)
+        # The largest of random numbers of the items that occur once: a uniform choice among them.
+        occurrences = tf.reduce_sum(tf.cast(tf.reduce_all(bits[:, tf.newaxis] == bits, axis=-1), tf.int32), axis=1)
+        noise = integers(query_seed, [self.num_items - 1, self.batch_size], tf.int32.max)
+        query_step = tf.argmax(tf.where(occurrences[:-1] == 1, noise, noise - tf.int32.max), 0, tf.int32)
+        return self.batch(tf.cast(bits, tf.float32), query_step)
+
+    def batch(self, bits, query_step):
+        """The batch of given sequences.
+
+        Args:
+          bits: float32 [n, B, num_bits] of zeros and ones.
+          query_step: int32 [B], from 0 to n - 2.
+
+        Returns:
+          An `AssociativeRecallBatch`.
+        """
+
+        def item(step):
+            return tf.gather(tf.transpose(bits, [1, 0, 2]), step, batch_dims=1)
+
+        query = item(query_step)[tf.newaxis]
+        shown = tf.concat([bits, query, tf.zeros_like(query)], axis=0)
+        mark = tf.one_hot(tf.fill(tf.shape(bits)[1:2], self.num_items), self.num_steps, axis=0)
+        observations = tf.concat([shown, mark[..., tf.newaxis]], axis=-1)
+        return AssociativeRecallBatch(observations, item(query_step + 1), query_step)
