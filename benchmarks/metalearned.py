@@ -118,7 +118,9 @@ def draw(points, path):
 
     costs = {"seconds per update": "seconds", "GB of an update": "gigabytes", "numbers in the memory": "state"}
     panels = {
-        ("steps", label): {MODELS[model]: ([r["steps"] for r in rs], [r[key] for r in rs]) for model, rs in points.items()}
+        ("steps", label): {
+            MODELS[model]: ([r["steps"] for r in rs], [r[key] for r in rs]) for model, rs in points.items()
+        }
         for label, key in costs.items()
     }
     plotting.cost_figure(panels, "Cost of training against length").savefig(path, dpi=120)
