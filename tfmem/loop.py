@@ -262,7 +262,7 @@ class _Display:
 
     def __init__(self, update, num_updates):
         self.num_updates = num_updates
-        self.loss = float("nan")
+        self.loss = None  # until a row of metrics is written
         self.clock = self.counted_from = None
         self.last_line = time.monotonic()
         self.bar = None
@@ -284,11 +284,12 @@ class _Display:
         now = time.monotonic()
         if self.clock is None:  # the first call compiles: the rate is counted from its end
             self.clock, self.counted_from = now, update
-        status = f"loss {self.loss:.4g}"
+        status = [] if self.loss is None else [f"loss {self.loss:.4g}"]
         if update > self.counted_from:
             rate = (update - self.counted_from) / (now - self.clock)
             left = (self.num_updates - update) / rate
-            status = f"{rate:.3g} updates/s, {status}, {_duration(left)} left"
+            status = [f"{rate:.3g} updates/s", *status, f"{_duration(left)} left"]
+        status = ", ".join(status)
         if self.bar:
             self.bar.update(self.task, completed=update, status=status)
         elif now - self.last_line >= SECONDS_BETWEEN_LINES or update == self.num_updates:

@@ -32,7 +32,7 @@ class AlgorithmicConfig(SequenceConfig):
     model: Literal["multigrid", "dnc", "lstm"] = "multigrid"
     """What is compared: multigrid and DNC, P-App C; the LSTM is ours."""
     writer_levels: tuple[int, ...]
-    """Levels of each memory layer, from 3x3 up; P-App B.2."""
+    """Levels of each memory layer, from 3x3 up; P-App B.2 gives their number and the finest."""
     writer_filters: tuple[int, ...]
     """Channels of each memory layer; ours, as CODE has them where it has the task."""
     decoder_levels: tuple[int, ...]
@@ -56,7 +56,7 @@ class AlgorithmicConfig(SequenceConfig):
     units: int = 128
     """Of the DNC's LSTM, or of the LSTM; P-App C: so that parameters are comparable. The numbers are ours."""
     optimizer: Literal["public_rmsprop", "adam", "tf1_rmsprop"] = "public_rmsprop"
-    """CODE: TF 1's RMSProp with decay 0.99, momentum 0, epsilon 0.1; TF 1's with its defaults; Adam."""
+    """CODE's is TF 1's RMSProp with decay 0.99, momentum 0, epsilon 0.1 (public_rmsprop); the others are ours."""
     final_learning_rate: float = 1e-4
     """After decay_updates; CODE END_ALPHA 1e-4."""
     decay_updates: int = 100_000
@@ -205,13 +205,16 @@ class AlgorithmicExperiment(SequenceExperiment):
 
     @abc.abstractmethod
     def multigrid_memory(self, batch):
-        """The last memory layer's grids at every step: pyramid of [T, B, s, s, C]."""
+        """The grids of the last memory layer after every item, a pyramid of [items, B, s, s, C]."""
 
     def memory(self, batch):
-        """What the first sequence of a batch leaves in the memory: {name: [T, rows, columns]}; {} for the LSTM."""
+        """The memory while a batch's first sequence is shown: {name: [items, rows, columns]}; {} for the LSTM.
+
+        Grids are means over channels.
+        """
         if self.config.model == "multigrid":
             grids = (grid[:, 0].numpy().mean(-1) for grid in self.multigrid_memory(batch))
-            return {f"{grid.shape[1]}×{grid.shape[1]}": grid for grid in grids}
+            return {f"{grid.shape[-1]}×{grid.shape[-1]}": grid for grid in grids}
         if self.config.model == "lstm":
             return {}
         cell = self.model.cell
