@@ -117,15 +117,11 @@ class Experiment(SortExperiment):
             self._streams[split] = stream(**arguments)
         return self._streams[split]
 
-    def _given(self, split, number):
-        batch = self._stream(split).batch(number)
-        return {**batch, "target": batch.pop("labels")}
-
     def batch(self, update):
-        return self._given("train", update)
+        return self._stream("train").batch(update)
 
     def evaluation_batch(self, number):
-        return self._given("evaluation", number)
+        return self._stream("evaluation").batch(number)
 
     def items(self, batch):
         """Images [n, B, 28, 28, 2] of pixels from 0 to 1 (ours: beside raw ones a priority is nothing) and priority."""

@@ -9,6 +9,7 @@ import tensorflow as tf
 from reproductions import load_experiment
 from reproductions.multigrid import _memories
 from tests.reproductions.test_experiments import data_folder  # noqa: F401
+from tfmem.aot.bundle import open_pipeline
 from tfmem.training import train
 
 NAMES = ("priority_sort", "mnist_sort", "associative_recall")
@@ -129,3 +130,11 @@ def test_memories_side_by_side(tmp_path):
         np.testing.assert_allclose(memories["dnc"]["4 slots of 3"][step], state.access_state.memory[0], atol=1e-6)
     _memories.main([*map(str, runs), str(tmp_path / "both.png")])
     assert (tmp_path / "both.png").exists()
+
+
+def test_digits_come_from_where_a_bundle_gets_them(data_folder):  # noqa: F811
+    experiment = smoke("mnist_sort", seed=4)
+    for split, given in (("train", experiment.batch(3)), ("evaluation", experiment.evaluation_batch(3))):
+        pipeline = open_pipeline(experiment.pipeline(split)).batch(3)
+        assert set(pipeline) == set(given)
+        assert all(np.array_equal(pipeline[name], array) for name, array in given.items())

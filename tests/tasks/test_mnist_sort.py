@@ -18,12 +18,12 @@ def test_labels_are_in_the_order_of_priorities():
         assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
             "images": ((4, 3, 28, 28, 1), "float32"),
             "priorities": ((4, 3), "float32"),
-            "labels": ((3, 3), "int32"),
+            "target": ((3, 3), "int32"),
         }
         np.testing.assert_array_equal(batch["images"][..., 0], images[index])
         for b in range(3):
             np.testing.assert_array_equal(
-                batch["labels"][:, b], sort(labels[index[:, b]], batch["priorities"][:, b], 3)
+                batch["target"][:, b], sort(labels[index[:, b]], batch["priorities"][:, b], 3)
             )
 
 

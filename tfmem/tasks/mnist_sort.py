@@ -32,7 +32,7 @@ class SortStream(DigitStream):
         """Episodes of update `update`, counted from 0.
 
         Returns:
-            dict: images [T, B, 28, 28, 1] float32, raw 0 to 255; priorities [T, B] float32; labels [num_outputs, B]
+            dict: images [T, B, 28, 28, 1] float32, raw 0 to 255; priorities [T, B] float32; target [num_outputs, B]
             int32, the digits in the order of their priorities.
         """
         index = self.image_index(update)
@@ -41,7 +41,7 @@ class SortStream(DigitStream):
         return {
             "images": self.images[index][..., None].astype(np.float32),
             "priorities": priorities,
-            "labels": np.take_along_axis(self.labels[index], order, axis=0).astype(np.int32),
+            "target": np.take_along_axis(self.labels[index], order, axis=0).astype(np.int32),
         }
 
 
