@@ -82,6 +82,9 @@ class BabiExperiment(SequenceExperiment):
         told = {"version": config.version, "tasks": config.tasks, "encoding": config.encoding}
         return "tfmem.tasks.datasets:babi_training", {**told, **self._batching}
 
+    def evaluation(self):
+        """None: stories of all lengths, and the best weights are kept (`evaluate`)."""
+
     def variables(self):
         return {**super().variables(), **numbered("best", self.best), "best_error": self.best_error}
 

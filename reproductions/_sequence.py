@@ -18,8 +18,8 @@ experiment overrides it, to give the model other inputs, to evaluate in another 
 as it is: a loss of the core's own (the metalearned memory's) is in `SequenceOutput.outputs` and is added there.
 
 Data: `task(seed)` in the graph, where it is natural; else `batch(update)` and `evaluation_batch(number)` make nests of
-numpy arrays, for which `self.generator(number, evaluation)` gives a numpy generator. Evaluation seeds are the same for
-every run and never seeds of training.
+numpy arrays, and `pipeline` says how a compiled bundle makes the same. Evaluation seeds are the same for every run and
+never seeds of training.
 
 Scores: scalars, or pairs (sum, count) where batches are to be averaged by what they count (tfmem.losses.sequence).
 Their names become train/<name> and eval/<name> in metrics.csv. "loss" is what is minimised.
@@ -29,8 +29,8 @@ Figures: one picture of each score against updates; `figures` may draw more.
 """
 
 import abc
-import collections
 import dataclasses
+import functools
 from typing import Literal
 
 import keras
@@ -40,7 +40,7 @@ import tensorflow as tf
 from tfmem import plotting, training
 from tfmem.optimizers import TF1RMSprop
 from tfmem.runfolder import RunFolder
-from tfmem.training import RunConfig, check_range, numbered, uses_xla
+from tfmem.training import Evaluation, RunConfig, check_range, numbered, uses_xla
 
 EVALUATION_SEED = -1  # config.seed is not negative
 
@@ -103,7 +103,7 @@ class SequenceExperiment(training.Experiment):
             raise ValueError("make_model: its model has no variables yet, must be built")
         self.optimizer = self.make_optimizer()
         self.optimizer.build(self.model.trainable_variables)
-        self._evaluation_step = tf.function(self._evaluate_batch, jit_compile=uses_xla(config), autograph=False)
+        self._evaluate_step = tf.function(self._evaluation_step, jit_compile=uses_xla(config), autograph=False)
 
     # What an experiment gives
 
@@ -122,10 +122,6 @@ class SequenceExperiment(training.Experiment):
         """As `batch`, of the evaluation's data; `{}` where `task` draws them."""
         return {}
 
-    def evaluation_carry(self):
-        """What the first batch of an evaluation gets as `carry`."""
-        return self.initial_carry()
-
     def forward(self, batch, carry, training):
         """What the model makes of a batch: (outputs for `scores`, carry for the next batch)."""
         return self.model.run(batch["inputs"]), carry
@@ -142,11 +138,6 @@ class SequenceExperiment(training.Experiment):
         return self.config.learning_rate
 
     # What follows from it
-
-    def generator(self, number, evaluation=False):
-        """The numpy generator of the data of update (or evaluation batch) `number`."""
-        seed = EVALUATION_SEED if evaluation else self.config.seed
-        return np.random.default_rng([seed % 2**32, number])
 
     def variables(self):
         return {**numbered("model", self.model.variables), **numbered("optimizer", self.optimizer.variables)}
@@ -176,14 +167,28 @@ class SequenceExperiment(training.Experiment):
         outputs, carry = self.forward(batch, carry, training=False)
         return carry, self.scores(batch, outputs)
 
+    @functools.cached_property
+    def _score_names(self):
+        number, batch = tf.constant(0, tf.int64), tf.nest.map_structure(tf.constant, self.evaluation_batch(0))
+        traced = tf.function(self._evaluate_batch, autograph=False).get_concrete_function(
+            number, batch, self.initial_carry()
+        )
+        return sorted(traced.structured_outputs[1])
+
+    def evaluation(self):
+        """`eval_batches` batches of unseen data; carries are the model's and, of each score, (sum, count) so far."""
+        totals = {name: tf.zeros([2]) for name in self._score_names}
+        return Evaluation(self.config.eval_batches, (self.initial_carry(), totals), self._evaluate_step)
+
+    def _evaluation_step(self, number, batch, carry):
+        carry, totals = carry
+        carry, scores = self._evaluate_batch(number, batch, carry)
+        pairs = {name: score if isinstance(score, tuple) else (score, 1.0) for name, score in scores.items()}
+        totals = {name: total + tf.stack(pairs[name]) for name, total in totals.items()}
+        return (carry, totals), {name: total[0] / tf.maximum(total[1], 1.0) for name, total in totals.items()}
+
     def evaluate(self):
-        carry, totals = self.evaluation_carry(), collections.defaultdict(lambda: np.zeros(2))
-        for number in range(self.config.eval_batches):
-            batch = tf.nest.map_structure(tf.constant, self.evaluation_batch(number))
-            carry, scores = self._evaluation_step(tf.constant(number, tf.int64), batch, carry)
-            for name, score in scores.items():
-                totals[name] += [float(x) for x in score] if isinstance(score, tuple) else [float(score), 1.0]
-        return {name: float(total / max(count, 1.0)) for name, (total, count) in totals.items()}
+        return self.evaluation().scores(self.evaluation_batch)
 
     def figures(self, folder):
         rows = RunFolder(folder.parent).metrics()

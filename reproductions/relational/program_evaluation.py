@@ -4,17 +4,16 @@ A2 below is the paper's appendix A.2, CODE Sonnet 1's examples/rmc_learn_to_exec
 """
 
 import dataclasses
-import random
 from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
-from reproductions._sequence import SequenceConfig, SequenceExperiment
+from reproductions._sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment
 from tfmem.cores import DNC, EntityMemory, LSTMStack, RelationalMemory
 from tfmem.losses.sequence import accuracy, cross_entropy, solved
 from tfmem.models.sequence import EncoderDecoder
-from tfmem.tasks.learning_to_execute import MEMORY_TASKS, START, VOCABULARY, Curriculum, LearningToExecute, text
+from tfmem.tasks.learning_to_execute import MEMORY_TASKS, START, VOCABULARY, LearningToExecute, ProgramStream, text
 from tfmem.training import check_range
 
 
@@ -59,11 +58,16 @@ class Config(SequenceConfig):
             raise ValueError(
                 f"total_units: {self.total_units}, must be a multiple of {parts} (num_memories; RMC: times num_heads)"
             )
-        self.data()
+        LearningToExecute(**self.data())
 
     def data(self):
-        nesting = 1 if self.task in MEMORY_TASKS else self.max_nesting
-        return LearningToExecute(self.task, self.max_length, nesting, self.modulus_digits_beyond_length)
+        """Arguments of `LearningToExecute`."""
+        return {
+            "task": self.task,
+            "max_length": self.max_length,
+            "max_nesting": 1 if self.task in MEMORY_TASKS else self.max_nesting,
+            "modulus_digits_beyond_length": self.modulus_digits_beyond_length,
+        }
 
     def core(self):
         memory_units = self.total_units // self.num_memories
@@ -156,8 +160,9 @@ class Experiment(SequenceExperiment):
     name = "relational/program_evaluation"
 
     def __init__(self, config):
-        self.data = config.data()
+        self.data = LearningToExecute(**config.data())
         super().__init__(config)
+        self._streams = {split: ProgramStream(**self.pipeline(split)[1]) for split in ("train", "evaluation")}
 
     def make_model(self):
         start = None if self.config.decoding == "non_autoregressive" else START
@@ -165,17 +170,21 @@ class Experiment(SequenceExperiment):
         model.build()
         return model
 
-    def _draw(self, kind, rises, generator):
-        curriculum = Curriculum(kind, self.data.max_length, self.data.max_nesting, rises)
-        rng = random.Random(int(generator.integers(2**63)))
-        return self.data.batch(self.config.batch_size, curriculum, rng)._asdict()
+    def pipeline(self, split="train"):
+        config = self.config
+        told = {"data": config.data(), "batch_size": config.batch_size}
+        if split == "train":
+            told |= {"curriculum": config.curriculum, "updates_per_level": config.updates_per_level}
+            told |= {"seed": config.seed}
+        else:
+            told |= {"curriculum": "test", "seed": EVALUATION_SEED % 2**32}
+        return "tfmem.tasks.learning_to_execute:ProgramStream", told
 
     def batch(self, update):
-        config = self.config
-        return self._draw(config.curriculum, update // config.updates_per_level, self.generator(update))
+        return self._streams["train"].batch(update)
 
     def evaluation_batch(self, number):
-        return self._draw("test", 0, self.generator(number, evaluation=True))
+        return self._streams["evaluation"].batch(number)
 
     def forward(self, batch, carry, training):
         def write(targets=None):

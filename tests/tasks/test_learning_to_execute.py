@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from tests.references.learning_to_execute import evaluate
-from tfmem.tasks.learning_to_execute import MEMORY_TASKS, START, TASKS, VOCABULARY, Curriculum, LearningToExecute, text
+from tfmem.tasks.learning_to_execute import (
+    MEMORY_TASKS,
+    START,
+    TASKS,
+    VOCABULARY,
+    Curriculum,
+    LearningToExecute,
+    ProgramStream,
+    text,
+)
 
 PUBLIC_NAMES = dict(
     zip(TASKS, ("ADDITION", "ALGEBRA", "ALG_CTRL", "CONTROL", "ALL", "COPY", "DOUBLE", "REVERSE"), strict=True)
@@ -149,3 +158,27 @@ def test_text_of_tokens_and_bad_arguments():
             LearningToExecute(*arguments)
     with pytest.raises(ValueError, match="kind"):
         Curriculum("mixed", 5, 2)
+
+
+def test_a_stream_follows_from_seed_and_number():
+    data = {"task": "addition", "max_length": 3, "max_nesting": 2}
+    streams = [ProgramStream(data, 4, seed=1) for _ in range(2)]
+    other = streams[1].batch(0)
+    for number in (3, 0):
+        again, batch = (stream.batch(number) for stream in streams)
+        assert all(np.array_equal(batch[name], again[name]) for name in batch)
+    assert any(not np.array_equal(other[name], ProgramStream(data, 4, seed=2).batch(0)[name]) for name in other)
+
+
+def test_a_stream_rises_with_its_curriculum():
+    stream = ProgramStream(LearningToExecute("copy", 4, 1), 8, 0, "naive", updates_per_level=2)
+    assert [set(stream.batch(number)["program_lengths"]) for number in (0, 1, 2, 5, 9)] == [{1}, {1}, {2}, {3}, {4}]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("batch_size", 0), ("seed", -1), ("updates_per_level", 0), ("curriculum", "best")]
+)
+def test_arguments_of_a_stream(argument, value):
+    arguments = {"data": LearningToExecute("copy", 4, 1), "batch_size": 2, "seed": 0, argument: value}
+    with pytest.raises(ValueError, match=f"{argument if argument != 'curriculum' else 'kind'}: "):
+        ProgramStream(**arguments)

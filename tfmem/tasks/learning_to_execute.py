@@ -12,6 +12,7 @@ L+1 digits. Text is read and written by character. numpy and the standard librar
 """
 
 import collections
+import random
 import statistics
 from typing import NamedTuple
 
@@ -233,3 +234,37 @@ class Curriculum:
             return False
         self.rises += 1
         return True
+
+
+class ProgramStream:
+    """Batches of programs by number: `batch(number)` follows from the number and the seed alone.
+
+    Args:
+      data: a `LearningToExecute`, or its arguments as a dict.
+      batch_size: programs of a batch.
+      seed: of the draws, 0 to 2**32 - 1.
+      curriculum: a kind of `Curriculum`.
+      updates_per_level: batches after which a curriculum of levels goes up one.
+
+    Raises:
+      ValueError: an argument is not as above, or as `LearningToExecute` and `Curriculum` want it.
+    """
+
+    def __init__(self, data, batch_size, seed, curriculum="mix", updates_per_level=1):
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
+            ("updates_per_level", updates_per_level, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name}: {value}, must be at least {least}")
+        self.data = LearningToExecute(**data) if isinstance(data, dict) else data
+        self.batch_size, self.seed = batch_size, seed
+        self.updates_per_level = updates_per_level
+        self._curriculum = lambda rises: Curriculum(curriculum, self.data.max_length, self.data.max_nesting, rises)
+        self._curriculum(0)
+
+    def batch(self, number):
+        """The `ProgramBatch` of `number`, counted from 0, as a dict."""
+        rng = random.Random(int(np.random.default_rng([self.seed, number]).integers(2**63)))
+        return self.data.batch(self.batch_size, self._curriculum(number // self.updates_per_level), rng)._asdict()
