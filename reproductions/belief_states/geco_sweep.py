@@ -15,11 +15,12 @@ Config, PAPER, DATASETS, SIGNATURES = (
     random_city.SIGNATURES,
 )
 KAPPAS = ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2", "3e-2")
+_DEMO = random_city.PRESETS["demo_generative"]
 PRESETS = {
     "paper": random_city.PRESETS["paper"],
     **{f"paper_{k}": dataclasses.replace(random_city.PRESETS["paper"], kappa=float(k)) for k in KAPPAS if k != "1e-3"},
-    "demo": random_city.PRESETS["demo"],
-    **{f"demo_{k}": dataclasses.replace(random_city.PRESETS["demo"], kappa=float(k)) for k in KAPPAS if k != "1e-2"},
+    "demo": dataclasses.replace(_DEMO, kappa=1e-2),
+    **{f"demo_{k}": dataclasses.replace(_DEMO, kappa=float(k)) for k in KAPPAS if k != "1e-2"},
     "smoke": random_city.PRESETS["smoke"],
 }
 

@@ -29,14 +29,14 @@ class Config(SimCoreConfig):
         check_range(self, "side", 6)
 
 
-_DEMO = Config(**_simcore.DEMO, num_boxes=4, side=6, speed=0.75)
+_DEMO = Config(**_simcore.DEMO, num_boxes=4, side=6)
 PRESETS = {
     "paper": Config(**_simcore.PAPER_UPDATES),
     "paper_rma": Config(**_simcore.PAPER_UPDATES, **_simcore.RMA),
     "paper_kanerva": Config(**_simcore.PAPER_UPDATES, **_simcore.KANERVA),
     "demo": _DEMO,
     "demo_overshoot_1": dataclasses.replace(_DEMO, overshoot=1),
-    "demo_deterministic": dataclasses.replace(_DEMO, model="deterministic"),
+    "demo_generative": dataclasses.replace(_DEMO, model="generative"),
     "demo_rma": dataclasses.replace(_DEMO, **_simcore.DEMO_RMA),
     "demo_kanerva": dataclasses.replace(_DEMO, **_simcore.DEMO_KANERVA),
     "demo_untrained_core": dataclasses.replace(_DEMO, train_core=False),
@@ -48,6 +48,6 @@ class Experiment(SimCoreExperiment):
     name = "belief_states/random_city"
 
     def world(self):
-        names = ("frame_size", "map_size", "speed", "num_headings", "num_boxes", "side")
+        names = ("frame_size", "map_size", "speed", "num_headings", "field_of_view", "num_boxes", "side")
         arguments = {name: getattr(self.config, name) for name in names}
         return World("tfmem/RandomCity-v0", arguments, self.config.side)

@@ -47,6 +47,6 @@ class Experiment(SimCoreExperiment):
     name = "belief_states/terrain"
 
     def world(self):
-        names = ("frame_size", "map_size", "speed", "num_headings", "size", "num_blocks")
+        names = ("frame_size", "map_size", "speed", "num_headings", "field_of_view", "size", "num_blocks")
         arguments = {name: getattr(self.config, name) for name in names}
         return World("tfmem/Terrain-v0", arguments, self.config.size - 1)
