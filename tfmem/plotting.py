@@ -329,7 +329,8 @@ def curves_figure(curves, x_label, y_label, title="", log=False):
             axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
     if log:
         axes.set_yscale("log", nonpositive="clip")
-    axes.legend(fontsize=_SMALL, frameon=False, labelcolor=_INK)
+    if curves:
+        axes.legend(fontsize=_SMALL, frameon=False, labelcolor=_INK)
     return figure
 
 

@@ -1,0 +1,94 @@
+"""Training updates of Random City at the paper's size: time and memory against L_u and against N_t N_g, and with XLA.
+
+    python benchmarks/belief.py               the three cores, growth, XLA
+    python benchmarks/belief.py --quick       LSTM alone, fewer points, no XLA
+
+Whole updates as the experiment makes them, of few episodes (64), which are rendered first. GFLOP are those of products
+and convolutions in the update's StableHLO. Every point runs in a process of its own, so that its peak memory is its
+own. A limit in the same run: the rate of a 4096 x 4096 product.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+
+from measuring import growth, in_process, matmul_rate, peak_gigabytes, seconds_of
+
+
+def measure(preset, changes, xla, repeats):
+    """Seconds of the first and the fastest other update, peak memory, parameters and, of the plain graph, GFLOP."""
+    import tensorflow as tf
+
+    from reproductions.belief_states import random_city
+    from tfmem.aot.lowering import lower
+    from tfmem.aot.modules import arithmetic
+    from tfmem.training import compiled_updates, stacked_batches
+
+    few = {"num_episodes": 64, "eval_episodes": 64, "updates_per_call": 1, "jit_compile": xla}
+    config = dataclasses.replace(random_city.PRESETS[preset], **few, **changes)
+    experiment = random_city.Experiment(config)
+    update = compiled_updates(experiment, 1)
+    batch = tf.nest.map_structure(tf.constant, stacked_batches(experiment, 0, 1))
+    arguments = (tf.constant(0, tf.int64), batch, experiment.initial_carry())
+
+    def call():
+        float(update(*arguments)[1]["loss"][0])
+
+    first, *times = seconds_of(call, repeats + 1)
+    gigabytes = peak_gigabytes()
+    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), arguments)
+    return {
+        **changes,
+        "first": first,
+        "seconds": min(times),
+        "gigabytes": gigabytes,
+        "parameters": sum(v.numpy().size for v in experiment.model.trainable_variables),
+        "gflop": 0.0 if xla else arithmetic(lower(update, *specs)[0]) / 1e9,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="LSTM alone, fewer points, no XLA")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        what = json.loads(arguments.one)
+        print(json.dumps(matmul_rate() if what == ["rate"] else measure(*what)))
+        return
+    rate = in_process(__file__, "rate")
+    repeats = 2 if arguments.quick else 3
+    print(f"matrix products: {rate:.0f} GFLOP/s on {os.cpu_count()} cores")
+    print(
+        f"{'setting':28s} {'parameters':>11s} {'GFLOP':>8s} {'s/update':>9s} {'of rate':>8s} {'GB':>6s} {'first':>7s}"
+    )
+
+    def row(title, preset="paper", xla=False, **changes):
+        r = in_process(__file__, preset, changes, xla, repeats)
+        print(
+            f"{title:28s} {r['parameters']:11,d} {r['gflop']:8.0f} {r['seconds']:8.2f}s "
+            f"{r['gflop'] / r['seconds'] / rate:8.1%} {r['gigabytes']:6.2f} {r['first']:6.1f}s",
+            flush=True,
+        )
+        return r
+
+    paper = row("paper: LSTM, batch 16")
+    if not arguments.quick:
+        row("paper_rma", "paper_rma")
+        row("paper_kanerva", "paper_kanerva")
+        compiled = row("paper, XLA", xla=True)
+        print(f"  XLA takes {compiled['seconds'] / paper['seconds']:.2f} of the plain graph's time")
+    for axis, title, values in (("unroll_length", "L_u", (25, 50)), ("num_start_points", "N_t", (1, 3))):
+        own = {"unroll_length": 100, "num_start_points": 6}[axis]
+        points = [row(f"{title} {value}", **{axis: value}) for value in values] + [{**paper, axis: own}]
+        time, memory = (growth(points, axis, y) for y in ("seconds", "gigabytes"))
+        before = points[-2]
+        print(
+            f"  from {title} {before[axis]} to {own}: {before['seconds']:.2f} to {paper['seconds']:.2f} s, "
+            f"{title}^{time:.2f}; memory {title}^{memory:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
