@@ -6,18 +6,32 @@ they bring TensorFlow Probability.
 
 import importlib
 
-from tfmem.models.multigrid import LocalizationModel, MNISTRecallModel
+from tfmem.models.language import LanguageModel
+from tfmem.models.multigrid import LocalizationModel, MNISTRecallModel, RecallModel, SortModel
+from tfmem.models.question_answering import QuestionAnsweringModel
+from tfmem.models.sequence import EncoderDecoder, SequenceModel
 
 _HOME = {
     "BeliefModel": "belief",
     "ConvDRAW": "convdraw",
     "DeterministicFrameModel": "convdraw",
+    "KanervaMachine": "kanerva_machine",
     "MapDecoder": "belief",
     "PositionDecoder": "belief",
     "SimCoreHead": "belief",
 }
 
-__all__ = ["LocalizationModel", "MNISTRecallModel", *_HOME]
+__all__ = [
+    "EncoderDecoder",
+    "LanguageModel",
+    "LocalizationModel",
+    "MNISTRecallModel",
+    "QuestionAnsweringModel",
+    "RecallModel",
+    "SequenceModel",
+    "SortModel",
+    *_HOME,
+]
 
 
 def __getattr__(name):
