@@ -66,7 +66,7 @@ def main(argv=None, modules=None):
     load.add_argument("out", metavar="OUT", help="file to write: *.keras or *.weights.h5")
     load.add_argument("--preset", default="paper", help="preset that the model is built from (default: paper)")
     load.add_argument("--scope", default="", help="name scope of the model inside the checkpoint")
-    export = command("export", export_run, "write a run's model as a SavedModel with its signatures (`step` and others)")
+    export = command("export", export_run, "write a run's model as a SavedModel (`step` and its other signatures)")
     export.add_argument("run", type=Path, metavar="RUN", help="run folder")
     export.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     report = command("report", report_runs, "one table per paper, and learning curves, from finished runs")

@@ -5,6 +5,7 @@ variables that changed. Which those are is told by the module's attribute `mhlo.
 """
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -24,6 +25,7 @@ _TYPE = re.compile(r"tensor<((?:\d+x)*)(\w+)>")
 _DTYPES = {"i1": "bool", "ui8": "uint8", "bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64"}
 _DTYPES |= {f"i{n}": f"int{n}" for n in (8, 16, 32, 64)} | {f"ui{n}": f"uint{n}" for n in (16, 32, 64)}
 _DYNAMIC = re.compile(r"tensor<[^>]*\?|#stablehlo\.bounds|stablehlo\.(?:real_)?dynamic_(?!slice|update_slice)\w+")
+_BOOLEANS = re.compile(r'dense<"0x([0-9A-Fa-f]+)"> : tensor<((?:\d+x)+)i1>')
 _CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @([\w$.]+)")
 PORTABLE_CALLS = {"TopK"}  # XLA decomposes or specialises it on every platform
 
@@ -52,11 +54,20 @@ def lower(function, *specs):
         text = compiled.experimental_get_compiler_ir(*flat)(stage="stablehlo")
     except (ValueError, tf.errors.OpError) as error:
         raise BundleError(f"XLA cannot compile the step: {error}") from error
-    text = _LOCATION.sub("", _LOCATION_LINE.sub("", text))
+    text = _BOOLEANS.sub(_spelled, _LOCATION.sub("", _LOCATION_LINE.sub("", text)))
     problems = obstacles(text)
     if problems:
         raise BundleError(f"the step is compiled to what not every platform runs: {', '.join(problems)}")
     return text, concrete
+
+
+def _spelled(match):
+    """A constant of booleans as words: in hexadecimal they are bits or bytes, by the version of MLIR."""
+    shape = [int(n) for n in match[2].split("x")[:-1]]
+    values = np.frombuffer(bytes.fromhex(match[1]), np.uint8)
+    if values.size < np.prod(shape):
+        values = np.unpackbits(values, count=np.prod(shape), bitorder="little")
+    return f"dense<{json.dumps(values.astype(bool).reshape(shape).tolist())}> : tensor<{match[2]}i1>"
 
 
 def obstacles(text):

@@ -73,8 +73,8 @@ def arithmetic(text):
     """Floating-point operations of all matrix products and convolutions of a module, loops counted in full.
 
     A multiplication and an addition are two; products with the zeros of padding or dilation are not counted, as in
-    XLA's analysis. A loop runs as often as the smallest constant says that its condition compares with: TensorFlow's
-    loops over time count from zero.
+    XLA's analysis. A loop runs as often as the smallest number says that its condition compares with: TensorFlow's
+    loops over time count from zero, and those of gradients up to the count that the loop before ended with.
     """
     module = _parse(text)
     functions = {op.operation.attributes["sym_name"].value: op.operation for op in module.body}
@@ -85,17 +85,34 @@ def arithmetic(text):
             known[name] = sum(cost(block) for region in functions[name].regions for block in region)
         return known[name]
 
-    def constants(block):
-        """Integers that are the right side of a "less than" in a loop's condition."""
+    def limits(block, given):
+        """What is on the right of a "less than" in a loop's condition, a block with the arguments `given`."""
+
+        def outside(value):
+            return next((v for own, v in zip(block.arguments, given, strict=True) if own == value), value)
+
         for op in _operations(block):
             if op.name == "func.call":
                 for region in functions[op.attributes["callee"].value].regions:
                     for inner in region:
-                        yield from constants(inner)
+                        yield from limits(inner, [outside(value) for value in op.operands])
             elif op.name == "stablehlo.compare" and "LT" in str(op.attributes["comparison_direction"]):
-                owner = getattr(op.operands[1].owner, "operation", None)  # None: a block's argument
-                if owner is not None and owner.name == "stablehlo.constant":
-                    yield int(re.search(r"dense<(-?\d+)>", str(owner.attributes["value"]))[1])
+                yield outside(op.operands[1])
+
+    def number(value):
+        """The integer that a value is: a constant, or a finished loop's counter; None: another."""
+        op = getattr(value.owner, "operation", None)  # None: a block's argument
+        match op and op.name:
+            case "stablehlo.constant":
+                return int(re.search(r"dense<(-?\d+)>", str(op.attributes["value"]))[1])
+            case "stablehlo.while":
+                return runs(op)
+            case "stablehlo.reshape" | "stablehlo.convert":
+                return number(op.operands[0])
+
+    def runs(loop):
+        numbers = map(number, limits(loop.regions[0].blocks[0], list(loop.operands)))
+        return min((n for n in numbers if n is not None), default=1)
 
     def cost(block):
         total = 0
@@ -104,8 +121,7 @@ def arithmetic(text):
             if op.name == "func.call":
                 total += called(op.attributes["callee"].value)
             elif op.name == "stablehlo.while":
-                condition, body = op.regions
-                total += min(constants(condition.blocks[0]), default=1) * cost(body.blocks[0])
+                total += runs(op) * cost(op.regions[1].blocks[0])
             elif op.name in _PRODUCTS:
                 total += _product_cost(op)
             else:
