@@ -215,6 +215,11 @@ def test_resampled_curves_read_the_shared_range(rng):
         np.testing.assert_allclose(curve, np.interp(x, seed_x, plotting.smooth(seed_y)))
 
 
+def test_few_points_are_drawn_as_they_are():
+    x, y = plotting.resampled_curves([(np.arange(4.0), np.array([0.0, 1.0, 4.0, 9.0]))])
+    np.testing.assert_allclose(y[0], np.interp(x, [0, 1, 2, 3], [0, 1, 4, 9]))
+
+
 def test_curves_figure(rng):
     x = np.arange(0, 1000, 10)
     several, one = [(x, rng.random(100)) for _ in range(3)], [(x, rng.random(100) + 1)]

@@ -304,11 +304,17 @@ def mean_and_confidence(values):
 def resampled_curves(seeds, points=128, window=10):
     """Appendix E: each (x, y) of `seeds` smoothed, then read at `points` places evenly over the range they share.
 
+    A curve of fewer than 4 `window` points is not smoothed (ours): a few evaluations would be drawn far behind.
+
     Returns:
         x [points], y [seeds, points].
     """
+
+    def read(seed_x, seed_y):
+        return np.interp(x, seed_x, smooth(seed_y, window) if len(seed_y) >= 4 * window else seed_y)
+
     x = np.linspace(max(np.min(x) for x, _ in seeds), min(np.max(x) for x, _ in seeds), points)
-    return x, np.stack([np.interp(x, seed_x, smooth(seed_y, window)) for seed_x, seed_y in seeds])
+    return x, np.stack([read(*seed) for seed in seeds])
 
 
 def curves_figure(curves, x_label, y_label, title="", log=False):
