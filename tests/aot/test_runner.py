@@ -13,6 +13,7 @@ from tests.aot.support import aot, losses
 from tests.conformance.descriptors import ROWS
 from tests.reproductions import toy
 from tests.reproductions.test_experiments import data_folder  # noqa: F401
+from tests.support import relative_error
 from tfmem.aot.bundle import BundleError, read_bundle, write_bundle
 from tfmem.aot.lowering import make_bundle
 from tfmem.runfolder import RunFolder
@@ -155,7 +156,7 @@ def compare(experiment, path):
     expected = tensorflow_losses(experiment, 20)
     done = aot("run", path / "bundle", "--folder", path / "run")
     assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(losses(path / "run"), expected, rtol=1e-5)
+    assert relative_error(losses(path / "run"), expected) <= 1e-5  # of the largest: those around a core cross zero
     checkpoint, _ = RunFolder(path / "run").restore()
     changes = [
         np.concatenate([np.ravel(now - old).astype(np.float64) for now, old in zip(arrays, before, strict=True)])
