@@ -13,39 +13,15 @@ import dataclasses
 import json
 import os
 
-from measuring import growth, in_process, matmul_rate, peak_gigabytes, seconds_of
+from measuring import growth, in_process, matmul_rate, update_cost
 
 
 def measure(preset, changes, xla, repeats):
-    """Seconds of the first and the fastest other update, peak memory, parameters and, of the plain graph, GFLOP."""
-    import tensorflow as tf
-
     from reproductions.belief_states import random_city
-    from tfmem.aot.lowering import lower
-    from tfmem.aot.modules import arithmetic
-    from tfmem.training import compiled_updates, stacked_batches
 
     few = {"num_episodes": 64, "eval_episodes": 64, "updates_per_call": 1, "jit_compile": xla}
     config = dataclasses.replace(random_city.PRESETS[preset], **few, **changes)
-    experiment = random_city.Experiment(config)
-    update = compiled_updates(experiment, 1)
-    batch = tf.nest.map_structure(tf.constant, stacked_batches(experiment, 0, 1))
-    arguments = (tf.constant(0, tf.int64), batch, experiment.initial_carry())
-
-    def call():
-        float(update(*arguments)[1]["loss"][0])
-
-    first, *times = seconds_of(call, repeats + 1)
-    gigabytes = peak_gigabytes()
-    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), arguments)
-    return {
-        **changes,
-        "first": first,
-        "seconds": min(times),
-        "gigabytes": gigabytes,
-        "parameters": sum(v.numpy().size for v in experiment.model.trainable_variables),
-        "gflop": 0.0 if xla else arithmetic(lower(update, *specs)[0]) / 1e9,
-    }
+    return {**changes, **update_cost(random_city.Experiment(config), repeats)}
 
 
 def main():

@@ -44,6 +44,30 @@ def peak_gigabytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
+def update_cost(experiment, repeats):
+    """Of an experiment's compiled update: seconds of the first and of the fastest of `repeats` more, peak memory,
+    parameters and GFLOP (products and convolutions in its StableHLO)."""
+    import tensorflow as tf
+
+    from tfmem.aot.lowering import lower
+    from tfmem.aot.modules import arithmetic
+    from tfmem.training import compiled_updates, stacked_batches
+
+    update = compiled_updates(experiment, 1)
+    batch = tf.nest.map_structure(tf.constant, stacked_batches(experiment, 0, 1))
+    arguments = (tf.constant(0, tf.int64), batch, experiment.initial_carry())
+    first, *times = seconds_of(lambda: float(update(*arguments)[1]["loss"][0]), repeats + 1)
+    gigabytes = peak_gigabytes()
+    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), arguments)
+    return {
+        "first": first,
+        "seconds": min(times),
+        "gigabytes": gigabytes,
+        "parameters": sum(v.numpy().size for v in experiment.model.trainable_variables),
+        "gflop": arithmetic(lower(update, *specs)[0]) / 1e9,
+    }
+
+
 def growth(points, x, y):
     """The power of `x` with which `y` grows, between the last two points."""
     before, last = points[-2:]

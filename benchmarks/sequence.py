@@ -13,7 +13,7 @@ import dataclasses
 import json
 import os
 
-from measuring import in_process, matmul_rate, peak_gigabytes, seconds_of
+from measuring import in_process, matmul_rate, update_cost
 
 # Experiment, preset and what differs from it, with the reason.
 SETTINGS = {
@@ -27,35 +27,12 @@ SETTINGS = {
 
 
 def measure(name, xla, repeats):
-    """Seconds of the first and the fastest other update, peak memory, parameters and, of the plain graph, GFLOP."""
-    import tensorflow as tf
-
     from reproductions import load_experiment
-    from tfmem.aot.lowering import lower
-    from tfmem.aot.modules import arithmetic
-    from tfmem.training import compiled_updates, stacked_batches
 
     experiment, preset, changes = SETTINGS[name]
     module = load_experiment(experiment)
     config = dataclasses.replace(module.PRESETS[preset], updates_per_call=1, jit_compile=xla, **changes)
-    experiment = module.Experiment(config)
-    update = compiled_updates(experiment, 1)
-    batch = tf.nest.map_structure(tf.constant, stacked_batches(experiment, 0, 1))
-    arguments = (tf.constant(0, tf.int64), batch, experiment.initial_carry())
-
-    def call():
-        float(update(*arguments)[1]["loss"][0])
-
-    first, *times = seconds_of(call, repeats + 1)
-    gigabytes = peak_gigabytes()
-    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), arguments)
-    return {
-        "first": first,
-        "seconds": min(times),
-        "gigabytes": gigabytes,
-        "parameters": sum(v.numpy().size for v in experiment.model.trainable_variables),
-        "gflop": 0.0 if xla else arithmetic(lower(update, *specs)[0]) / 1e9,
-    }
+    return update_cost(module.Experiment(config), repeats)
 
 
 def main():
