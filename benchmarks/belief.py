@@ -64,7 +64,7 @@ def main():
         )
     if not arguments.quick:
         row("paper_rma", "paper_rma")
-        row("paper_kanerva", "paper_kanerva")  # last: it fails on a CPU, see reproductions/belief_states/README.md
+        row("paper_kanerva", "paper_kanerva")
 
 
 if __name__ == "__main__":

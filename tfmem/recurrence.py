@@ -101,12 +101,12 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
             for source, p in zip(sources, flat_projected, strict=True)
         ]
         steps = [_with_shape(x, p.shape[1:]) for (_, x), p in zip(popped, flat_projected, strict=True)]
-        output, flat_state = run(t, steps, flat_state)
+        output, next_state = run(t, steps, flat_state)
         sinks = [
             tf.raw_ops.TensorListPushBack(input_handle=sink, tensor=o)
             for sink, o in zip(sinks, tf.nest.flatten(output), strict=True)
         ]
-        return t + 1, [source for source, _ in popped], sinks, flat_state
+        return t + 1, [source for source, _ in popped], sinks, _gradients_apart(next_state, flat_state)
 
     _, _, sinks, flat_state = tf.while_loop(
         lambda t, *_: t < num_steps, body, (0, sources, sinks, flat_state), maximum_iterations=static_steps
@@ -124,6 +124,24 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
         for sink, o in zip(sinks, flat_template, strict=True)
     ]
     return tf.nest.pack_sequence_as(template, outputs), tf.nest.pack_sequence_as(initial_state, flat_state)
+
+
+def _gradients_apart(after, before):
+    """The tensors of a loop's state `after` a step, with an operation between the gradient's loop and their gradients.
+
+    Without it TensorFlow's optimiser of memory breaks the gradient where a state is used often in a step and a device
+    is short of memory (a CPU is thought to have 256 MB): it makes the temporary variable of a sum of three terms once
+    too often if the first is the loop's own variable ("AlreadyExistsError ... AddN ... tmp_var"). The same befalls a
+    variable that a step reads twice. What a step leaves as it was stays so, for TensorFlow does not store it again.
+    """
+
+    @tf.custom_gradient
+    def apart(x):
+        # An identity that the optimiser does not remove.
+        return tf.identity(x), lambda g: tf.raw_ops.PlaceholderWithDefault(input=g, shape=g.shape)
+
+    changed = [x is not old and x.dtype.is_floating for x, old in zip(after, before, strict=True)]
+    return [apart(x) if new else x for x, new in zip(after, changed, strict=True)]
 
 
 def _where(valid, new, old):

@@ -10,6 +10,7 @@ from reproductions.belief_states import _compare, _episodes, random_city, terrai
 from reproductions.belief_states._simcore import DECODED
 from tfmem.aot.bundle import open_pipeline
 from tfmem.runfolder import RunFolder
+from tfmem.training import compiled_updates, stacked_batches
 
 SMOKE = random_city.PRESETS["smoke"]
 
@@ -49,6 +50,9 @@ def test_episodes_are_made_once_and_made_anew_for_other_arguments(experiment, mo
     other = random_city.Experiment.pipeline(_like(experiment, num_boxes=2))[1]["file"]
     assert other != name
     assert made[0]["arguments"]["num_boxes"] == 2
+    looking = random_city.Experiment.pipeline(_like(experiment, look=0.5))[1]["file"]
+    assert looking not in (name, other)
+    assert made[1]["policy"].look == 0.5
     assert experiment.pipeline("evaluation")[1]["file"] != name
 
 
@@ -124,6 +128,18 @@ def test_the_deterministic_model_minimises_the_error():
     told = {name: float(value) for name, value in metrics[0].items()}
     expected = told["error_per_pixel"] * 8 * 8 * 3 + told["map_mse"] + told["position_loss"]
     assert told["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_updates_with_a_large_memory():
+    """Where TensorFlow's optimiser of memory sets in, which broke gradients of loops; see `tfmem.recurrence`."""
+    small = {"unroll_length": 40, "batch_size": 4, "hidden_size": 16, "frame_size": 16, "num_draw_steps": 1}
+    few = {"model": "deterministic", "num_episodes": 8, "eval_episodes": 8}
+    experiment = random_city.Experiment(dataclasses.replace(random_city.PRESETS["paper_rma"], **small, **few))
+    batch = tf.nest.map_structure(tf.constant, stacked_batches(experiment, 0, 1))
+    update = compiled_updates(experiment, 1)
+    for number in range(2):  # the first left a temporary variable behind
+        _, metrics = update(tf.constant(number, tf.int64), batch, ())
+        assert np.isfinite(metrics["loss"])
 
 
 def test_an_untrained_core_stays_as_it_is():

@@ -69,6 +69,12 @@ def solve_w(factors, M, z):
     return tf.einsum("bks->sbk", tf.linalg.cholesky_solve(cholesky, tf.matmul(A, Mz, transpose_a=True)))
 
 
+def address_matrix(factors, M):
+    """W [B, K, C] with `w = W z` for any code, for many codes by the same memory; arguments as for `solve_w`."""
+    A, cholesky = factors
+    return tf.linalg.cholesky_solve(cholesky, tf.matmul(A, M, transpose_a=True))
+
+
 def innovate(state, w, z, noise_variance):
     """The `Innovation` of code z [B, C] addressed by w [B, K]."""
     wU = tf.linalg.matvec(state.M_cov, w)
@@ -198,9 +204,11 @@ class KanervaMemory(snt.Module):
         self.initialize_w(dtype)
         return tf.cast(tf.exp(self.log_w_stddev), dtype)
 
-    def factorise(self, M):
-        """`factorise(M, lambda)` with this memory's `lambda = sigma_o^2 / sigma_p^2`."""
-        return factorise(M, self.noise_stddev(M.dtype) ** 2 / self.w_prior_stddev**2)
+    def factorise(self, M, noise_variance=None):
+        """`factorise(M, lambda)` with this memory's `lambda = sigma_o^2 / sigma_p^2`; sigma_o^2 where it is known."""
+        if noise_variance is None:
+            noise_variance = self.noise_stddev(M.dtype) ** 2
+        return factorise(M, noise_variance / self.w_prior_stddev**2)
 
     # Distributions.
 
@@ -472,24 +480,30 @@ class KanervaCore(RNNCore):
 
     def step(self, projected, state):
         *for_reading, write_share = projected
-        hidden, cell, factors = self._read_and_think(for_reading, state)
         memory = state.memory
-        # z_w = MLP [b_t, x_t]; the memory has not changed since it was factorised for reading.
+        noise_variance = self.memory.noise_stddev(memory.M_mean.dtype) ** 2
+        factors = self.memory.factorise(memory.M_mean, noise_variance)
+
+        def address(z):
+            return solve_w(factors, memory.M_mean, z[tf.newaxis])[0]
+
+        hidden, cell = self._read_and_think(for_reading, state, address)
+        # z_w = MLP [b_t, x_t]
         z = tf.cast(self._write_word(write_share, hidden), memory.M_mean.dtype)
-        w = solve_w(factors, memory.M_mean, z[tf.newaxis])[0]
-        innovation = innovate(memory, w, z, self.memory.noise_stddev(z.dtype) ** 2)
+        w = address(z)
+        innovation = innovate(memory, w, z, noise_variance)
         return hidden, KanervaCoreState(hidden, cell, posterior(memory, innovation))
 
-    def _read_and_think(self, for_reading, state):
+    def _read_and_think(self, for_reading, state, address):
+        """The LSTM's next state; `address` gives the weights [B, K] that explain a word [B, C]."""
         read_share, gates_share = for_reading
         M = state.memory.M_mean
         # z_r = L [b_{t-1}, x_t]
         z = tf.cast(self._read_word(read_share, state.hidden), M.dtype)
-        factors = self.memory.factorise(M)
-        read = self.memory.get_w_to_z_mean(solve_w(factors, M, z[tf.newaxis]), M)[0]
+        read = tf.linalg.matvec(M, address(z), transpose_a=True)
         # b_t = LSTM([x_t, read-out], b_{t-1})
         gates = self._gates(gates_share, tf.concat([tf.cast(read, state.hidden.dtype), state.hidden], -1))
-        return *lstm_update(gates, state.cell), factors
+        return lstm_update(gates, state.cell)
 
     def read_only(self):
         """This core with the same variables, which reads its memory but never writes: for simulation (App. B).
@@ -520,8 +534,24 @@ class _ReadOnly(RNNCore):
         return self._core._project_for_reading(inputs)
 
     def step(self, projected, state):
-        hidden, cell, _ = self._core._read_and_think(projected, state)
+        hidden, cell = self._core._read_and_think(projected, state, self._address(state.memory))
         return hidden, KanervaCoreState(hidden, cell, state.memory)
+
+    def scan(self, projected, state):
+        """The loop of `unroll`: as the memory stays, it is solved once for all steps."""
+        address = self._address(state.memory)
+
+        def step(projected, lstm):
+            hidden, cell = self._core._read_and_think(projected, KanervaCoreState(*lstm, state.memory), address)
+            return hidden, (hidden, cell)
+
+        outputs, lstm = unroll(step, projected, (state.hidden, state.cell))
+        return outputs, KanervaCoreState(*lstm, state.memory)
+
+    def _address(self, memory):
+        M = memory.M_mean
+        W = address_matrix(self._core.memory.factorise(M), M)
+        return lambda z: tf.linalg.matvec(W, z)
 
 
 class _Projection(snt.Module):

@@ -25,6 +25,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from tfmem.cores.base import Linear, ReadOnly, RNNCore, SplitLinear, lstm_update, variable_dtype
+from tfmem.recurrence import unroll
 
 EPSILON = 1e-12  # of |x|^2 in x / |x|, as tf.math.l2_normalize has it: an empty row has similarity 0
 
@@ -103,6 +104,27 @@ def write(value, table, write_counter):
     row = tf.cast(write_counter, tf.int32) % table.shape[1]
     value = tf.cast(tf.stop_gradient(value), table.dtype)
     return tf.tensor_scatter_nd_update(table, tf.stack([tf.range(tf.shape(row)[0]), row], -1), value)
+
+
+class _ReadOnly(ReadOnly):
+    def step(self, projected, state):
+        return super().step(projected, _without_gradient(state))
+
+    def scan(self, projected, state):
+        """The loop of `unroll`, with the memory left out of what it carries."""
+        state = _without_gradient(state)
+
+        def step(projected, carried):
+            output, after = self.step(projected, state._replace(**carried))
+            return output, {name: getattr(after, name) for name in carried}
+
+        outputs, carried = unroll(step, projected, {"lstm": state.lstm, "reads": state.reads})
+        return outputs, state._replace(**carried)
+
+
+def _without_gradient(state):
+    memory, inverse_norms = tf.stop_gradient(state.memory), tf.stop_gradient(state.inverse_norms)
+    return state._replace(memory=memory, inverse_norms=inverse_norms)
 
 
 def check_sizes(**sizes):
@@ -281,8 +303,11 @@ class RMACore(RNNCore):
         )
 
     def read_only(self):
-        """This core, with the same variables, never writing: for simulation (Appendix B)."""
-        return ReadOnly(self)
+        """This core, with the same variables, never writing: for simulation (Appendix B).
+
+        Nor does it give its memory a gradient, for words are stored without theirs.
+        """
+        return _ReadOnly(self, name=f"{self.name}_read_only")
 
     @snt.once
     def _initialize(self, input_size, dtype):
