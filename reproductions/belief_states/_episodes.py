@@ -21,19 +21,23 @@ def cache_folder():
     return Path(os.environ.get(CACHE_DIR) or Path.home() / ".cache" / "tfmem") / "episodes"
 
 
-def cached_file(world, number, length, seed, arguments):
+def cached_file(world, number, length, seed, look, arguments):
     """The name, in `cache_folder()`, of the file of `write_episodes` with these arguments; makes it where it is not.
+
+    Who acts is an `ExploringPolicy(look)`.
 
     The name tells the arguments by a digest. The file appears when it is whole. One process makes it: others would need
     the caller's main module.
     """
     made_by = {"world": world, "number": number, "length": length, "seed": seed, "arguments": arguments}
-    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps({**made_by, "look": look}, sort_keys=True).encode()).hexdigest()
     name = f"{world.split('/')[1].split('-')[0]}-{digest[:16]}.tfrecord"
     path = cache_folder() / name
     if not path.exists():
+        from tfmem.envs.exploration import ExploringPolicy
+
         with contextlib.suppress(FileExistsError):  # another process was first
-            write_episodes(path, **made_by)
+            write_episodes(path, policy=ExploringPolicy(look), **made_by)
     return name
 
 

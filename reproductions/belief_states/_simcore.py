@@ -110,6 +110,8 @@ class SimCoreConfig(RunConfig):
     """Turns of a full circle; unknown, ours."""
     field_of_view: float = 80.0
     """Of the agent, degrees; unknown, ours."""
+    look: float = 0.05
+    """Probability, at each step, that the exploring agent stops to look around; unknown, ours."""
     num_episodes: int = 20_000
     """Episodes in the training file; unknown, ours."""
     eval_episodes: int = 256
@@ -131,6 +133,7 @@ class SimCoreConfig(RunConfig):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: {getattr(self, name)}, must be greater than 0")
         check_range(self, "multiplier_rate", 0)
+        check_range(self, "look", 0, 1)
         for name in ("beta_1", "beta_2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")
@@ -313,6 +316,7 @@ class SimCoreExperiment(training.Experiment):
             number=config.num_episodes if training_split else config.eval_episodes,
             length=config.unroll_length - 1,
             seed=TRAINING_EPISODES if training_split else EVALUATION_EPISODES,
+            look=config.look,
             arguments=world.arguments,
         )
         seed = config.seed if training_split else None
