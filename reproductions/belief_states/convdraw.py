@@ -72,7 +72,7 @@ class Config(RunConfig):
 PRESETS = {
     # Number of updates: unknown, ours.
     "paper": Config(num_updates=200_000, updates_per_call=10, log_every=50, eval_every=5_000, checkpoint_seconds=600.0),
-    # Ours: half the channels and a larger error, for two CPU cores and a quarter of an hour.
+    # Ours: half the channels and a larger error, for two CPU cores and about twenty minutes.
     "demo": Config(
         latent_channels=8,
         encoder_hidden=(8, 16),
@@ -82,13 +82,13 @@ PRESETS = {
         decoder_hidden=(16, 8),
         conditioning_channels=8,
         kappa=1e-2,
-        batch_size=50,
+        batch_size=32,
         learning_rate=1e-3,
-        num_updates=6_000,
+        num_updates=4_000,
         updates_per_call=10,
         log_every=20,
-        eval_every=2_000,
-        eval_batches=200,
+        eval_every=1_000,
+        eval_batches=312,
     ),
     "smoke": Config(
         num_steps=2,
