@@ -1,5 +1,7 @@
 """One unroll for every core, Sonnet's or Keras's, in eager mode, in a graph and under XLA."""
 
+import contextlib
+
 import tensorflow as tf
 
 
@@ -77,8 +79,10 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
         return stacked, tf.nest.pack_sequence_as(initial_state, flat_state)
 
     # The structure of the output is found by tracing one step outside the loop; XLA and grappler drop it as dead code.
-    template, _ = run(0, [p[0] for p in flat_projected], flat_state)
+    with tf.GradientTape() as reads:
+        template, _ = run(0, [p[0] for p in flat_projected], flat_state)
     flat_template = tf.nest.flatten(template)
+    weights = [(variable, variable.value()) for variable in reads.watched_variables()]
 
     # Inputs are popped from and outputs pushed to lists, whose gradients push and pop: time grows with T. The gradient
     # of a gather (and, under XLA, of TensorArray.write) touches all T steps in every step: time would grow with T^2.
@@ -101,7 +105,8 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
             for source, p in zip(sources, flat_projected, strict=True)
         ]
         steps = [_with_shape(x, p.shape[1:]) for (_, x), p in zip(popped, flat_projected, strict=True)]
-        output, next_state = run(t, steps, flat_state)
+        with _read_already(weights):
+            output, next_state = run(t, steps, flat_state)
         sinks = [
             tf.raw_ops.TensorListPushBack(input_handle=sink, tensor=o)
             for sink, o in zip(sinks, tf.nest.flatten(output), strict=True)
@@ -124,6 +129,22 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
         for sink, o in zip(sinks, flat_template, strict=True)
     ]
     return tf.nest.pack_sequence_as(template, outputs), tf.nest.pack_sequence_as(initial_state, flat_state)
+
+
+@contextlib.contextmanager
+def _read_already(weights):
+    """While the body of a loop is traced, reading these variables gives these tensors from before the loop.
+
+    What is read in a step is kept for the gradient in every step: under XLA, T copies of all weights.
+    """
+    around = [variable._cached_value for variable, _ in weights]  # of a loop around this one
+    for variable, value in weights:
+        variable._cached_value = value  # what `value()` gives where it is set
+    try:
+        yield
+    finally:
+        for (variable, _), value in zip(weights, around, strict=True):
+            variable._cached_value = value
 
 
 def _gradients_apart(after, before):
