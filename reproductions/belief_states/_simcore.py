@@ -154,7 +154,7 @@ RMA = {"core": "rma"}  # Table 3: the defaults
 # Ours: small frames, networks and worlds, for two CPU cores and about ten minutes. The model of frames is the
 # deterministic one: with ConvDRAW an update takes 1.4 times as long, and after 2,400 the probes had not left their
 # baselines. After a turn of 30 degrees a view of 110 degrees has most of the frame before, without which beliefs take
-# long to start to learn; and the agent looks around more than it walks.
+# long to start to learn.
 DEMO = {
     "overshoot": 6,
     "model": "deterministic",
@@ -175,14 +175,13 @@ DEMO = {
     "map_channels": (32, 32, 16),
     "position_hidden": 64,
     "field_of_view": 110.0,
-    "look": 0.8,
     "num_episodes": 4_000,
     "eval_episodes": 256,
     "learning_rate": 2e-3,
-    "num_updates": 4_000,
+    "num_updates": 8_000,
     "updates_per_call": 10,
     "log_every": 20,
-    "eval_every": 500,
+    "eval_every": 1_000,
 }
 DEMO_RMA = {"core": "rma", "memory_size": 32, "word_size": 32, "num_reads": 2, "top_k": 8}
 DEMO_KANERVA = {"core": "kanerva", "memory_size": 8, "word_size": 64}
