@@ -126,6 +126,16 @@ def _preset(module, name, preset):
     return module.PRESETS[preset]
 
 
+def _experiment(module, config):
+    try:
+        return module.Experiment(config)
+    except CorruptDataError:
+        raise
+    except ValueError as error:
+        # What a configuration cannot tell of itself: devices, data, sizes that do not fit each other.
+        raise UsageError(error) from error
+
+
 def list_experiments(arguments, modules, argv):
     for name in modules:
         module = _load(name, modules)
@@ -149,7 +159,7 @@ def run_experiment(arguments, modules, argv):
     folder = arguments.folder or Path("runs", arguments.experiment, arguments.preset, f"seed{config.seed}")
     again = "reproduce " + shlex.join(argv)
     try:
-        experiment = module.Experiment(config)
+        experiment = _experiment(module, config)
         print(f"{arguments.experiment}, preset {arguments.preset}, seed {config.seed}, in {folder}")
         result = train(experiment, folder, arguments.preset, module.PAPER)
     except TrainingInterrupted as error:
@@ -276,7 +286,7 @@ def compile_experiment(arguments, modules, argv):
     config = parse_config(module, preset, arguments.overrides, f"reproduce compile {arguments.experiment}")
     if arguments.out.exists():
         raise UsageError(f"OUT: {arguments.out} exists already")
-    write_bundle(make_bundle(module.Experiment(config), arguments.preset), arguments.out)
+    write_bundle(make_bundle(_experiment(module, config), arguments.preset), arguments.out)
     size = sum(about["bytes"] for about in read_manifest(arguments.out)["files"].values())
     print(f"written: {arguments.out}, {size / 2**20:.2f} MiB of at most {LARGEST // 2**20}. To train what is in it:")
     print(f"  python -m tfmem.aot run {shlex.quote(str(arguments.out))}")

@@ -20,7 +20,7 @@ from tfmem.training import check_range
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AlgorithmicConfig(SequenceConfig, abc.ABC):
-    """Fields of the algorithmic experiments; those of the memory are of the MNM, the first four of every model."""
+    """Fields of the algorithmic experiments; those of the memory are of the MNM, some of the look-up table too."""
 
     model: Literal["mnm_p", "mnm_g", "lstm", "lstm_salu"] = "mnm_p"
     """MNM with the local or the gradient write, LSTM, LSTM with a look-up table; §4.1 compares these."""

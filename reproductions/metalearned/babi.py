@@ -109,7 +109,6 @@ PAPER_CONFIG = Config(
     log_every=50,
     eval_every=2_000,
     checkpoint_seconds=600.0,
-    dev_questions=200,
 )
 # Ours: two tasks, whole stories (more answers a step), a small memory, so that two CPU cores learn it in minutes.
 DEMO_CONFIG = Config(
@@ -133,7 +132,8 @@ PRESETS = {
     "paper": PAPER_CONFIG,
     "paper_mnm_g": dataclasses.replace(PAPER_CONFIG, model="mnm_g"),
     "paper_lstm_salu": dataclasses.replace(PAPER_CONFIG, model="lstm_salu"),
-    # Graves et al. 2016 as FACTS of public re-implementations have it: one-hot words, whole stories one at a time.
+    # Graves et al. 2016 as Mostafa-Samir/DNC-tensorflow has it: one-hot words, whole stories one at a time. Clipping
+    # the gradient's norm is ours; that code clips each element at 10.
     "paper_dnc": dataclasses.replace(
         PAPER_CONFIG,
         model="dnc",

@@ -69,6 +69,12 @@ class AlgorithmicConfig(SequenceConfig):
         check_range(self, "final_learning_rate", 0)
 
 
+def check_bits(config):
+    """Raises a ValueError where an item of `num_bits` is no patch of the multigrid models."""
+    if config.model == "multigrid" and config.num_bits != 9:
+        raise ValueError(f"num_bits: {config.num_bits}, must be 9 (3x3) for the model multigrid")
+
+
 PAPER_SETTINGS = dict(
     batch_size=32,  # CODE
     learning_rate=1e-3,  # CODE
@@ -82,10 +88,9 @@ PAPER_SETTINGS = dict(
 )
 DNC_SETTINGS = dict(
     model="dnc",
-    optimizer="tf1_rmsprop",  # DNC, train.py: learning rate 1e-4, momentum 0.9
+    optimizer="tf1_rmsprop",  # DNC, train.py: learning rate 1e-4, no momentum, epsilon 1e-10
     learning_rate=1e-4,
     final_learning_rate=1e-4,
-    momentum=0.9,
     gradient_norm_clip=1600.0,  # DNC: 50 for the mean over sequences, here the sum over 32
 )
 # Ours.

@@ -9,14 +9,25 @@ from pathlib import Path
 from reproductions import experiment_modules
 from reproductions.__main__ import _open_run
 from tfmem import plotting
+from tfmem.runfolder import RunFolderError
 
 
 def memories(runs):
-    """`{model: {memory: [T, rows, columns]}}` of run folders, each on the first sequence of its evaluation."""
+    """`{model: {memory: [T, rows, columns]}}` of run folders, each on the first sequence of its evaluation.
+
+    Raises:
+      RunFolderError: a run has no memory to show, or the model of a run before it.
+    """
     models = {}
     for run in runs:
         _, experiment, _ = _open_run(run, experiment_modules())
-        models[experiment.config.model] = experiment.memory(experiment.evaluation_data(0))
+        held = experiment.memory(experiment.evaluation_data(0)) if hasattr(experiment, "memory") else {}
+        if not held:
+            raise RunFolderError(f"{run} has no memory to show, must be of multigrid or dnc in sorting or recall")
+        model = experiment.config.model
+        if model in models:
+            raise RunFolderError(f"{run} is of the model {model} as one before it, must be of another")
+        models[model] = held
     return models
 
 
@@ -25,7 +36,10 @@ def main(argv=None):
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run with a memory")
     parser.add_argument("out", type=Path, metavar="OUT", help="picture to write")
     arguments = parser.parse_args(argv)
-    plotting.memory_figure(memories(arguments.runs)).savefig(arguments.out, dpi=120)
+    try:
+        plotting.memory_figure(memories(arguments.runs)).savefig(arguments.out, dpi=120)
+    except RunFolderError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from reproductions.multigrid._algorithmic import (
     SMOKE_SETTINGS,
     AlgorithmicConfig,
     AlgorithmicExperiment,
+    check_bits,
 )
 from tfmem.models.multigrid import RecallModel
 from tfmem.tasks.associative_recall import AssociativeRecall
@@ -34,6 +35,7 @@ class Config(AlgorithmicConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_bits(self)
         self.data()
 
     def data(self):

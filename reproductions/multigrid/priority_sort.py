@@ -16,8 +16,10 @@ from reproductions.multigrid._algorithmic import (
     SMOKE_SETTINGS,
     AlgorithmicConfig,
     SortExperiment,
+    check_bits,
 )
 from tfmem.tasks.priority_sort import PrioritySort, patches
+from tfmem.training import check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class Config(AlgorithmicConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_range(self, "num_outputs", 1, self.num_items)
+        check_bits(self)
         self.data()
 
     def data(self):

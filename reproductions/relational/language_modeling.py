@@ -64,6 +64,8 @@ class Config(SequenceConfig):
     """Whether products are computed in bfloat16 (weights, softmax and normalisation in float32); ours."""
     replicas: int = 1
     """Devices that share a batch (tf.distribute.MirroredStrategy, without XLA); A4: 6 GPUs, 64 sequences each."""
+    eval_streams: int = 8
+    """Streams that a text is cut into for an evaluation, each from the start state; Figure 12 has one. Ours."""
     eval_words: int = 0
     """Words of the validation text that an evaluation during training reads; 0: all. Ours."""
     unroll_lengths: tuple[int, ...] = (10, 25, 50, 100, 250, 500, 1000)
@@ -76,7 +78,7 @@ class Config(SequenceConfig):
     def __post_init__(self):
         super().__post_init__()
         sizes = ("num_memories", "total_units", "num_heads", "mlp_layers", "num_blocks", "lstm_units", "lstm_layers")
-        for name in (*sizes, "embedding_size", "window", "softmax_chunk", "replicas"):
+        for name in (*sizes, "embedding_size", "window", "softmax_chunk", "replicas", "eval_streams"):
             check_range(self, name, 1)
         for name in ("eval_words", "unroll_words"):
             check_range(self, name, 0)
@@ -142,6 +144,7 @@ DEMO_CONFIG = Config(
     num_updates=1_200,
     log_every=25,
     eval_every=300,
+    eval_streams=32,
     eval_words=40_000,
     unroll_words=60_000,
     unroll_lengths=(5, 10, 25, 50, 100),
@@ -164,6 +167,7 @@ PRESETS = {
         window=5,
         softmax_chunk=4,
         batch_size=2,
+        eval_streams=2,
         learning_rate=1e-2,
         num_updates=8,
         updates_per_call=2,
@@ -213,7 +217,7 @@ class Experiment(SequenceExperiment):
         arguments = {
             "corpus": config.corpus,
             "vocabulary_size": config.vocabulary_size,
-            "batch_size": config.batch_size,
+            "batch_size": config.batch_size if split == "train" else config.eval_streams,
             "window": config.window,
         }
         if split == "train":
@@ -293,6 +297,9 @@ class Experiment(SequenceExperiment):
 
     # Evaluation
 
+    def _evaluation_state(self):
+        return self.model.get_initial_state(self.config.eval_streams)
+
     def _score_window(self, batch, carry):
         """Nats and number of words of each bucket, [buckets] each; and the state."""
         features, carry = self.forward(batch, carry, training=False)
@@ -313,8 +320,8 @@ class Experiment(SequenceExperiment):
           window: steps of a window; default: that of training.
           transfer: whether states are handed from window to window.
         """
-        config, carry, total = self.config, self.initial_carry(), 0.0
-        windows = EvaluationWindows(ids, config.batch_size, window or config.window)
+        config, carry, total = self.config, self._evaluation_state(), 0.0
+        windows = EvaluationWindows(ids, config.eval_streams, window or config.window)
         for batch in map(windows.batch, range(len(windows))):
             batch["first"] = batch["first"] | np.bool_(not transfer)
             sums, carry = self._scored_window(tf.nest.map_structure(tf.constant, batch), carry)
@@ -323,7 +330,7 @@ class Experiment(SequenceExperiment):
 
     def evaluation(self):
         """The validation text; the carry is (nats, words) so far and the state."""
-        carry = tf.zeros([2]), self.initial_carry()
+        carry = tf.zeros([2]), self._evaluation_state()
         return Evaluation(len(self.validation), carry, self._scored_step)
 
     def _score_step(self, number, batch, carry):

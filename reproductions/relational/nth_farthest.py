@@ -42,6 +42,8 @@ class Config(SequenceConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if min(self.mlp_sizes, default=1) < 1:
+            raise ValueError(f"mlp_sizes: {self.mlp_sizes}, must be at least 1 each")
         check_range(self, "num_objects", 2)
         for name in ("num_features", "num_memories", "total_units", "num_heads", "num_blocks", "units"):
             check_range(self, name, 1)

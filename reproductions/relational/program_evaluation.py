@@ -51,6 +51,8 @@ class Config(SequenceConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if min(self.mlp_sizes, default=1) < 1:
+            raise ValueError(f"mlp_sizes: {self.mlp_sizes}, must be at least 1 each")
         for name in ("updates_per_level", "total_units", "num_memories", "num_heads", "units"):
             check_range(self, name, 1)
         parts = {"rmc": self.num_memories * self.num_heads, "lstm": 1}.get(self.model, self.num_memories)

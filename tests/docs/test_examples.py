@@ -65,5 +65,6 @@ def test_every_experiment_has_a_page_with_its_presets():
     experiments = importlib.import_module("reproductions").experiment_modules()
     for name, module in experiments.items():
         page = (ROOT / "reproductions" / name.split("/")[0] / "README.md").read_text(encoding="utf-8")
+        assert f"[{name.split('/')[1]}.py]" in page or name in page, f"the page does not name {name}"
         for preset in importlib.import_module(module).PRESETS:
             assert f"`{preset}`" in page, f"the page of {name} does not name the preset {preset}"

@@ -218,6 +218,12 @@ def writer(rng):
     return model, tokens, np.array([6, 4, 1], np.int32)
 
 
+def test_how_long_an_answer_is_must_be_told(writer):
+    model, tokens, lengths = writer
+    with pytest.raises(ValueError, match="num_steps: was None"):
+        model.run(tokens, lengths)
+
+
 def test_what_is_behind_the_length_is_not_read(writer):
     model, tokens, lengths = writer
     logits = model.run(tokens, lengths, num_steps=4)

@@ -67,6 +67,16 @@ def test_wrong_command_lines_are_one_line_and_write_nothing(reproduce, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", [["run", "toy/regression"], ["compile", "toy/regression", "out"]])
+def test_what_an_experiment_refuses_is_one_line_too(reproduce, tmp_path, monkeypatch, command):
+    def refuse(self, config):
+        raise ValueError("replicas: 6, must be at most the number of devices, 1")
+
+    monkeypatch.setattr(toy.Experiment, "__init__", refuse)
+    assert reproduce(*command) == (2, "", "reproduce: error: replicas: 6, must be at most the number of devices, 1\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_shows_every_hyper_parameter_with_its_source(reproduce, tmp_path):
     status, output, _ = reproduce("run", "toy/regression", "--preset", "smoke", "--help")
     assert status == 0

@@ -10,6 +10,7 @@ from reproductions import load_experiment
 from reproductions.multigrid import _memories
 from tests.reproductions.test_experiments import data_folder  # noqa: F401
 from tfmem.aot.bundle import open_pipeline
+from tfmem.runfolder import RunFolderError
 from tfmem.training import train
 
 NAMES = ("priority_sort", "mnist_sort", "associative_recall")
@@ -106,6 +107,18 @@ def test_an_update_under_xla():
         np.testing.assert_allclose(metrics[name], compiled[name], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["priority_sort", "associative_recall"])
+def test_items_of_multigrid_are_3x3(name):
+    with pytest.raises(ValueError, match="num_bits: 16, must be 9"):
+        smoke(name, num_bits=16)
+    assert smoke(name, model="lstm", num_bits=16).config.num_bits == 16
+
+
+def test_no_more_items_are_told_than_shown():
+    with pytest.raises(ValueError, match="num_outputs: 4, must be from 1 to 3"):
+        smoke("priority_sort", num_outputs=4)
+
+
 def test_memories_side_by_side(tmp_path):
     class Quick(load_experiment("multigrid/associative_recall").Experiment):
         def export(self, folder):
@@ -130,6 +143,8 @@ def test_memories_side_by_side(tmp_path):
         np.testing.assert_allclose(memories["dnc"]["4 slots of 3"][step], state.access_state.memory[0], atol=1e-6)
     _memories.main([*map(str, runs), str(tmp_path / "both.png")])
     assert (tmp_path / "both.png").exists()
+    with pytest.raises(RunFolderError, match="is of the model dnc as one before it"):
+        _memories.memories([runs[1], runs[1]])
 
 
 def test_digits_come_from_where_a_bundle_gets_them(data_folder):  # noqa: F811

@@ -116,6 +116,8 @@ def test_optimisers_and_bad_configurations():
         ("nth_farthest", dict(num_objects=1)),
         ("program_evaluation", dict(num_memories=3)),
         ("program_evaluation", dict(max_nesting=0)),
+        ("nth_farthest", dict(mlp_sizes=(256, 0))),
+        ("program_evaluation", dict(mlp_sizes=(0,))),
     ],
 )
 def test_relational_configurations_that_cannot_be(name, wrong):

@@ -251,6 +251,8 @@ class EncoderDecoder(_CoreModel):
 
     def run(self, tokens, lengths=None, num_steps=None, targets=None):
         """`call`, time-major: tokens [T, B] to logits [num_steps, B, V]."""
+        if num_steps is None and (targets is None or self.start_token is None):
+            raise ValueError("num_steps: was None, must be given unless targets are fed")
         state = self.encode(tokens, lengths)
         if self.start_token is None:
             blank = tf.fill([num_steps, tf.shape(tokens)[1]], -1)
