@@ -19,7 +19,7 @@ from measuring import in_process, matmul_rate, update_cost
 SETTINGS = {
     "nth_farthest": ("relational/nth_farthest", "paper", {}),
     "program_evaluation": ("relational/program_evaluation", "paper", {}),
-    # WikiText-2 for WikiText-103, and a quarter of the batch of 384, which fits 24 GiB.
+    # WikiText-2 for WikiText-103, and a quarter of the batch of 384, for the time it takes.
     "language_modeling": ("relational/language_modeling", "paper", {"corpus": "wikitext-2", "batch_size": 96}),
     "mnm_p": ("metalearned/dictionary_inference", "paper_8_4", {}),
     "mnm_g": ("metalearned/dictionary_inference", "paper_8_4", {"model": "mnm_g"}),
