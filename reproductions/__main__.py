@@ -128,7 +128,9 @@ def _preset(module, name, preset):
 
 def _experiment(module, config):
     try:
-        return module.Experiment(config)
+        experiment = module.Experiment(config)
+        experiment.batch(0)
+        return experiment
     except CorruptDataError:
         raise
     except ValueError as error:

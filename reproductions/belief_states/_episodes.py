@@ -10,7 +10,10 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
+
 from tfmem.tasks.episodes import EpisodeFile, EpisodeStream, write_episodes
+from tfmem.tasks.images import ImageStream
 
 CACHE_DIR = "TFMEM_CACHE_DIR"
 WANTED = ("frames", "actions", "maps", "positions")
@@ -58,3 +61,10 @@ def trajectories(file, batch_size, seed):
       seed: of the order; None: that of the file (for evaluations).
     """
     return TrajectoryStream(EpisodeFile(cache_folder() / file), batch_size, seed=seed)
+
+
+def frames(file, batch_size, seed):
+    """An `ImageStream` of all frames of a file of `cached_file`; `batch_size` and `seed` are the stream's."""
+    episodes = EpisodeFile(cache_folder() / file)
+    images = np.concatenate([episodes[number]["frames"] for number in range(len(episodes))])
+    return ImageStream(images, batch_size, seed)

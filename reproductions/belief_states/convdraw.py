@@ -1,15 +1,17 @@
-"""ConvDRAW as an unconditional model of MNIST digits, trained with GECO (Gregor et al. 2019, appendices A and G).
+"""ConvDRAW as an unconditional model of MNIST digits or of frames, with GECO (Gregor et al. 2019, appendices A and G).
 
 A, F and G below are the paper's appendices; it trains ConvDRAW on frames of its environments, not on digits. Digits
-have a border of zeros to 32x32 and values from 0 to 1, so the states are 4x4 where those of 64x64 frames are 8x8.
+have a border of zeros to 32x32, so the states are 4x4 where those of 64x64 frames are 8x8. Values are from 0 to 1.
 """
 
 import dataclasses
 import math
+from typing import Literal
 
 import keras
 import tensorflow as tf
 
+from reproductions.belief_states import _episodes
 from reproductions.belief_states._figures import geco_figure, image_grid
 from tfmem import training
 from tfmem.losses.geco import GECO
@@ -19,12 +21,19 @@ from tfmem.tasks.images import mnist_stream
 from tfmem.training import Evaluation, RunConfig, check_range, numbered
 
 EVALUATION_SEED = -1  # config.seed is not negative
+EPISODE_FRAMES, EPISODE_LOOK = 20, 0.05  # of random_city: as many frames of each walk, which looks around seldom; ours
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
     num_steps: int = 8
     """Steps of ConvDRAW; A, Table 2."""
+    data: Literal["mnist", "random_city"] = "mnist"
+    """What is modelled: digits, or frames of Random City."""
+    frame_size: int = 64
+    """Side of the frames of random_city; A."""
+    num_episodes: int = 500
+    """Walks through cities that the frames are of; the evaluation's are a tenth; unknown, ours."""
     latent_channels: int = 16
     """Of the latents of a step; unknown, ours."""
     encoder_hidden: tuple[int, int] = (16, 16)
@@ -54,12 +63,13 @@ class Config(RunConfig):
     beta_2: float = 0.999
     """Of Adam; Table 2: 0.99 to 0.999."""
     eval_batches: int = 100
-    """Batches of test images, from the first, in an evaluation; ours: 100 of 100 are all."""
+    """Batches of test images, from the first, in an evaluation; ours: 100 of 100 are all digits."""
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("batch_size", "eval_batches"):
             check_range(self, name, 1)
+        check_range(self, "num_episodes", 10)
         for name in ("kappa", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: {getattr(self, name)}, must be greater than 0")
@@ -69,29 +79,35 @@ class Config(RunConfig):
                 raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")
 
 
+# Number of updates: unknown, ours.
+_PAPER = Config(num_updates=200_000, updates_per_call=10, log_every=50, eval_every=5_000, checkpoint_seconds=600.0)
+# Ours: half the channels and a larger error, for two CPU cores and about twenty minutes.
+_DEMO = Config(
+    latent_channels=8,
+    encoder_hidden=(8, 16),
+    encoder_channels=32,
+    prior_channels=32,
+    decoder_channels=32,
+    decoder_hidden=(16, 8),
+    conditioning_channels=8,
+    kappa=1e-2,
+    batch_size=32,
+    learning_rate=1e-3,
+    num_updates=4_000,
+    updates_per_call=10,
+    log_every=20,
+    eval_every=1_000,
+    eval_batches=312,
+)
 PRESETS = {
-    # Number of updates: unknown, ours.
-    "paper": Config(num_updates=200_000, updates_per_call=10, log_every=50, eval_every=5_000, checkpoint_seconds=600.0),
-    # Ours: half the channels and a larger error, for two CPU cores and about twenty minutes.
-    "demo": Config(
-        latent_channels=8,
-        encoder_hidden=(8, 16),
-        encoder_channels=32,
-        prior_channels=32,
-        decoder_channels=32,
-        decoder_hidden=(16, 8),
-        conditioning_channels=8,
-        kappa=1e-2,
-        batch_size=32,
-        learning_rate=1e-3,
-        num_updates=4_000,
-        updates_per_call=10,
-        log_every=20,
-        eval_every=1_000,
-        eval_batches=312,
-    ),
+    "paper": _PAPER,
+    "paper_frames": dataclasses.replace(_PAPER, data="random_city", eval_batches=10),
+    "demo": _DEMO,
+    "demo_frames": dataclasses.replace(_DEMO, data="random_city", frame_size=16, kappa=2e-3, eval_batches=31),
     "smoke": Config(
         num_steps=2,
+        frame_size=8,
+        num_episodes=10,
         latent_channels=2,
         encoder_hidden=(2, 2),
         encoder_channels=4,
@@ -120,6 +136,7 @@ class Experiment(training.Experiment):
         super().__init__(config)
         self._streams = {}
         frame_shape = self.stream("train").images.shape[1:]
+        canvas = {"mnist": 0.0, "random_city": 0.5}[config.data]  # most of a digit's image is black
         self.model = ConvDRAW(
             frame_shape,
             num_steps=config.num_steps,
@@ -130,6 +147,7 @@ class Experiment(training.Experiment):
             decoder_channels=config.decoder_channels,
             decoder_hidden=config.decoder_hidden,
             conditioning_channels=config.conditioning_channels,
+            canvas=canvas,
             min_stddev=config.min_stddev,
         )
         self.dimensions = math.prod(frame_shape)
@@ -141,14 +159,24 @@ class Experiment(training.Experiment):
         self._evaluate_step = tf.function(self._evaluation_step, autograph=False)
 
     def pipeline(self, split="train"):
-        arguments = {"split": "train", "batch_size": self.config.batch_size, "seed": self.config.seed}
-        if split == "evaluation":
-            arguments |= {"split": "test", "seed": None}
-        return "tfmem.tasks.images:mnist_stream", arguments
+        config, training_split = self.config, split == "train"
+        order = {"batch_size": config.batch_size, "seed": config.seed if training_split else None}
+        if config.data == "mnist":
+            return "tfmem.tasks.images:mnist_stream", {"split": "train" if training_split else "test", **order}
+        file = _episodes.cached_file(
+            "tfmem/RandomCity-v0",
+            number=config.num_episodes if training_split else config.num_episodes // 10,
+            length=EPISODE_FRAMES - 1,
+            seed=0 if training_split else 1,
+            look=EPISODE_LOOK,
+            arguments={"frame_size": config.frame_size},
+        )
+        return f"{_episodes.__name__}:frames", {"file": file, **order}
 
     def stream(self, split):
         if split not in self._streams:
-            self._streams[split] = mnist_stream(**self.pipeline(split)[1])
+            stream = mnist_stream if self.config.data == "mnist" else _episodes.frames
+            self._streams[split] = stream(**self.pipeline(split)[1])
         return self._streams[split]
 
     def batch(self, update):

@@ -312,6 +312,14 @@ def test_probes_learn_but_do_not_teach(rng):
         assert all(np.any(g) for g in tape.gradient(loss, probe.trainable_variables))
 
 
+@pytest.mark.parametrize("side", [8, 16, 32])
+def test_differences_of_beliefs_reach_the_maps_from_the_start(rng, side):
+    beliefs = rng.normal(scale=0.25, size=[64, 128]).astype(np.float32)
+    maps = MapDecoder(128, (side, side, 3))(tf.constant(beliefs)).numpy()
+    assert 0.01 < np.std(maps, axis=0).mean() < 0.1
+    assert abs(np.mean(maps) - 0.5) < 0.1
+
+
 def test_position_cells():
     positions = tf.constant([[-5.0, -5.0], [-5.0, -4.9], [0.1, -0.1], [4.9, 4.9], [5.0, 99.0], [-99.0, 2.6]])
     np.testing.assert_array_equal(position_cells(positions, 10.0, 4), [0, 0, 9, 15, 15, 3])

@@ -207,6 +207,14 @@ def test_xla_agrees(kind, request, frames, beliefs):
         assert relative_error(b, a) < 1e-4
 
 
+@pytest.mark.parametrize(("side", "steps"), [(8, 1), (16, 3), (64, 8)])
+def test_differences_of_beliefs_reach_the_frames_from_the_start(rng, side, steps):
+    beliefs = rng.normal(scale=0.25, size=[32, 128]).astype(np.float32)
+    for model in (DeterministicFrameModel, ConvDRAW):
+        frames = model((side, side, 3), 128, num_steps=steps, conditioning_channels=32).sample(beliefs, [0, 1])
+        assert 0.025 < np.std(frames, axis=0).mean() < 0.3
+
+
 def test_geco_reaches_kappa_and_then_lowers_the_kl():
     """One random number a frame: lambda rises until the error is below kappa, then falls, and the KL with it."""
     basis = tf.constant(np.random.default_rng(0).normal(size=(1, 64), scale=0.5).astype(np.float32))

@@ -44,7 +44,7 @@ def convdraw(model, e, noise, frame=None):
         return np.zeros((*e.shape[:2], channels))
 
     h_prior, h_encoder = zeros(model.prior_channels), zeros(model.encoder_channels)
-    h_decoder, canvas, kl, z = zeros(model.decoder_channels), np.zeros(model.frame_shape), 0.0, None
+    h_decoder, canvas, kl, z = zeros(model.decoder_channels), np.full(model.frame_shape, model.first_canvas), 0.0, None
     for t in range(model.num_steps):
         if t == 0:
             for layer in model.first_prior:

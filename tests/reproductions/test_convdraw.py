@@ -52,3 +52,15 @@ def test_image_grid():
     assert np.all(picture[9:, 22:] == 128)
     assert not picture[:8, :10].any()
     assert image_grid(np.ones((1, 1, 4, 4, 3)), scale=1).mode == "RGB"
+
+
+def test_frames_of_random_city(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFMEM_CACHE_DIR", str(tmp_path))
+    experiment = convdraw.Experiment(dataclasses.replace(convdraw.PRESETS["smoke"], data="random_city"))
+    assert experiment.stream("train").images.shape == (10 * convdraw.EPISODE_FRAMES, 8, 8, 3)
+    assert experiment.model.first_canvas == 0.5
+    scores = experiment.evaluate()
+    assert scores.keys() == {"error_per_pixel", "kl_nats", "bound_nats_per_dim"}
+    train = experiment.stream("train").images.reshape(10, -1)
+    unseen = experiment.stream("evaluation").images.reshape(1, -1)
+    assert not (train == unseen).all(1).any()

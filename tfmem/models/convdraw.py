@@ -2,8 +2,8 @@
 Appendix A, and the deterministic frame model with the same decoder.
 
 Letters: x a frame, b its conditioning (a belief; none for an unconditional model), [., .] a concatenation of channels,
-ts(a, s) = tanh(a) sigmoid(s) of the two halves of a convolution, c the canvas. All states start at 0, and no two of the
-functions below share weights. For steps t = 1 ... T:
+ts(a, s) = tanh(a) sigmoid(s) of the two halves of a convolution, c the canvas. All states start at 0, the canvas at a
+value near the frames' mean, and no two of the functions below share weights. For steps t = 1 ... T:
 
     e      = reshape(L b)                                     conditioning, as a map
     h^P_1  = ts([h, e]) applied four times from h = 0         prior network
@@ -23,7 +23,9 @@ stride changes and 5x5 elsewhere; tanh times sigmoid; the first conditioning ope
 
 Not printed, so our choices: what enters each recurrence (Figure 7 is a drawing), the channels of z, of e and of the
 encoder's state, ReLU in the decoder, stddev = softplus + min_stddev (1 at the start), the sign of E, the range of the
-frames (nothing here depends on it; ours are in [0, 1]), and how weights start (truncated normal, 1 / sqrt(fan-in)).
+frames (ours are in [0, 1]), where the canvas starts, and how weights start: truncated normal, with the variance that
+keeps the size of what passes, see the numbers in the code. With 1 / sqrt(fan-in) everywhere and a black canvas a
+hundredth of a belief's differences reached the frame, and the model stood at the mean frame for hundreds of updates.
 """
 
 import math
@@ -68,16 +70,22 @@ def _num(frames):
     return frames.shape[0] or tf.shape(frames)[0]
 
 
-class _Convolution(snt.Module):
-    """A convolution with SAME padding: 5x5, or 4x4 with stride 2 (transposed: the sides double)."""
+RELU, GATED = 2.0, 4.0  # variance that a ReLU, and tanh times sigmoid, need so that as much comes out as goes in
 
-    def __init__(self, in_channels, out_channels, stride=1, transposed=False, name=None):
+
+class _Convolution(snt.Module):
+    """A convolution with SAME padding: 5x5, or 4x4 with stride 2 (transposed: the sides double).
+
+    Weights start with `variance` / fan-in, where cells beyond the edges of a `grid` that is smaller do not count.
+    """
+
+    def __init__(self, in_channels, out_channels, stride=1, transposed=False, variance=1.0, grid=(5, 5), name=None):
         super().__init__(name=name)
         size = 4 if stride > 1 else 5
         self.out_channels, self.stride, self.transposed = out_channels, stride, transposed
-        fan_in = size * size * in_channels / (stride**2 if transposed else 1)
+        seen = size**2 / (stride**2 if transposed else 1) if stride > 1 else math.prod(min(5, side) for side in grid)
         channels = (out_channels, in_channels) if transposed else (in_channels, out_channels)
-        init = snt.initializers.TruncatedNormal(stddev=fan_in**-0.5)
+        init = snt.initializers.TruncatedNormal(stddev=math.sqrt(variance / (seen * in_channels)))
         self.w = tf.Variable(init([size, size, *channels], tf.float32), name="w")
         self.b = tf.Variable(tf.zeros([out_channels]), name="b")
 
@@ -99,9 +107,9 @@ def tanh_sigmoid(x):
 class _Recurrence(snt.Module):
     """tanh_sigmoid of a convolution of all that is given, concatenated."""
 
-    def __init__(self, in_channels, channels, name=None):
+    def __init__(self, in_channels, channels, grid, name=None):
         super().__init__(name=name)
-        self.convolution = _Convolution(in_channels, 2 * channels)
+        self.convolution = _Convolution(in_channels, 2 * channels, variance=GATED, grid=grid)
 
     def __call__(self, *inputs):
         return tanh_sigmoid(self.convolution(tf.concat(inputs, -1)))
@@ -110,9 +118,9 @@ class _Recurrence(snt.Module):
 class _Gaussian(snt.Module):
     """A diagonal Gaussian map from a state: [N, h, w, channels] is one event."""
 
-    def __init__(self, in_channels, channels, min_stddev, name=None):
+    def __init__(self, in_channels, channels, min_stddev, grid, name=None):
         super().__init__(name=name)
-        self.convolution = _Convolution(in_channels, 2 * channels)
+        self.convolution = _Convolution(in_channels, 2 * channels, grid=grid)
         self.min_stddev = min_stddev
         self.offset = math.log(math.expm1(1.0 - min_stddev))  # softplus(offset) + min_stddev = 1
 
@@ -124,12 +132,13 @@ class _Gaussian(snt.Module):
 class _Encoder(snt.Module):
     """One step of the encoder: h^E_t."""
 
-    def __init__(self, frame_channels, hidden, state_channels, encoder_channels, name=None):
+    def __init__(self, frame_channels, hidden, state_channels, encoder_channels, grid, name=None):
         super().__init__(name=name)
         first, second = hidden
-        self.layers = [_Convolution(2 * frame_channels, first, 2), _Convolution(first, second, 2)]
-        self.from_frame = _Convolution(second, 2 * encoder_channels, 2)
-        self.from_states = _Convolution(state_channels, 2 * encoder_channels)
+        sizes = [(2 * frame_channels, first), (first, second)]
+        self.layers = [_Convolution(*channels, 2, variance=RELU) for channels in sizes]
+        self.from_frame = _Convolution(second, 2 * encoder_channels, 2, variance=GATED / 2)
+        self.from_states = _Convolution(state_channels, 2 * encoder_channels, variance=GATED / 2, grid=grid)
 
     def __call__(self, frame, error, *states):
         x = tf.concat([frame, error], -1)
@@ -141,12 +150,14 @@ class _Encoder(snt.Module):
 class _Decoder(snt.Module):
     """One step of the decoder: h^D_t, and what it adds to the canvas."""
 
-    def __init__(self, in_channels, channels, hidden, frame_channels, name=None):
+    def __init__(self, in_channels, channels, hidden, frame_channels, num_steps, grid, name=None):
         super().__init__(name=name)
         first, second = hidden
-        self.recurrence = _Recurrence(channels + in_channels, channels)
-        self.layers = [_Convolution(channels, first, 2, transposed=True), _Convolution(first, second, 2, True)]
-        self.to_canvas = _Convolution(second, frame_channels, 2, transposed=True)
+        self.recurrence = _Recurrence(channels + in_channels, channels, grid)
+        sizes = [(channels, first), (first, second)]
+        self.layers = [_Convolution(*channels, 2, transposed=True, variance=RELU) for channels in sizes]
+        # The canvas is a sum of all steps; frames from 0 to 1 differ by about a quarter.
+        self.to_canvas = _Convolution(second, frame_channels, 2, transposed=True, variance=0.5 / num_steps)
 
     def __call__(self, inputs, state, canvas):
         state = self.recurrence(state, inputs)
@@ -166,7 +177,8 @@ class _Conditioning(snt.Module):
             init = snt.initializers.TruncatedNormal(stddev=1.0)
             self.map = tf.Variable(init(map_shape, tf.float32), name="map")
         else:
-            self.linear = Linear(math.prod(map_shape))
+            # Beliefs, outputs of an LSTM, are about a quarter in size at the start.
+            self.linear = Linear(math.prod(map_shape), w_init=snt.initializers.VarianceScaling(scale=16.0))
             self.linear.initialize(size)
 
     def __call__(self, conditioning, num_frames=None):
@@ -183,7 +195,7 @@ class _Conditioning(snt.Module):
 class _FrameModel(snt.Module):
     """What both models of frames share: their sizes, the conditioning, the decoder's steps."""
 
-    def __init__(self, frame_shape, num_steps, sizes, conditioning_size, conditioning_channels, name):
+    def __init__(self, frame_shape, num_steps, sizes, conditioning_size, conditioning_channels, canvas, name):
         super().__init__(name=name)
         self.frame_shape = tuple(frame_shape)
         if len(self.frame_shape) != 3 or self.frame_shape[0] % 8 or self.frame_shape[1] % 8 or min(frame_shape) < 1:
@@ -196,12 +208,15 @@ class _FrameModel(snt.Module):
             if len(values) != many or not all(isinstance(n, int) and n > 0 for n in values):
                 what = "two integers" if many == 2 else "an integer"
                 raise ValueError(f"{argument}: was {size}, must be {what} greater than 0")
-        self.num_steps = num_steps
+        self.num_steps, self.first_canvas = num_steps, float(canvas)
         self.grid = (self.frame_shape[0] // 8, self.frame_shape[1] // 8)
         self.conditioning = _Conditioning(conditioning_size, (*self.grid, conditioning_channels))
 
     def zeros(self, num_frames, channels):
         return tf.zeros([num_frames, *self.grid, channels])
+
+    def canvas(self, num_frames):
+        return tf.fill([num_frames, *self.frame_shape], self.first_canvas)
 
     def check(self, frames):
         frames = tf.convert_to_tensor(frames)
@@ -232,6 +247,7 @@ class ConvDRAW(_FrameModel):
       decoder_channels: of h^D.
       decoder_hidden: channels of the decoder's two layers.
       conditioning_channels: of e; ours.
+      canvas: c_0, best near the mean of the frames; ours.
       min_stddev: floor of all standard deviations; ours.
 
     Raises:
@@ -250,6 +266,7 @@ class ConvDRAW(_FrameModel):
         decoder_channels=64,
         decoder_hidden=(32, 32),
         conditioning_channels=16,
+        canvas=0.5,
         min_stddev=0.01,
         name="ConvDRAW",
     ):
@@ -264,20 +281,21 @@ class ConvDRAW(_FrameModel):
         }
         if conditioning_size is not None:
             sizes["conditioning_size"] = conditioning_size
-        super().__init__(frame_shape, num_steps, sizes, conditioning_size, conditioning_channels, name)
+        super().__init__(frame_shape, num_steps, sizes, conditioning_size, conditioning_channels, canvas, name)
         if not 0 < min_stddev < 1:
             raise ValueError(f"min_stddev: was {min_stddev}, must be between 0 and 1")
         self.latent_channels, self.encoder_channels = latent_channels, encoder_channels
         self.prior_channels, self.decoder_channels = prior_channels, decoder_channels
         channels, steps = self.frame_shape[-1], range(num_steps)
         first, later = prior_channels + conditioning_channels, latent_channels
-        self.first_prior = [_Recurrence(first, prior_channels) for _ in range(FIRST_APPLICATIONS)]
-        self.later_prior = [_Recurrence(first + later, prior_channels) for _ in steps[1:]]
-        self.priors = [_Gaussian(prior_channels, latent_channels, min_stddev) for _ in steps]
+        self.first_prior = [_Recurrence(first, prior_channels, self.grid) for _ in range(FIRST_APPLICATIONS)]
+        self.later_prior = [_Recurrence(first + later, prior_channels, self.grid) for _ in steps[1:]]
+        self.priors = [_Gaussian(prior_channels, latent_channels, min_stddev, self.grid) for _ in steps]
         states = encoder_channels + decoder_channels + prior_channels
-        self.encoders = [_Encoder(channels, encoder_hidden, states, encoder_channels) for _ in steps]
-        self.posteriors = [_Gaussian(encoder_channels, latent_channels, min_stddev) for _ in steps]
-        self.decoders = [_Decoder(latent_channels, decoder_channels, decoder_hidden, channels) for _ in steps]
+        self.encoders = [_Encoder(channels, encoder_hidden, states, encoder_channels, self.grid) for _ in steps]
+        self.posteriors = [_Gaussian(encoder_channels, latent_channels, min_stddev, self.grid) for _ in steps]
+        sizes = (latent_channels, decoder_channels, decoder_hidden, channels, num_steps, self.grid)
+        self.decoders = [_Decoder(*sizes) for _ in steps]
 
     def __call__(self, frames, conditioning, seed):
         """The `FrameLoss` of frames [N, height, width, channels], with one sample of the posterior.
@@ -307,7 +325,7 @@ class ConvDRAW(_FrameModel):
         h_prior = self.zeros(num, self.prior_channels)
         h_encoder = self.zeros(num, self.encoder_channels)
         h_decoder = self.zeros(num, self.decoder_channels)
-        canvas, kl, z = tf.zeros([num, *self.frame_shape]), tf.zeros([num]), None
+        canvas, kl, z = self.canvas(num), tf.zeros([num]), None
         for t in range(self.num_steps):  # unrolled: no two steps share weights
             if t == 0:
                 for recurrence in self.first_prior:
@@ -361,6 +379,7 @@ class DeterministicFrameModel(_FrameModel):
         decoder_channels=64,
         decoder_hidden=(32, 32),
         conditioning_channels=16,
+        canvas=0.5,
         name="DeterministicFrameModel",
     ):
         sizes = {
@@ -369,12 +388,11 @@ class DeterministicFrameModel(_FrameModel):
             "decoder_hidden": decoder_hidden,
             "conditioning_channels": conditioning_channels,
         }
-        super().__init__(frame_shape, num_steps, sizes, conditioning_size, conditioning_channels, name)
+        super().__init__(frame_shape, num_steps, sizes, conditioning_size, conditioning_channels, canvas, name)
         self.decoder_channels = decoder_channels
         channels = self.frame_shape[-1]
-        self.decoders = [
-            _Decoder(conditioning_channels, decoder_channels, decoder_hidden, channels) for _ in range(num_steps)
-        ]
+        sizes = (conditioning_channels, decoder_channels, decoder_hidden, channels, num_steps, self.grid)
+        self.decoders = [_Decoder(*sizes) for _ in range(num_steps)]
 
     def __call__(self, frames, conditioning, seed=None):
         """The `FrameLoss` of frames [N, height, width, channels] and conditioning [N, C]; its KL is 0."""
@@ -386,7 +404,7 @@ class DeterministicFrameModel(_FrameModel):
     def sample(self, conditioning, seed=None):
         """The one frame that it has for each conditioning [N, C]."""
         e = self.conditioning(conditioning)
-        state, canvas = self.zeros(_num(e), self.decoder_channels), tf.zeros([_num(e), *self.frame_shape])
+        state, canvas = self.zeros(_num(e), self.decoder_channels), self.canvas(_num(e))
         for decoder in self.decoders:
             state, canvas = decoder(e, state, canvas)
         return canvas
