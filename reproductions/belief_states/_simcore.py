@@ -151,10 +151,8 @@ class SimCoreConfig(RunConfig):
 
 KANERVA = {"core": "kanerva", "memory_size": 32, "word_size": 512}  # Table 4
 RMA = {"core": "rma"}  # Table 3: the defaults
-# Ours: small frames, networks and worlds, for two CPU cores and about ten minutes. The model of frames is the
-# deterministic one: with ConvDRAW an update takes 1.4 times as long, and after 2,400 the probes had not left their
-# baselines. After a turn of 30 degrees a view of 110 degrees has most of the frame before, without which beliefs take
-# long to start to learn.
+# Ours: small frames, networks and worlds, for one CPU core and about fifteen minutes. After a turn of 45 degrees a view
+# of 110 degrees has more than half of the frame before, without which beliefs take long to start to learn.
 DEMO = {
     "overshoot": 6,
     "model": "deterministic",
@@ -163,7 +161,7 @@ DEMO = {
     "hidden_size": 128,
     "frame_size": 16,
     "embedding_size": 64,
-    "num_draw_steps": 3,
+    "num_draw_steps": 2,
     "latent_channels": 8,
     "encoder_hidden": (8, 8),
     "state_channels": 32,
@@ -174,11 +172,13 @@ DEMO = {
     "map_size": 16,
     "map_channels": (32, 32, 16),
     "position_hidden": 64,
+    "num_headings": 8,
     "field_of_view": 110.0,
-    "num_episodes": 4_000,
+    "look": 0.5,
+    "num_episodes": 12_000,
     "eval_episodes": 256,
     "learning_rate": 2e-3,
-    "num_updates": 8_000,
+    "num_updates": 6_000,
     "updates_per_call": 10,
     "log_every": 20,
     "eval_every": 1_000,
