@@ -151,13 +151,12 @@ class SimCoreConfig(RunConfig):
 
 KANERVA = {"core": "kanerva", "memory_size": 32, "word_size": 512}  # Table 4
 RMA = {"core": "rma"}  # Table 3: the defaults
-# Ours: small frames, networks and worlds, for one CPU core and about fifteen minutes. After a turn of 45 degrees a view
-# of 110 degrees has more than half of the frame before, without which beliefs take long to start to learn.
+# Ours: small frames, networks and worlds, for one CPU core and about a quarter of an hour. After a turn of 30 degrees a
+# view of 110 degrees has most of the frame before, without which beliefs take long to start to learn.
 DEMO = {
     "overshoot": 6,
     "model": "deterministic",
     "unroll_length": 24,
-    "num_start_points": 4,
     "hidden_size": 128,
     "frame_size": 16,
     "embedding_size": 64,
@@ -172,10 +171,9 @@ DEMO = {
     "map_size": 16,
     "map_channels": (32, 32, 16),
     "position_hidden": 64,
-    "num_headings": 8,
     "field_of_view": 110.0,
-    "look": 0.5,
-    "num_episodes": 12_000,
+    "look": 0.8,
+    "num_episodes": 16_000,
     "eval_episodes": 256,
     "learning_rate": 2e-3,
     "num_updates": 6_000,

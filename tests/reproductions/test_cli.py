@@ -67,12 +67,13 @@ def test_wrong_command_lines_are_one_line_and_write_nothing(reproduce, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("when", ["__init__", "batch"])
 @pytest.mark.parametrize("command", [["run", "toy/regression"], ["compile", "toy/regression", "out"]])
-def test_what_an_experiment_refuses_is_one_line_too(reproduce, tmp_path, monkeypatch, command):
-    def refuse(self, config):
+def test_what_an_experiment_refuses_is_one_line_too(reproduce, tmp_path, monkeypatch, command, when):
+    def refuse(self, _):
         raise ValueError("replicas: 6, must be at most the number of devices, 1")
 
-    monkeypatch.setattr(toy.Experiment, "__init__", refuse)
+    monkeypatch.setattr(toy.Experiment, when, refuse)
     assert reproduce(*command) == (2, "", "reproduce: error: replicas: 6, must be at most the number of devices, 1\n")
     assert not list(tmp_path.iterdir())
 
