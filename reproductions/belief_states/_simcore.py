@@ -154,7 +154,7 @@ RMA = {"core": "rma"}  # Table 3: the defaults
 # Ours: small frames, networks and worlds, for one CPU core and about a quarter of an hour. After a turn of 30 degrees a
 # view of 110 degrees has most of the frame before, without which beliefs take long to start to learn.
 DEMO = {
-    "overshoot": 6,
+    "overshoot": 2,
     "model": "deterministic",
     "unroll_length": 24,
     "hidden_size": 128,

@@ -32,7 +32,7 @@ class Config(AlgorithmicConfig):
 PAPER_CONFIG = Config(**PAPER_SETTINGS)
 # The paper's two easier tasks.
 DEMO_CONFIG = Config(support_size=4, length=1, num_updates=3_000, **DEMO_SETTINGS)
-DEMO_8_4_CONFIG = dataclasses.replace(DEMO_CONFIG, support_size=8, length=4, num_updates=5_000, eval_batches=10)
+DEMO_8_4_CONFIG = dataclasses.replace(DEMO_CONFIG, support_size=8, length=4, num_updates=10_000, eval_batches=10)
 PRESETS = {
     "paper": PAPER_CONFIG,
     "paper_4_1": dataclasses.replace(PAPER_CONFIG, support_size=4, length=1),
