@@ -2,8 +2,8 @@
 
     python -m reproductions.belief_states._compare OUT RUN [RUN ...]
 
-decoded_maps.png: the maps that each model decodes from the same episodes, a column for each overshoot length.
-map_error.png: the decoded map's error along a trajectory, mean over episodes.
+decoded_maps.png: the maps that each model decodes from the same episodes, a row for each model and overshoot length.
+map_error.png: the decoded map's error along a trajectory, mean over episodes; mean and confidence over seeds.
 map_mse.png: the error while training, mean and confidence over seeds (Appendix E).
 kappa.png: the error after training against GECO's kappa, where there are several.
 """
@@ -20,10 +20,10 @@ from tfmem.runfolder import RunFolder
 
 
 def describe(config):
-    """(name of the model, name of the setting)."""
+    """Name of a model and its setting."""
     if not config["train_core"]:
-        return f"{config['core']}, untrained", ""
-    return f"{config['core']}, {config['model']}", f"$L_o$ = {config['overshoot']}"
+        return f"{config['core']}, untrained"
+    return f"{config['core']}, {config['model']}, $L_o$ = {config['overshoot']}"
 
 
 def compare(out, runs):
@@ -32,7 +32,8 @@ def compare(out, runs):
     Raises:
       ValueError: runs whose episodes differ, or that are not finished.
     """
-    decoded, along, training, kappas = {}, {}, collections.defaultdict(list), collections.defaultdict(list)
+    decoded, kappas = {}, collections.defaultdict(list)
+    along, training = collections.defaultdict(list), collections.defaultdict(list)
     maps = None
     for run in runs:
         folder = RunFolder(run)
@@ -44,21 +45,18 @@ def compare(out, runs):
         if maps is not None and not np.array_equal(maps, shown):
             raise ValueError(f"runs: {run} has other episodes than {runs[0]}, must have the same")
         maps = shown
-        model, setting = describe(config)
-        name = f"{model}, {setting}".rstrip(", ")
-        decoded.setdefault(model, {}).setdefault(setting, told)  # of several seeds the first
-        along.setdefault(name, errors)
-        along["mean map"] = mean_map
+        name = describe(config)
+        decoded.setdefault(name, {"": told})  # of several seeds the first
+        steps = np.arange(len(errors), dtype=float)
+        along[name].append((steps, errors))
         rows = [row for row in folder.metrics() if "train/map_mse" in row]
         training[name].append(tuple(np.array([(row["update"], row["train/map_mse"]) for row in rows]).T))
         kappas[config["kappa"]].append(result["ours"]["map_mse"])
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     plotting.decoded_maps_figure(maps, decoded).savefig(out / "decoded_maps.png", dpi=120)
-    along["mean map"] = along.pop("mean map")  # comes last
-    steps = np.arange(len(along["mean map"]), dtype=float)
-    curves = {name: [(steps, errors)] for name, errors in along.items()}
-    plotting.curves_figure(curves, "step of the trajectory", "map MSE").savefig(out / "map_error.png", dpi=120)
+    along["mean map"] = [(steps, mean_map)]
+    plotting.curves_figure(along, "step of the trajectory", "map MSE").savefig(out / "map_error.png", dpi=120)
     plotting.curves_figure(training, "updates", "map MSE").savefig(out / "map_mse.png", dpi=120)
     if len(kappas) > 1:
         points = sorted((kappa, np.mean(errors)) for kappa, errors in kappas.items())

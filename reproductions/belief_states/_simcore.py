@@ -455,13 +455,16 @@ class SimCoreExperiment(training.Experiment):
     def _cells(self, positions):
         return position_cells(positions, self.world().side, self.config.cells_per_side).numpy().ravel()
 
+    def _unseen(self):
+        """The batches of an evaluation."""
+        stream = self.stream("evaluation")
+        return (stream.batch(number) for number in range(self.evaluation().num_steps))
+
     def baselines(self):
         """What needs no belief: always telling the mean map, and the most frequent cell, of training episodes."""
         mean_map, most_frequent = self._mean_map
         errors, right = [], []
-        stream = self.stream("evaluation")
-        for number in range(self.evaluation().num_steps):
-            batch = stream.batch(number)
+        for batch in self._unseen():
             errors.append(np.square(batch["maps"] / 255.0 - mean_map).mean((1, 2, 3, 4)))
             right.append(np.mean(self._cells(batch["positions"]) == most_frequent))
         errors = np.mean(errors, 0)
@@ -496,9 +499,8 @@ class SimCoreExperiment(training.Experiment):
         figure = plotting.decoded_maps_figure(maps[step, shown], {model: {setting: decoded[step, shown]}}, self.name)
         figure.savefig(folder / "decoded_maps.png", dpi=120)
 
-        mean_map = np.square(maps - self._mean_map[0]).mean((1, 2, 3, 4))
-        along = told.errors.numpy()
-        errors = {"this trajectory": along[:, 0], f"mean of {along.shape[1]}": along.mean(1), "mean map": mean_map}
+        along, mean_map = self._errors_along()
+        errors = {"this trajectory": told.errors[:, 0].numpy(), "mean of all": along, "mean map": mean_map}
         steps = np.unique(np.linspace(0, config.unroll_length - 1, SHOWN_STEPS).round().astype(int))
         pictures = {int(t): (maps[t, 0], decoded[t, 0], frames[t, 0]) for t in steps}
         plotting.map_error_figure(errors, pictures, title=self.name).savefig(folder / "map_error.png", dpi=120)
@@ -506,13 +508,23 @@ class SimCoreExperiment(training.Experiment):
             folder / DECODED,
             maps=maps[step, shown].astype(np.float32),
             decoded=decoded[step, shown],
-            errors=along.mean(1),
+            errors=along,
             mean_map_errors=mean_map,
         )
         if config.train_core:
             self._rollouts(batch, told, step).savefig(folder / "rollouts.png", dpi=120)
         if config.map_samples:
             self._map_samples(told, maps[:, 0], steps).save(folder / "map_samples.png")
+
+    def _errors_along(self):
+        """Mean errors [L_u] of the evaluation's maps at each step: of the decoded ones, of the mean map."""
+        decoded = tf.function(lambda number, batch: self._scores(number, batch).errors, autograph=False)
+        errors = []
+        for number, batch in enumerate(self._unseen()):
+            tensors = tf.nest.map_structure(tf.constant, batch)
+            mean_map = np.square(batch["maps"] / 255.0 - self._mean_map[0]).mean((2, 3, 4))
+            errors.append([decoded(tf.constant(number), tensors).numpy().mean(1), mean_map.mean(1)])
+        return np.mean(errors, 0)
 
     def _rollouts(self, batch, told, start):
         """Simulated in latent space from `start`, frames sampled: inputs over samples (Figures 13 and 14)."""

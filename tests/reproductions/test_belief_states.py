@@ -177,7 +177,10 @@ def test_comparison_of_runs(experiment, tmp_path):
         experiment.figures(folder.figures)
         folder.write_result({"ours": {"map_mse": 0.1}})
         folder.release()
-        assert (folder.figures / DECODED).exists()
+        with np.load(folder.figures / DECODED) as arrays:  # along trajectories of the whole evaluation
+            np.testing.assert_allclose(arrays["errors"].mean(), experiment.evaluate()["map_mse"], rtol=1e-5)
+            baseline = experiment.baselines()["mean_map_mse"]
+            np.testing.assert_allclose(arrays["mean_map_errors"].mean(), baseline, rtol=1e-6)
     _compare.main([str(tmp_path / "out"), str(tmp_path / "0"), str(tmp_path / "1")])
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"decoded_maps.png", "map_error.png", "map_mse.png", "kappa.png"}
