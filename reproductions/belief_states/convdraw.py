@@ -70,6 +70,8 @@ class Config(RunConfig):
         for name in ("batch_size", "eval_batches"):
             check_range(self, name, 1)
         check_range(self, "num_episodes", 10)
+        if self.data == "random_city":  # an evaluation has to fill a batch too
+            check_range(self, "batch_size", 1, self.num_episodes // 10 * EPISODE_FRAMES)
         for name in ("kappa", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: {getattr(self, name)}, must be greater than 0")

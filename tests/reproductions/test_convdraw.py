@@ -64,3 +64,8 @@ def test_frames_of_random_city(tmp_path, monkeypatch):
     train = experiment.stream("train").images.reshape(10, -1)
     unseen = experiment.stream("evaluation").images.reshape(1, -1)
     assert not (train == unseen).all(1).any()
+
+
+def test_a_batch_larger_than_the_evaluation_is_refused():
+    with pytest.raises(ValueError, match="batch_size: 21"):
+        dataclasses.replace(convdraw.PRESETS["smoke"], data="random_city", batch_size=21)
