@@ -101,9 +101,14 @@ def main(argv=None, modules=None):
         else:
             arguments = parser.parse_args(argv)
             arguments.overrides = []
-        return arguments.function(arguments, modules, argv) or 0
+        status = arguments.function(arguments, modules, argv) or 0
+        sys.stdout.flush()
+        return status
     except UsageError as error:
         return _fail(error, 2)
+    except BrokenPipeError:  # the reader of our output has gone, as in `reproduce list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its exit
+        return 1
     except (BundleError, RunFolderError, CorruptDataError, OSError) as error:
         return _fail(error, 1)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import keras
 import numpy as np
@@ -91,6 +92,15 @@ def test_list(reproduce):
     assert status == 0
     for text in ("toy/regression: A recurrent regression", "paper, smoke", "needs: nothing", "error: 0.25 (Table 9)"):
         assert text in output
+
+
+def test_a_reader_that_has_gone_is_no_news(reproduce, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        status, _, errors = reproduce("list")
+    assert (status, errors) == (1, "")
 
 
 def test_the_life_of_a_run(reproduce, tmp_path):
