@@ -363,19 +363,22 @@ def similarity_figure(rows, words, title=""):
         words: the T words of the columns.
 
     Returns:
-        Figure: one picture below the other; bright is similar.
+        Figure: one picture below the other, on one scale; bright is similar.
     """
     side = 0.17
     heights = [side * len(matrix) + 0.9 for _, matrix, _ in rows]
-    figure = _figure(side * len(words) + 2.2, sum(heights) + 0.6, title)
+    least, most = (extreme([extreme(matrix) for _, matrix, _ in rows]) for extreme in (np.min, np.max))
+    figure = _figure(side * len(words) + 2.9, sum(heights) + 0.6, title)
     for axes, (name, matrix, labels) in zip(
         np.atleast_1d(figure.subplots(len(rows), 1, height_ratios=heights)), rows, strict=True
     ):
-        axes.imshow(matrix, cmap="magma", aspect="equal")
+        image = axes.imshow(matrix, cmap="magma", aspect="equal", vmin=least, vmax=most)
         _bare(axes, name)
         axes.set_xticks(range(len(words)), words, rotation=90, fontsize=_SMALL - 2, color=_INK)
         axes.set_yticks(range(len(labels)), labels, fontsize=_SMALL - 2, color=_INK)
         axes.tick_params(length=0)
+    bar = figure.colorbar(image, ax=figure.axes, aspect=40, pad=0.02)
+    bar.ax.tick_params(labelsize=_SMALL - 2, labelcolor=_INK)
     return figure
 
 

@@ -156,7 +156,7 @@ class Experiment(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self):
-        """Scores on unseen data as a dict of floats; changes no variable and draws from no training random state."""
+        """Scores on unseen data as a dict of floats; changes nothing that training reads, nor its random state."""
 
     def pipeline(self, split="train"):
         """Where the data come from without TensorFlow: what a compiled bundle (`tfmem.aot`) is fed by.

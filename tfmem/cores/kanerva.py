@@ -288,13 +288,13 @@ class KanervaMemory(snt.Module):
         """
         z, memory_state = self._check(z, memory_state)
         self.initialize(z.dtype)
-        inputs = (z, tf.random.split(self._check_seed(seed), tf.shape(z)[0])) if self._is_random else (z,)
+        inputs = (z, tf.random.split(self._check_seed(seed), tf.shape(z)[0], alg="philox")) if self._is_random else (z,)
         (w, dkl_w, dkl_M), final_memory = unroll(self._write, inputs, memory_state)
         return final_memory, w, dkl_w, dkl_M
 
     def _write(self, inputs, memory_state):
         z, *seed = inputs
-        seeds = tf.unstack(tf.random.split(seed[0], self.num_opt_iters + 1)) if seed else None
+        seeds = tf.unstack(tf.random.split(seed[0], self.num_opt_iters + 1, alg="philox")) if seed else None
         noise_variance = self.noise_stddev(z.dtype) ** 2
         new_state = memory_state
         # w is refined against the newest mean, but Bayes' rule always starts from the memory before the code.
@@ -327,7 +327,7 @@ class KanervaMemory(snt.Module):
         dtype = tf.as_dtype(z.dtype)
         z, memory_state = self._check(z, memory_state)
         self.initialize(z.dtype)
-        seeds = tf.unstack(tf.random.split(self._check_seed(seed))) if self._is_random else None
+        seeds = tf.unstack(tf.random.split(self._check_seed(seed), alg="philox")) if self._is_random else None
         M = self.draw_M(memory_state, seeds[0]) if self.sample_M else memory_state.M_mean
         w_mean = solve_w(self.factorise(M), M, z)
         w = self.draw_w(w_mean, seeds[1]) if self.sample_w else w_mean
@@ -355,7 +355,9 @@ class KanervaMemory(snt.Module):
         _check_positive(num_iters=num_iters)
         self._check(z, memory_state)
         self.initialize(memory_state.M_mean.dtype)
-        seeds = tf.random.split(self._check_seed(seed), num_iters) if self._is_random else tf.range(num_iters)
+        seeds = (
+            tf.random.split(self._check_seed(seed), num_iters, alg="philox") if self._is_random else tf.range(num_iters)
+        )
 
         def read(seed, z):
             z, dkl_w = self.read_with_z(z, memory_state, seed)
@@ -373,7 +375,7 @@ class KanervaMemory(snt.Module):
           seed: int32 [2].
         """
         dtype = memory_state.M_mean.dtype
-        seeds = tf.unstack(tf.random.split(seed, 3))
+        seeds = tf.unstack(tf.random.split(seed, 3, alg="philox"))
         M = self.draw_M(memory_state, seeds[0])
         z_mean = self.get_w_to_z_mean(self.sample_prior_w(seq_length, tf.shape(M)[0], seeds[1], dtype), M)
         return z_mean + self.noise_stddev(dtype) * _standard_normal(tf.shape(z_mean), seeds[2], dtype)
@@ -577,7 +579,7 @@ class _Projection(snt.Module):
 
 
 def _standard_normal(shape, seed, dtype):
-    return tf.random.stateless_normal(shape, seed, dtype=dtype)
+    return tf.random.stateless_normal(shape, seed, dtype=dtype, alg="philox")
 
 
 def _check_positive(**arguments):
