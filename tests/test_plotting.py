@@ -236,6 +236,16 @@ def test_curves_figure(rng):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["multigrid (3 seeds)", "DNC (1 seed)"]
 
 
+def test_every_curve_is_drawn_in_its_own_way():
+    curves = {str(n): [(np.arange(5.0), np.full(5, n))] for n in range(11)}
+    along = plotting.map_error_figure(
+        {name: seeds[0][1] for name, seeds in curves.items()}, {0: (np.zeros([2, 2, 3]),) * 3}
+    )
+    for figure in (plotting.curves_figure(curves, "x", "y"), along):
+        lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 2]
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 11
+
+
 @pytest.mark.parametrize("log", [True, False])
 def test_loss_figure(golden, log):
     curve = np.load(golden("multigrid/mapping/train_curve.npz"))

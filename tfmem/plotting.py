@@ -5,6 +5,7 @@ Curves over seeds follow Gregor et al. 2019, appendix E; the mapping video and t
 of the public Multigrid code shows.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -49,6 +50,12 @@ def _graph(axes, x_label, y_label):
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_FAINT)
+
+
+def _styles():
+    """Colour and line of each curve, without end: all colours, then the same ones with another line."""
+    lines = itertools.cycle(("-", "--", ":", "-."))
+    return ((colour, line) for line in lines for colour in _SERIES)
 
 
 # ---- mapping --------------------------------------------------------------------------------------------------------
@@ -327,10 +334,11 @@ def curves_figure(curves, x_label, y_label, title="", log=False):
     figure = _figure(6.4, 4, title)
     axes = figure.add_subplot()
     _graph(axes, x_label, y_label)
-    for colour, (name, seeds) in zip(_SERIES, curves.items(), strict=False):
+    for (colour, style), (name, seeds) in zip(_styles(), curves.items(), strict=False):
         x, y = resampled_curves(seeds)
         mean, half = mean_and_confidence(y)
-        axes.plot(x, mean, color=colour, linewidth=1.6, label=f"{name} ({len(seeds)} seed{'s' * (len(seeds) > 1)})")
+        label = f"{name} ({len(seeds)} seed{'s' * (len(seeds) > 1)})"
+        axes.plot(x, mean, style, color=colour, linewidth=1.6, label=label)
         if len(seeds) > 1:
             axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
     if log:
@@ -480,8 +488,8 @@ def map_error_figure(errors, shown, y_label="map MSE", title=""):
     _graph(axes, "step of the trajectory", y_label)
     for step in shown:
         axes.axvline(step, color=_FAINT, linewidth=0.8, linestyle=":")
-    for colour, (name, error) in zip(_SERIES, errors.items(), strict=False):
-        axes.plot(np.arange(len(error)), error, color=colour, linewidth=1.4, label=name)
+    for (colour, style), (name, error) in zip(_styles(), errors.items(), strict=False):
+        axes.plot(np.arange(len(error)), error, style, color=colour, linewidth=1.4, label=name)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=_SMALL, frameon=False, labelcolor=_INK)
     panels = lower.subplots(3, len(shown), squeeze=False)

@@ -2,10 +2,11 @@
 
     python -m reproductions.belief_states._compare OUT RUN [RUN ...]
 
-decoded_maps.png: the maps that each model decodes from the same episodes, a row for each model and overshoot length.
+Runs that differ in their seed alone are one model. decoded_maps.png: the maps that each model decodes from the same
+episodes, a row for each model (of several seeds the first).
 map_error.png: the decoded map's error along a trajectory, mean over episodes; mean and confidence over seeds.
 map_mse.png: the error while training, mean and confidence over seeds (Appendix E).
-kappa.png: the error after training against GECO's kappa, where there are several.
+kappa.png: the error after training against GECO's kappa, where generative runs have several.
 """
 
 import argparse
@@ -26,18 +27,29 @@ def describe(config):
     return f"{config['core']}, {config['model']}, $L_o$ = {config['overshoot']}"
 
 
+def names(configs):
+    """A name of each configuration: `describe` and, where that is the same, what else differs but the seed."""
+    told = []
+    for config in configs:
+        alike = [other for other in configs if describe(other) == describe(config)]
+        differ = [key for key in config if key != "seed" and any(other.get(key) != config[key] for other in alike)]
+        told.append(", ".join([describe(config), *(f"{key} = {config[key]}" for key in differ)]))
+    return told
+
+
 def compare(out, runs):
     """Draws the pictures into the folder `out`.
 
     Raises:
       ValueError: runs whose episodes differ, or that are not finished.
     """
+    configs = [RunFolder(run).config()["config"] for run in runs]
     decoded, kappas = {}, collections.defaultdict(list)
     along, training = collections.defaultdict(list), collections.defaultdict(list)
     maps = None
-    for run in runs:
+    for run, config, name in zip(runs, configs, names(configs), strict=True):
         folder = RunFolder(run)
-        config, result = folder.config()["config"], folder.result()
+        result = folder.result()
         if result is None:
             raise ValueError(f"runs: {run} is not finished")
         with np.load(folder.figures / DECODED) as arrays:
@@ -45,13 +57,13 @@ def compare(out, runs):
         if maps is not None and not np.array_equal(maps, shown):
             raise ValueError(f"runs: {run} has other episodes than {runs[0]}, must have the same")
         maps = shown
-        name = describe(config)
-        decoded.setdefault(name, {"": told})  # of several seeds the first
+        decoded.setdefault(name, {"": told})
         steps = np.arange(len(errors), dtype=float)
         along[name].append((steps, errors))
         rows = [row for row in folder.metrics() if "train/map_mse" in row]
         training[name].append(tuple(np.array([(row["update"], row["train/map_mse"]) for row in rows]).T))
-        kappas[config["kappa"]].append(result["ours"]["map_mse"])
+        if config["train_core"] and config["model"] == "generative":
+            kappas[config["kappa"]].append(result["ours"]["map_mse"])
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     plotting.decoded_maps_figure(maps, decoded).savefig(out / "decoded_maps.png", dpi=120)

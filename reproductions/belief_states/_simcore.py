@@ -70,6 +70,10 @@ class SimCoreConfig(RunConfig):
     """D, size of a row of rma (Table 3: 200) or kanerva (Table 4: 512)."""
     num_reads: int = 3
     """Reads of rma; Table 3."""
+    read_projection: Literal["linear", "mlp"] = "linear"
+    """Of kanerva's cue; C's text and Figure 8 (Table 4 has the two the other way round)."""
+    write_projection: Literal["linear", "mlp"] = "mlp"
+    """Of what kanerva writes; C's text and Figure 8."""
     top_k: int = 50
     """Rows that a read of rma looks at; Table 3."""
     frame_size: int = 64
@@ -144,7 +148,7 @@ class SimCoreConfig(RunConfig):
         names = {
             "lstm": (),
             "rma": ("memory_size", "word_size", "num_reads", "top_k"),
-            "kanerva": ("memory_size", "word_size"),
+            "kanerva": ("memory_size", "word_size", "read_projection", "write_projection"),
         }[self.core]
         return {name: getattr(self, name) for name in names}
 
@@ -529,6 +533,7 @@ class SimCoreExperiment(training.Experiment):
     def _rollouts(self, batch, told, start):
         """Simulated in latent space from `start`, frames sampled: inputs over samples (Figures 13 and 14)."""
         frames, actions = self._inputs(batch)
+        start = min(start, self.config.unroll_length - 2)
         end = min(start + 1 + ROLLOUT, self.config.unroll_length)
         state = tf.nest.map_structure(lambda s: s[start], told.states)
         beliefs, _ = self.model.simulate(state, actions[start + 1 : end])

@@ -137,6 +137,7 @@ class Experiment(training.Experiment):
     def __init__(self, config):
         super().__init__(config)
         self._streams = {}
+        check_range(config, "eval_batches", 1, self.stream("evaluation").batches_per_pass)  # no image twice
         frame_shape = self.stream("train").images.shape[1:]
         canvas = {"mnist": 0.0, "random_city": 0.5}[config.data]  # most of a digit's image is black
         self.model = ConvDRAW(

@@ -359,8 +359,13 @@ def test_calls_with_wrong_shapes():
         lambda a: model.belief(tf.zeros([7, 2, *FRAME]), a),
         lambda a: model.simulate(model.initial_state(2), a),
     ):
-        with pytest.raises(ValueError, match="the last axis must be 3"):
+        with pytest.raises(ValueError, match=r"actions: .* the last axis must be 3"):
             call(tf.zeros([7, 2, 4]))
+    with pytest.raises(ValueError, match="frames: were uint8, must be float32, from 0 to 1"):
+        model.belief(tf.zeros([7, 2, *FRAME], tf.uint8), tf.zeros([7, 2, 3]))
+    for argument, change in {"map_shape": {"map_shape": (8, 8)}, "channels": {"channels": (4, 4)}}.items():
+        with pytest.raises(ValueError, match=f"{argument}: was .*, must be three integers"):
+            MapDecoder(**{"belief_size": 5, "map_shape": (8, 8, 3), **change})
 
 
 # --- SavedModel ---

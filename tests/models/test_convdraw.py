@@ -210,9 +210,14 @@ def test_xla_agrees(kind, request, frames, beliefs):
 @pytest.mark.parametrize(("side", "steps"), [(8, 1), (16, 3), (64, 8)])
 def test_differences_of_beliefs_reach_the_frames_from_the_start(rng, side, steps):
     beliefs = rng.normal(scale=0.25, size=[32, 128]).astype(np.float32)
-    for model in (DeterministicFrameModel, ConvDRAW):
-        frames = model((side, side, 3), 128, num_steps=steps, conditioning_channels=32).sample(beliefs, [0, 1])
-        assert 0.025 < np.std(frames, axis=0).mean() < 0.3
+    model = DeterministicFrameModel((side, side, 3), 128, num_steps=steps, conditioning_channels=32)
+    assert 0.025 < np.std(model.sample(beliefs, [0, 1]), axis=0).mean() < 0.3
+
+
+@pytest.mark.parametrize(("side", "steps"), [(8, 1), (16, 3), (64, 8)])
+def test_noise_of_latents_fades_at_the_start(side, steps):
+    model = ConvDRAW((side, side, 3), num_steps=steps)
+    assert 0.003 < np.std(model.sample(32, [0, 1]), axis=0).mean() < 0.03
 
 
 def test_geco_reaches_kappa_and_then_lowers_the_kl():
@@ -220,7 +225,7 @@ def test_geco_reaches_kappa_and_then_lowers_the_kl():
     basis = tf.constant(np.random.default_rng(0).normal(size=(1, 64), scale=0.5).astype(np.float32))
     sizes = dict(SMALL, latent_channels=6, encoder_channels=16, decoder_channels=16, decoder_hidden=(8, 8))
     model, kappa = ConvDRAW((8, 8, 1), num_steps=2, **{**sizes, "encoder_hidden": (8, 8)}), 0.05
-    geco, optimizer = GECO(kappa, dimensions=64, initial=2.0, rate=0.2, decay=0.9), keras.optimizers.Adam(0.005)
+    geco, optimizer = GECO(kappa, dimensions=64, initial=2.0, rate=0.1, decay=0.9), keras.optimizers.Adam(0.005)
     optimizer.build(model.trainable_variables)
 
     @tf.function(autograph=False)
@@ -312,3 +317,11 @@ def test_bad_inputs(conditional, unconditional, frames, beliefs):
         conditional(frames, None, [0, 1])
     with pytest.raises(ValueError, match="conditioning: was given, must be None"):
         unconditional(frames, beliefs, [0, 1])
+    with pytest.raises(ValueError, match="frames: were uint8, must be float32, from 0 to 1"):
+        conditional(np.zeros(frames.shape, np.uint8), beliefs, [0, 1])
+
+
+def test_a_conditioning_for_each_frame(conditional, deterministic, frames, beliefs):
+    for model in (conditional, deterministic):
+        with pytest.raises(ValueError, match=rf"conditioning: its shape was \(1, 9\), must be \[{BATCH}, C\]"):
+            model(frames, beliefs[:1], [0, 1])

@@ -154,6 +154,23 @@ def test_an_untrained_core_stays_as_it_is():
     assert "error_per_pixel" not in told
 
 
+def test_no_probe_teaches_the_beliefs():
+    """Nor does the model of maps: without SimCore's loss no gradient reaches the belief network."""
+    experiment = terrain.Experiment(dataclasses.replace(terrain.PRESETS["smoke"], train_core=False))
+    batch = tf.nest.map_structure(tf.constant, experiment.batch(0))
+    with tf.GradientTape() as tape:
+        loss = experiment._tell(batch, tf.constant([0, 0]), training=True).loss
+    core, probes = experiment.model.trainable_variables, experiment._trained()
+    gradients = tape.gradient(loss, [*core, *probes])
+    assert all(gradient is None for gradient in gradients[: len(core)])
+    assert any(gradient is not None for gradient in gradients[len(core) :])
+
+
+def test_trajectories_are_a_dataset_too(experiment):
+    for number, batch in enumerate(experiment.stream("train").dataset(3).take(2)):
+        tf.nest.map_structure(np.testing.assert_array_equal, batch, experiment.batch(3 + number))
+
+
 def test_scores_are_those_of_all_unseen_episodes(experiment):
     file = experiment.stream("evaluation").file
     whole = {k: np.stack([file[i][k] for i in range(len(file))], 1) for k in _episodes.WANTED}
@@ -166,9 +183,9 @@ def test_scores_are_those_of_all_unseen_episodes(experiment):
 
 
 def test_comparison_of_runs(experiment, tmp_path):
-    for seed, (kappa, overshoot) in enumerate([(1e-3, 1), (1e-2, 2)]):
-        folder = RunFolder(tmp_path / str(seed))
-        config = dataclasses.asdict(dataclasses.replace(SMOKE, kappa=kappa, overshoot=overshoot))
+    for number, kappa in enumerate([1e-3, 1e-2]):
+        folder = RunFolder(tmp_path / str(number))
+        config = dataclasses.asdict(dataclasses.replace(SMOKE, kappa=kappa, seed=number))
         folder.claim({"experiment": experiment.name, "preset": None, "config": config})
         folder.figures.mkdir(parents=True, exist_ok=True)
         logged = ("loss", "map_mse", "error_per_pixel", "multiplier", "kl_nats")
@@ -184,6 +201,13 @@ def test_comparison_of_runs(experiment, tmp_path):
     _compare.main([str(tmp_path / "out"), str(tmp_path / "0"), str(tmp_path / "1")])
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"decoded_maps.png", "map_error.png", "map_mse.png", "kappa.png"}
+
+
+def test_runs_that_differ_in_more_than_their_seed_have_names_of_their_own():
+    changes = [{}, {"seed": 1}, {"kappa": 0.01}, {"overshoot": 1}, {"overshoot": 1, "seed": 2}, {"train_core": False}]
+    told = _compare.names([dataclasses.asdict(dataclasses.replace(SMOKE, **change)) for change in changes])
+    two, one = (f"lstm, generative, $L_o$ = {overshoot}" for overshoot in (2, 1))
+    assert told == [f"{two}, kappa = 0.001"] * 2 + [f"{two}, kappa = 0.01", one, one, "lstm, untrained"]
 
 
 @pytest.mark.parametrize(

@@ -69,3 +69,9 @@ def test_frames_of_random_city(tmp_path, monkeypatch):
 def test_a_batch_larger_than_the_evaluation_is_refused():
     with pytest.raises(ValueError, match="batch_size: 21"):
         dataclasses.replace(convdraw.PRESETS["smoke"], data="random_city", batch_size=21)
+
+
+def test_an_evaluation_has_no_image_twice(experiment):
+    number = experiment.stream("evaluation").batches_per_pass
+    with pytest.raises(ValueError, match=rf"eval_batches: {number + 1}, must be from 1 to {number}"):
+        convdraw.Experiment(dataclasses.replace(experiment.config, eval_batches=number + 1))

@@ -71,10 +71,10 @@ class ReadOnly(RNNCore):
         return self.core.step(projected, state, write=False)
 
 
-def check_features(inputs, size):
+def check_features(inputs, size, argument="inputs"):
     """Raises a ValueError where the last axis of `inputs` is not `size`."""
     if inputs.shape[-1] != size:
-        raise ValueError(f"inputs: shape is {inputs.shape}; the last axis must be {size}")
+        raise ValueError(f"{argument}: shape is {inputs.shape}; the last axis must be {size}")
 
 
 def matmul(x, w):

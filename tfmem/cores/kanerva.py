@@ -451,7 +451,7 @@ class KanervaCore(RNNCore):
             word_size, memory_size, obs_noise_stddev=0.0, initial_noise_stddev=math.sqrt(initial_noise_variance)
         )
         self._read_word = _Projection("read_projection", read_projection, word_size, projection_hidden_size)
-        self._gates = SplitLinear(4 * hidden_size, name="gates")
+        self._gates = SplitLinear(4 * hidden_size, random_bias=True, name="gates")
         self._write_word = _Projection("write_projection", write_projection, word_size, projection_hidden_size)
 
     @property

@@ -279,6 +279,8 @@ class FrameEncoder(snt.Module):
     def __call__(self, frames):
         if frames.shape[-3:] != tf.TensorShape(self.frame_shape):
             raise ValueError(f"frames: had the shape {frames.shape}, must end with {self.frame_shape}")
+        if frames.dtype != tf.float32:
+            raise ValueError(f"frames: were {frames.dtype.name}, must be float32, from 0 to 1")
         x = 4 * (_merge(frames, frames.shape.rank - 3) - 0.5)
         for convolution in self.convolutions:
             x = tf.nn.relu(convolution(x))
@@ -371,7 +373,7 @@ class BeliefModel(snt.Module):
           ValueError: a shape does not fit.
         """
         frames, actions = tf.convert_to_tensor(frames), tf.convert_to_tensor(actions)
-        check_features(actions, self.num_actions)
+        check_features(actions, self.num_actions, "actions")
         if state is None:
             state = self.initial_state(_sizes(frames, 2)[1])
         inputs = tf.concat([self.encoder(frames), actions], -1)
@@ -385,7 +387,7 @@ class BeliefModel(snt.Module):
 
     def simulate(self, state, actions):
         """`(beliefs [T, B, C], state)` without frames: from a state [B, ...] and actions [T, B, num_actions]."""
-        check_features(actions, self.num_actions)
+        check_features(actions, self.num_actions, "actions")
         return unroll(self.simulation, actions, state)
 
     def render(self, beliefs, seed):
@@ -451,6 +453,9 @@ class MapDecoder(snt.Module):
     def __init__(self, belief_size, map_shape, channels=(64, 32, 16), name="MapDecoder"):
         super().__init__(name=name)
         _check_sizes(belief_size=belief_size, map_shape=map_shape, channels=channels)
+        for argument, value in {"map_shape": map_shape, "channels": channels}.items():
+            if len(value) != 3:
+                raise ValueError(f"{argument}: was {value!r}, must be three integers")
         height, width, map_channels = map_shape
         # From the map back to the grid; sides that are odd are halved upwards.
         sides = [(-(-height // n), -(-width // n)) for n in (1, 2, 4, 8)]

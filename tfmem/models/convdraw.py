@@ -23,9 +23,11 @@ stride changes and 5x5 elsewhere; tanh times sigmoid; the first conditioning ope
 
 Not printed, so our choices: what enters each recurrence (Figure 7 is a drawing), the channels of z, of e and of the
 encoder's state, ReLU in the decoder, stddev = softplus + min_stddev (1 at the start), the sign of E, the range of the
-frames (ours are in [0, 1]), where the canvas starts, and how weights start: truncated normal, with the variance that
-keeps the size of what passes, see the numbers in the code. With 1 / sqrt(fan-in) everywhere and a black canvas a
-hundredth of a belief's differences reached the frame, and the model stood at the mean frame for hundreds of updates.
+frames (ours are in [0, 1]), where the canvas starts, and how weights start: truncated normal, 1 / sqrt(fan-in). So the
+noise that latents are at first fades; were its size kept, digits would cost 1.9 times the nats at the same error after
+500 updates. The deterministic model, which has no noise, keeps the size of what passes: with 1 / sqrt(fan-in) and a
+black canvas a hundredth of a belief's differences reached the frame, and it stood at the mean frame for hundreds of
+updates.
 """
 
 import math
@@ -111,9 +113,9 @@ def tanh_sigmoid(x):
 class _Recurrence(snt.Module):
     """tanh_sigmoid of a convolution of all that is given, concatenated."""
 
-    def __init__(self, in_channels, channels, grid, name=None):
+    def __init__(self, in_channels, channels, grid, variance=1.0, name=None):
         super().__init__(name=name)
-        self.convolution = _Convolution(in_channels, 2 * channels, variance=GATED, grid=grid)
+        self.convolution = _Convolution(in_channels, 2 * channels, variance=variance, grid=grid)
 
     def __call__(self, *inputs):
         return tanh_sigmoid(self.convolution(tf.concat(inputs, -1)))
@@ -140,9 +142,9 @@ class _Encoder(snt.Module):
         super().__init__(name=name)
         first, second = hidden
         sizes = [(2 * frame_channels, first), (first, second)]
-        self.layers = [_Convolution(*channels, 2, variance=RELU) for channels in sizes]
-        self.from_frame = _Convolution(second, 2 * encoder_channels, 2, variance=GATED / 2)
-        self.from_states = _Convolution(state_channels, 2 * encoder_channels, variance=GATED / 2, grid=grid)
+        self.layers = [_Convolution(*channels, 2) for channels in sizes]
+        self.from_frame = _Convolution(second, 2 * encoder_channels, 2, variance=0.5)
+        self.from_states = _Convolution(state_channels, 2 * encoder_channels, variance=0.5, grid=grid)
 
     def __call__(self, frame, error, *states):
         x = tf.concat([frame, error], -1)
@@ -154,12 +156,13 @@ class _Encoder(snt.Module):
 class _Decoder(snt.Module):
     """One step of the decoder: h^D_t, and what it adds to the canvas."""
 
-    def __init__(self, in_channels, channels, hidden, frame_channels, num_steps, grid, name=None):
+    def __init__(self, in_channels, channels, hidden, frame_channels, num_steps, grid, variances=(1.0, 1.0), name=None):
         super().__init__(name=name)
         first, second = hidden
-        self.recurrence = _Recurrence(channels + in_channels, channels, grid)
+        of_relu, of_gate = variances
+        self.recurrence = _Recurrence(channels + in_channels, channels, grid, of_gate)
         sizes = [(channels, first), (first, second)]
-        self.layers = [_Convolution(*channels, 2, transposed=True, variance=RELU) for channels in sizes]
+        self.layers = [_Convolution(*channels, 2, transposed=True, variance=of_relu) for channels in sizes]
         # The canvas is a sum of all steps; frames from 0 to 1 differ by about a quarter.
         self.to_canvas = _Convolution(second, frame_channels, 2, transposed=True, variance=0.5 / num_steps)
 
@@ -222,12 +225,20 @@ class _FrameModel(snt.Module):
     def canvas(self, num_frames):
         return tf.fill([num_frames, *self.frame_shape], self.first_canvas)
 
-    def check(self, frames):
+    def check(self, frames, conditioning):
         frames = tf.convert_to_tensor(frames)
+        if frames.dtype != tf.float32:
+            raise ValueError(f"frames: were {frames.dtype.name}, must be float32, from 0 to 1")
         if frames.shape.rank != 4 or tuple(frames.shape[1:]) != self.frame_shape:
             raise ValueError(
                 f"frames: their shape was {frames.shape}, must be [N, {', '.join(map(str, self.frame_shape))}]"
             )
+        if conditioning is not None:
+            shape = tf.convert_to_tensor(conditioning).shape
+            if not shape[:1].is_compatible_with(frames.shape[:1]):
+                raise ValueError(
+                    f"conditioning: its shape was {shape}, must be [{frames.shape[0]}, C], as many as frames"
+                )
         return frames
 
 
@@ -308,7 +319,7 @@ class ConvDRAW(_FrameModel):
           conditioning: [N, C]; None where the model is unconditional.
           seed: int32 [2].
         """
-        frames = self.check(frames)
+        frames = self.check(frames, conditioning)
         canvas, kl = self._steps(self.conditioning(conditioning, _num(frames)), seed, frames)
         return FrameLoss(tf.reduce_sum(tf.square(frames - canvas), [1, 2, 3]), kl, canvas)
 
@@ -396,11 +407,11 @@ class DeterministicFrameModel(_FrameModel):
         self.decoder_channels = decoder_channels
         channels = self.frame_shape[-1]
         sizes = (conditioning_channels, decoder_channels, decoder_hidden, channels, num_steps, self.grid)
-        self.decoders = [_Decoder(*sizes) for _ in range(num_steps)]
+        self.decoders = [_Decoder(*sizes, (RELU, GATED)) for _ in range(num_steps)]
 
     def __call__(self, frames, conditioning, seed=None):
         """The `FrameLoss` of frames [N, height, width, channels] and conditioning [N, C]; its KL is 0."""
-        frames = self.check(frames)
+        frames = self.check(frames, conditioning)
         canvas = self.sample(conditioning)
         error = tf.reduce_sum(tf.square(frames - canvas), [1, 2, 3])
         return FrameLoss(error, tf.zeros_like(error), canvas)

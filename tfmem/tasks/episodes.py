@@ -183,7 +183,7 @@ class EpisodeFile:
         return len(self._places)
 
     def __getitem__(self, episode):
-        _, arrays = self._record(episode)
+        _, arrays = self._record(range(len(self))[episode])
         return arrays
 
     def _record(self, episode):
@@ -316,11 +316,7 @@ class EpisodeStream:
                 yield self.batch(number)
                 number += 1
 
-        unused = self.file.description["length"] - self.length
-        signature = {
-            name: tf.TensorSpec([shape[0] - unused, self.batch_size, *shape[1:]], np.dtype(dtype))
-            for name, (dtype, shape) in self.file.description["shapes"].items()
-        }
+        signature = {name: tf.TensorSpec(array.shape, array.dtype) for name, array in self.batch(first).items()}
         return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(tf.data.AUTOTUNE)
 
 
