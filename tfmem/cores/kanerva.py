@@ -170,6 +170,7 @@ class KanervaMemory(snt.Module):
 
     @snt.once
     def initialize_prior(self, dtype):
+        """Makes the prior's mean and variance, in at least float32."""
         dtype = variable_dtype(dtype)
         prior_mean = snt.initializers.TruncatedNormal()([self.memory_size, self.code_size], dtype)
         self.prior_mean = tf.Variable(prior_mean, name="prior_mean")
@@ -177,12 +178,14 @@ class KanervaMemory(snt.Module):
 
     @snt.once
     def initialize_noise(self, dtype):
+        """Makes sigma_o, where it is trained."""
         if self.obs_noise_stddev <= 0:
             log_stddev = tf.constant(math.log(self.initial_noise_stddev), variable_dtype(dtype))
             self.log_obs_stddev = tf.Variable(log_stddev, name="log_obs_stddev")
 
     @snt.once
     def initialize_w(self, dtype):
+        """Makes the standard deviation of the posterior of w; 0.3 as the public code."""
         self.log_w_stddev = tf.Variable(tf.constant(math.log(0.3), variable_dtype(dtype)), name="log_w_stddev")
 
     # Parameters of the model.

@@ -36,6 +36,7 @@ class RandomPolicy:
         check_range("momentum", self.momentum, 0, 1)
 
     def start(self, rngs, world):
+        """`walker(infos, resets)`, the actions of all environments; a generator and a world's settings: see `collect`."""
         last = [None] * len(rngs)
 
         def walker(infos, resets):
@@ -69,6 +70,7 @@ class ExploringPolicy:
         check_range("look", self.look, 0, 1)
 
     def start(self, rngs, world):
+        """As `RandomPolicy.start`."""
         num_envs, half_turn = len(rngs), np.pi / world.num_headings
         plans, goals, places = [[] for _ in rngs], np.zeros([num_envs, 2]), np.zeros([num_envs, 2])
         walked = np.zeros(num_envs, bool)

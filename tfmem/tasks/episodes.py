@@ -6,7 +6,7 @@
 "description", JSON that tells their shapes and how the file was made. An episode's arrays follow from the file's seed
 and the episode's number.
 
-Why zlib: of 64 x 64 frames it decoded 22,000 a second on one busy core and kept 0.8 KB (city) or 1.9 KB (terrain) of
+Why zlib: of 64 x 64 frames it decoded 22,000 a second on one core and kept 0.8 KB (city) or 1.9 KB (terrain) of
 each; PNG 5,000 to 8,000, 2.3 and 3.6 KB; raw bytes are 12.3 KB.
 
 Reading needs numpy only: the runner of compiled bundles has no TensorFlow. zlib's checksums watch the arrays.
