@@ -156,7 +156,8 @@ class SimCoreConfig(RunConfig):
 KANERVA = {"core": "kanerva", "memory_size": 32, "word_size": 512}  # Table 4
 RMA = {"core": "rma"}  # Table 3: the defaults
 # Ours: small frames, networks and worlds, for one CPU core and about a quarter of an hour. After a turn of 30 degrees a
-# view of 110 degrees has most of the frame before, without which beliefs take long to start to learn.
+# view of 110 degrees has most of the frame before, without which beliefs take long to start to learn. In 23 actions the
+# agent makes about four moves and looks around between them.
 DEMO = {
     "overshoot": 2,
     "model": "deterministic",
@@ -176,7 +177,7 @@ DEMO = {
     "map_channels": (32, 32, 16),
     "position_hidden": 64,
     "field_of_view": 110.0,
-    "look": 0.8,
+    "look": 0.3,
     "num_episodes": 16_000,
     "eval_episodes": 256,
     "learning_rate": 2e-3,

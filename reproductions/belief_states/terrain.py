@@ -38,7 +38,7 @@ PRESETS = {
     "paper": Config(**_simcore.PAPER_UPDATES),
     "paper_rma": Config(**_simcore.PAPER_UPDATES, **_simcore.RMA),
     "paper_kanerva": Config(**_simcore.PAPER_UPDATES, **_simcore.KANERVA),
-    "demo": Config(**_simcore.DEMO, size=20, num_blocks=6, speed=0.75),
+    "demo": Config(**(_simcore.DEMO | {"look": 0.2}), size=20, num_blocks=6, speed=0.75),
     "smoke": Config(**_simcore.SMOKE, size=16, num_blocks=2),
 }
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import gymnasium
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +10,7 @@ import tensorflow as tf
 from reproductions.belief_states import _compare, _episodes, random_city, terrain
 from reproductions.belief_states._simcore import DECODED
 from tfmem.aot.bundle import open_pipeline
+from tfmem.envs.exploration import ExploringPolicy, collect
 from tfmem.runfolder import RunFolder
 from tfmem.training import compiled_updates, stacked_batches
 
@@ -80,6 +82,19 @@ def test_actions_are_those_that_led_to_the_frames(experiment):
     moved = np.any(np.diff(batch["positions"], axis=0) != 0, -1)
     assert moved.any()
     assert not moved[np.argmax(actions[1:], -1) >= 2].any()
+
+
+@pytest.mark.parametrize("module", [random_city, terrain])
+def test_the_agent_of_a_demo_walks(module):
+    config = module.PRESETS["demo"]
+    like = object.__new__(module.Experiment)
+    like.config = config
+    world = like.world()
+    env = gymnasium.make_vec(world.id, num_envs=32, **world.arguments)
+    positions = collect(env, ExploringPolicy(config.look), config.unroll_length - 1, seed=0).positions
+    moves = np.count_nonzero(np.any(np.diff(positions, axis=0) != 0, -1), 0)
+    assert moves.mean() > 3
+    assert np.mean(moves == 0) < 0.15
 
 
 def test_baselines(experiment):

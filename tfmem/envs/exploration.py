@@ -36,7 +36,7 @@ class RandomPolicy:
         check_range("momentum", self.momentum, 0, 1)
 
     def start(self, rngs, world):
-        """`walker(infos, resets)`, the actions of all environments; a generator and a world's settings: see `collect`."""
+        """`walker(infos, resets)` gives the actions of all environments; `rngs`, `world`: see `collect`."""
         last = [None] * len(rngs)
 
         def walker(infos, resets):
