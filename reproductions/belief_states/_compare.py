@@ -32,8 +32,9 @@ def names(configs):
     told = []
     for config in configs:
         alike = [other for other in configs if describe(other) == describe(config)]
-        differ = [key for key in config if key != "seed" and any(other.get(key) != config[key] for other in alike)]
-        told.append(", ".join([describe(config), *(f"{key} = {config[key]}" for key in differ)]))
+        # A field that an older run does not have makes no difference.
+        differ = [k for k, value in config.items() if k != "seed" and any(o.get(k, value) != value for o in alike)]
+        told.append(", ".join([describe(config), *(f"{k} = {config[k]}" for k in differ)]))
     return told
 
 
