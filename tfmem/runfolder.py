@@ -157,8 +157,8 @@ class RunFolder:
           RunFolderError: it could not be written (full disk, say); the earlier checkpoints are kept.
         """
         path = self.checkpoints / f"checkpoint-{checkpoint.update:09d}.npz"
-        write_atomically(path, lambda file: _write_checkpoint(file, checkpoint))
-        for _, old in self._saved()[self.keep :]:
+        write_checkpoint(path, checkpoint)
+        for _, old in self.saved()[self.keep :]:
             old.unlink()
 
     def restore(self):
@@ -171,7 +171,7 @@ class RunFolder:
           RunFolderError: there are checkpoints and none can be read.
         """
         damaged = []
-        for update, path in self._saved():
+        for update, path in self.saved():
             try:
                 return _read_checkpoint(path, update), damaged
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
@@ -197,7 +197,7 @@ class RunFolder:
         self._drop_metrics_after(checkpoint.update if checkpoint else 0)
         return checkpoint, damaged
 
-    def _saved(self):
+    def saved(self):
         """(update, path) of the checkpoints, newest first."""
         found = ((CHECKPOINT_NAME.fullmatch(path.name), path) for path in self.checkpoints.glob("*.npz"))
         return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
@@ -296,6 +296,11 @@ def write_atomically(path, write):
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_checkpoint(path, checkpoint):
+    """Write a `Checkpoint` as a file, atomically."""
+    write_atomically(path, lambda file: _write_checkpoint(file, checkpoint))
 
 
 def write_json(path, value):

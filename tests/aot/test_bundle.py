@@ -71,11 +71,26 @@ def test_large_arrays_become_recipes(tmp_path, distribution):
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2**17
 
 
+@pytest.mark.parametrize("shape", [(400, 500), (500, 400), (400, 400)])
+def test_large_orthogonal_arrays_become_recipes(tmp_path, shape):
+    array = 1.5 * np.linalg.qr(np.random.default_rng(1).normal(size=[max(shape), min(shape)]))[0].astype(np.float32)
+    array = array.reshape(shape) if shape[0] >= shape[1] else array.T
+    write_bundle(make(variables__large=array), tmp_path, largest=2**20 + 10**5)
+    large = read_bundle(tmp_path).initial["variables/large"]
+    assert large.shape == shape
+    assert large.dtype == np.float32
+    assert not np.array_equal(large, array)
+    short = large if shape[0] <= shape[1] else large.T
+    np.testing.assert_allclose(short @ short.T, 1.5**2 * np.eye(400), atol=1e-5)
+    assert abs(np.diag(large).mean()) < 0.05  # a QR decomposition alone prefers one sign
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2**17
+
+
 def test_large_arrays_that_are_no_plain_draw_are_refused(tmp_path):
     rng = np.random.default_rng(1)
-    orthogonal = np.linalg.qr(rng.normal(size=[400, 400]))[0].astype(np.float32)
+    shared = rng.normal(size=[400, 1]).astype(np.float32) + rng.normal(size=[400, 400]).astype(np.float32)
     two_scales = rng.normal(size=[400, 400]).astype(np.float32) * np.repeat([1, 3], 200).astype(np.float32)
-    for array in (orthogonal, two_scales, np.arange(160_000).reshape(400, 400)):
+    for array in (shared, two_scales, np.arange(160_000).reshape(400, 400)):
         with pytest.raises(BundleError, match=r"larger than 1 MiB, and variables/large \(\d\.\d MiB\)"):
             write_bundle(make(variables__large=array), tmp_path / "bundle", largest=2**20 + 10**5)
     assert not (tmp_path / "bundle").exists()

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmem.aot.bundle import Leaf, Program
-from tfmem.aot.lowering import lower
+from tfmem.aot.lowering import lower, obstacles
 from tfmem.aot.modules import arithmetic
 from tfmem.aot.runner import Executable
 
@@ -41,3 +41,27 @@ def test_constants_of_booleans():
     )
     result = jax.device_get(run({"carry/0": run.put(np.ones(mask.shape, np.float32))})["metrics/x"])
     np.testing.assert_array_equal(result, mask.astype(np.float32))
+
+
+def test_other_dialects_than_stablehlo_are_obstacles():
+    text = "func.func @main(%arg0: tensor<2xf32>) -> tensor<2xf32> {\n  %0 = {} %arg0 : tensor<2xf32>\n"
+    assert obstacles(text.replace("{}", "stablehlo.tanh", 1)) == []
+    for operation in ("mhlo.erf", "chlo.erf", "tf.Erf"):
+        assert obstacles(text.replace("{}", operation, 1)) == [operation]
+        assert obstacles(text.replace("{}", f'"{operation}"', 1)) == [operation]
+
+
+def test_copies_become_stablehlo():
+    """Plugins of cards refuse `mhlo.copy`, which TensorFlow writes where a loop assigns a variable."""
+    variable = tf.Variable(tf.ones([SIZE]))
+
+    def loop(x):
+        def body(i, s):
+            variable.assign_add(s)
+            return i + 1, s * variable
+
+        return tf.while_loop(lambda i, s: i < STEPS, body, (0, x), maximum_iterations=STEPS)[1]
+
+    text, _ = lower(loop, tf.TensorSpec([SIZE]))
+    assert "stablehlo.convert" in text
+    assert "mhlo.copy" not in text

@@ -252,9 +252,16 @@ _FITS = 2.0  # Kolmogorov's statistic, sqrt(n) max |F - F_n|: of the right distr
 
 
 def drawn(distribution, mean, scale, shape, dtype, seed):
-    """`mean` plus `scale` times random numbers: "uniform" in [-1, 1), "normal", "truncated_normal" (cut off at 2)."""
+    """`mean` plus `scale` times random numbers: "uniform" in [-1, 1), "normal", "truncated_normal" (cut off at 2).
+
+    "orthogonal": a matrix of two axes whose shorter side's vectors are orthonormal, uniformly distributed.
+    """
     rng = np.random.Generator(np.random.PCG64(seed))
     size = int(np.prod(shape))
+    if distribution == "orthogonal":
+        q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape)), np.float32))
+        q *= np.sign(np.diag(r))  # makes the distribution uniform
+        return (scale * (q if shape[0] >= shape[1] else q.T)).astype(as_dtype(dtype))
     if distribution == "uniform":
         values = rng.random(size, np.float32) * 2 - 1
     else:
@@ -269,6 +276,8 @@ def _recipe(name, array, largest):
     values = array.astype(np.float64).ravel()
     mean, std = values.mean(), values.std()
     scales = {"uniform": std * 3**0.5, "normal": std, "truncated_normal": std / _TRUNCATED_STD}
+    if _is_orthogonal(array):
+        mean, scales = 0.0, {"orthogonal": np.linalg.norm(values) / min(array.shape) ** 0.5}
     for distribution, scale in scales.items():
         recipe = {
             "distribution": distribution,
@@ -278,12 +287,21 @@ def _recipe(name, array, largest):
             "dtype": array.dtype.name,
             "seed": zlib.crc32(name.encode()),
         }
-        if array.dtype.kind == "f" and _alike(array, drawn(**recipe)):
+        if distribution == "orthogonal" or (array.dtype.kind == "f" and _alike(array, drawn(**recipe))):
             return recipe
     raise BundleError(
         f"the bundle would be larger than {largest / 2**20:.0f} MiB, and {name} ({array.nbytes / 2**20:.1f} MiB) is "
         "neither constant nor a plain random draw that the runner could make itself"
     )
+
+
+def _is_orthogonal(array):
+    """Whether the vectors of a matrix's shorter side are orthogonal and equally long; large ones are sampled."""
+    if array.ndim != 2 or array.dtype.kind != "f" or min(array.shape) < 2:
+        return False
+    vectors = (array if array.shape[0] <= array.shape[1] else array.T)[:256].astype(np.float64)
+    products = vectors @ vectors.T
+    return np.allclose(products, products[0, 0] * np.eye(len(products)), atol=1e-4 * products[0, 0])
 
 
 def _alike(array, other):

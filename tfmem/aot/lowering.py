@@ -26,6 +26,8 @@ _DTYPES = {"i1": "bool", "ui8": "uint8", "bf16": "bfloat16", "f16": "float16", "
 _DTYPES |= {f"i{n}": f"int{n}" for n in (8, 16, 32, 64)} | {f"ui{n}": f"uint{n}" for n in (16, 32, 64)}
 _DYNAMIC = re.compile(r"tensor<[^>]*\?|#stablehlo\.bounds|stablehlo\.(?:real_)?dynamic_(?!slice|update_slice)\w+")
 _BOOLEANS = re.compile(r'dense<"0x([0-9A-Fa-f]+)"> : tensor<((?:\d+x)+)i1>')
+_COPY = re.compile(r"= mhlo\.copy (%\S+) : (tensor<[^>]*>)")
+_FOREIGN = re.compile(r"= \"?((?:mhlo|chlo|tf|tf_\w+)\.\w+)")
 _CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @([\w$.]+)")
 PORTABLE_CALLS = {"TopK"}  # XLA decomposes or specialises it on every platform
 
@@ -55,6 +57,7 @@ def lower(function, *specs):
     except (ValueError, tf.errors.OpError) as error:
         raise BundleError(f"XLA cannot compile the step: {error}") from error
     text = _BOOLEANS.sub(_spelled, _LOCATION.sub("", _LOCATION_LINE.sub("", text)))
+    text = _COPY.sub(r"= stablehlo.convert \1 : \2", text)  # plugins of cards take StableHLO alone
     problems = obstacles(text)
     if problems:
         raise BundleError(f"the step is compiled to what not every platform runs: {', '.join(problems)}")
@@ -71,8 +74,8 @@ def _spelled(match):
 
 
 def obstacles(text):
-    """What in a StableHLO module keeps it from other platforms: dynamic shapes, calls of one platform's library."""
-    found = set(_DYNAMIC.findall(text))
+    """What keeps a module from other platforms: dynamic shapes, other dialects, calls of one platform's library."""
+    found = set(_DYNAMIC.findall(text)) | set(_FOREIGN.findall(text))
     return sorted(found | {f"custom call {name}" for name in set(_CUSTOM_CALL.findall(text)) - PORTABLE_CALLS})
 
 
