@@ -6,13 +6,13 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfmem" / "__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "tfmem" / "__init__.py").read_text("utf-8")).group(1)
 
 setup(
     name="tfmem",
     version=VERSION,
     description="Neural memory for TensorFlow 2: Keras 3 layers and Sonnet 2 modules, with their papers' experiments",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",

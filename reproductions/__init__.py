@@ -13,7 +13,11 @@ An experiment module has
 Modules whose names begin with an underscore are helpers of their paper's experiments.
 """
 
+import difflib
 import importlib
+import os
+import sys
+import tempfile
 from pathlib import Path
 
 
@@ -28,7 +32,7 @@ def experiment_modules():
 
 
 def load_experiment(name, modules=None):
-    """The module of an experiment.
+    """The module of an experiment; a wrong name is an error before TensorFlow is imported, which takes seconds.
 
     Args:
       name: "<paper>/<experiment>".
@@ -39,5 +43,40 @@ def load_experiment(name, modules=None):
     """
     modules = experiment_modules() if modules is None else modules
     if name not in modules:
-        raise ValueError(f"experiment: {name!r}, must be one of {', '.join(modules)}")
+        # "maping" alone is as near as "multigrid/maping".
+        parts = {part: full for full in modules for part in (full, full.split("/")[-1])}
+        near = dict.fromkeys(parts[part] for part in close(name, parts))
+        raise ValueError(f"experiment: {name!r}, must be one of {', '.join(modules)}{did_you_mean(near)}")
+    _import_tensorflow()
     return importlib.import_module(modules[name])
+
+
+def _import_tensorflow():
+    """Imports TensorFlow without its log lines; where the user has set TF_CPP_MIN_LOG_LEVEL, that decides.
+
+    The lines of the import itself heed no level, so the error stream is set aside meanwhile.
+    """
+    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    with tempfile.TemporaryFile() as said, os.fdopen(os.dup(2), "wb") as errors:
+        os.dup2(said.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            said.seek(0)
+            errors.write(said.read())
+            raise
+        finally:
+            os.dup2(errors.fileno(), 2)
+
+
+def close(word, words):
+    """Those of `words` that `word` may be a typing error of, the nearest first; case makes no difference."""
+    lower = {w.lower(): w for w in words}
+    return [lower[w] for w in difflib.get_close_matches(word.lower(), lower)]
+
+
+def did_you_mean(near):
+    """The end of a message about a word that does not exist; empty where nothing is near."""
+    return f"; did you mean {' or '.join(near)}?" if near else ""

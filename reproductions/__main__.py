@@ -1,22 +1,19 @@
 """The command line `reproduce`, or `python -m reproductions`; `reproduce --help` names its commands."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import argparse
 import contextlib
 import dataclasses
-import difflib
+import fnmatch
 import io
 import itertools
+import os
 import shlex
 import sys
 from pathlib import Path
 
-from reproductions import experiment_modules, load_experiment
+from reproductions import close, did_you_mean, experiment_modules, load_experiment
 from tfmem.aot.bundle import LARGEST, BundleError, read_manifest, write_bundle
-from tfmem.runfolder import RunFolder, RunFolderError
+from tfmem.runfolder import RunFolder, RunFolderError, run_config
 from tfmem.tasks.datasets import CorruptDataError
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -41,6 +38,8 @@ def main(argv=None, modules=None):
     Returns:
       The exit status: 0; 1 for an error; 2 for a wrong command line; 130 after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal gets a "?" where it lacks a character
+        sys.stdout.reconfigure(errors="replace")
     argv = sys.argv[1:] if argv is None else list(argv)
     modules = experiment_modules() if modules is None else modules
     parser = Parser(prog="reproduce", description="Reruns the experiments of the papers.", allow_abbrev=False)
@@ -51,37 +50,43 @@ def main(argv=None, modules=None):
         sub.set_defaults(function=function)
         return sub
 
-    command("list", list_experiments, "show experiments, presets, data sets and the papers' numbers")
+    shown = command("list", list_experiments, "show experiments, presets, data sets and the papers' numbers")
+    shown.add_argument(
+        "filter", nargs="?", default="*", metavar="FILTER", help="part of a name, or a pattern: '*/babi'"
+    )
     run = command("run", run_experiment, "train, evaluate and export; the same command goes on after an interruption")
     run.add_argument("experiment", metavar="EXPERIMENT", help="e.g. multigrid/mapping")
     run.add_argument("--preset", default="paper", help="paper (default), demo, smoke or another that `list` shows")
-    run.add_argument("--folder", type=Path, help="default: runs/<paper>/<experiment>/<preset>/seed<seed>")
-    run.usage = "reproduce run EXPERIMENT [--preset PRESET] [--folder FOLDER] [--<hyper-parameter> VALUE ...]"
+    run.add_argument("--folder", type=_path, help="default: runs/<paper>/<experiment>/<preset>/seed<seed>")
+    run.add_argument("--continue", action="store_true", dest="extend", help="train a run to a higher --num-updates")
+    run.usage = (
+        "reproduce run EXPERIMENT [--preset PRESET] [--folder FOLDER] [--continue] [--<hyper-parameter> VALUE ...]"
+    )
     run.epilog = "`reproduce run EXPERIMENT --help` shows the experiment's hyper-parameters with their sources."
     evaluate = command("evaluate", evaluate_run, "evaluate a run's newest checkpoint again")
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    evaluate.add_argument("run", type=_path, metavar="RUN", help="run folder")
     load = command("import", import_checkpoint, "put a TF 1 checkpoint of the public code into a Keras model")
     load.add_argument("experiment", metavar="EXPERIMENT")
-    load.add_argument("checkpoint", metavar="CKPT", help="prefix of the checkpoint, without .index")
-    load.add_argument("out", metavar="OUT", help="file to write: *.keras or *.weights.h5")
+    load.add_argument("checkpoint", type=_expanded, metavar="CKPT", help="prefix of the checkpoint, without .index")
+    load.add_argument("out", type=_path, metavar="OUT", help="file to write: *.keras or *.weights.h5")
     load.add_argument("--preset", default="paper", help="preset that the model is built from (default: paper)")
     load.add_argument("--scope", default="", help="name scope of the model inside the checkpoint")
     export = command("export", export_run, "write a run's model as a SavedModel (`step` and its other signatures)")
-    export.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    export.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    export.add_argument("run", type=_path, metavar="RUN", help="run folder")
+    export.add_argument("out", type=_path, metavar="OUT", help="folder to write")
     report = command("report", report_runs, "one table per paper, and learning curves, from finished runs")
-    report.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS", help="default: runs")
-    report.add_argument("--out", type=Path, default=Path("runs/report"), help="folder to write (default: runs/report)")
+    report.add_argument("runs", nargs="*", type=_path, default=[Path("runs")], metavar="RUNS", help="default: runs")
+    report.add_argument("--out", type=_path, default=Path("runs/report"), help="folder to write (default: runs/report)")
     compiled = command(
         "compile", compile_experiment, "write a bundle that `python -m tfmem.aot` trains without TensorFlow"
     )
     compiled.add_argument("experiment", metavar="EXPERIMENT")
-    compiled.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    compiled.add_argument("out", type=_path, metavar="OUT", help="folder to write")
     compiled.add_argument("--preset", default="paper", help="paper (default), demo, smoke or another that `list` shows")
     compiled.usage = "reproduce compile EXPERIMENT [--preset PRESET] [--<hyper-parameter> VALUE ...] OUT"
     back = command("import-bundle", import_bundle_run, "make a run folder of what `python -m tfmem.aot` trained")
-    back.add_argument("run", type=Path, metavar="BUNDLE_RUN", help="run folder of the bundle's runner")
-    back.add_argument("out", type=Path, metavar="OUT_RUN", help="run folder to write")
+    back.add_argument("run", type=_path, metavar="BUNDLE_RUN", help="run folder of the bundle's runner")
+    back.add_argument("out", type=_path, metavar="OUT_RUN", help="run folder to write")
 
     try:
         if argv[:1] in (["run"], ["compile"]) and len(argv) > 1 and not argv[1].startswith("-"):
@@ -113,6 +118,22 @@ def main(argv=None, modules=None):
         return _fail(error, 1)
 
 
+def _path(text):
+    return Path(_expanded(text))
+
+
+def _expanded(text):
+    """The text of a path; the shell expands no `~` in `--folder=~/runs`."""
+    try:
+        text.encode()  # TensorFlow takes paths as UTF-8
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        raise argparse.ArgumentTypeError(
+            f"{text!a} is no {encoding} text, must be; LC_ALL=C.UTF-8 allows all"
+        ) from None
+    return os.path.expanduser(text)
+
+
 def _fail(error, status):
     print(f"reproduce: error: {error}", file=sys.stderr)
     return status
@@ -127,24 +148,47 @@ def _load(name, modules):
 
 def _preset(module, name, preset):
     if preset not in module.PRESETS:
-        raise UsageError(f"preset: {preset!r}, must be one of {', '.join(module.PRESETS)} ({name})")
+        near = did_you_mean(close(preset, module.PRESETS))
+        raise UsageError(f"preset: {preset!r}, must be one of {', '.join(module.PRESETS)} ({name}){near}")
     return module.PRESETS[preset]
 
 
-def _experiment(module, config):
+@contextlib.contextmanager
+def _refusals():
+    """What a configuration cannot know of itself, as one line: devices, data, sizes that do not fit or are too much."""
+    import tensorflow as tf
+
     try:
+        yield
+    except CorruptDataError:
+        raise
+    except (ValueError, OverflowError, MemoryError, tf.errors.OpError) as error:
+        raise UsageError(_reason(error)) from error
+
+
+def _reason(error):
+    """An error in one line; one of TensorFlow's runtime without its list of graph nodes."""
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}".removesuffix(": ")
+    if hasattr(error, "message"):  # tf.errors.OpError
+        return f"{type(error).__name__}: {error.message.strip().partition(chr(10))[0]}"
+    return " ".join(str(error).split())
+
+
+def _experiment(module, config):
+    with _refusals():
         experiment = module.Experiment(config)
         experiment.batch(0)
         return experiment
-    except CorruptDataError:
-        raise
-    except ValueError as error:
-        # What a configuration cannot tell of itself: devices, data, sizes that do not fit each other.
-        raise UsageError(error) from error
 
 
 def list_experiments(arguments, modules, argv):
-    for name in modules:
+    pattern = arguments.filter if any(c in arguments.filter for c in "*?[") else f"*{arguments.filter}*"
+    names = [name for name in modules if fnmatch.fnmatchcase(name, pattern)]
+    if not names:
+        near = did_you_mean(close(arguments.filter, {part for name in modules for part in (name, *name.split("/"))}))
+        raise UsageError(f"FILTER: {arguments.filter!r}, must be a part or a pattern of {', '.join(modules)}{near}")
+    for name in names:
         module = _load(name, modules)
         print(f"{name}: {_title(module)}")
         print(f"    presets: {', '.join(module.PRESETS)}")
@@ -158,9 +202,11 @@ def _title(module):
 
 
 def run_experiment(arguments, modules, argv):
-    from tfmem.training import TrainingDivergedError, TrainingInterrupted, train
-
     module = _load(arguments.experiment, modules)
+    import tensorflow as tf
+
+    from tfmem.training import TrainingDivergedError, TrainingInterrupted, UpdateError, train
+
     preset = _preset(module, arguments.experiment, arguments.preset)
     config = parse_config(module, preset, arguments.overrides, f"reproduce run {arguments.experiment}")
     folder = arguments.folder or Path("runs", arguments.experiment, arguments.preset, f"seed{config.seed}")
@@ -168,15 +214,19 @@ def run_experiment(arguments, modules, argv):
     try:
         experiment = _experiment(module, config)
         print(f"{arguments.experiment}, preset {arguments.preset}, seed {config.seed}, in {folder}")
-        result = train(experiment, folder, arguments.preset, module.PAPER)
+        result = train(experiment, folder, arguments.preset, module.PAPER, extend=arguments.extend)
     except TrainingInterrupted as error:
         print(f"{error}. To go on:\n  {again}", file=sys.stderr)
         return INTERRUPTED
     except KeyboardInterrupt:
         print(f"stopped at once. To go on after the last checkpoint:\n  {again}", file=sys.stderr)
         return INTERRUPTED
+    except UpdateError as error:
+        raise UsageError(f"the update cannot be built: {_reason(error.__cause__)}") from error
     except TrainingDivergedError as error:
         return _fail(error, 1)
+    except (MemoryError, tf.errors.OpError) as error:
+        return _fail(_reason(error), 1)
     _print_scores(result["ours"], module.PAPER)
     print(f"{result['updates']} updates in {result['wall_time_seconds']} s; all of it is in {folder}")
 
@@ -196,7 +246,7 @@ def parse_config(module, preset, overrides, prog):
         f"{', '.join(module.PRESETS)}. --folder says where the run is kept."
     )
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), _refusals():
             return tyro.cli(module.Config, default=preset, args=overrides, prog=prog, description=description)
     except SystemExit as stop:
         if stop.code == 0:
@@ -208,7 +258,7 @@ def parse_config(module, preset, overrides, prog):
     names = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(module.Config)]
     for option in (override.split("=")[0].replace("_", "-") for override in overrides):
         if option.startswith("--") and option not in names:
-            near = difflib.get_close_matches(option, names, n=3) or names
+            near = close(option, names) or names
             message = f"{option}: no such hyper-parameter, must be one of {', '.join(near)}"
             break
     raise UsageError(f"{message.removeprefix('Error parsing Config: ')}; see `{prog} --help`")
@@ -216,17 +266,18 @@ def parse_config(module, preset, overrides, prog):
 
 def _open_run(path, modules):
     """A run's module, and its experiment with the variables of its newest readable checkpoint, which comes third."""
+    folder = RunFolder(path)
+    about = run_config(folder)
+    module = _load(about["experiment"], modules)
     from tfmem.training import load_checkpoint
 
-    folder = RunFolder(path)
-    about = folder.config()
-    module = _load(about["experiment"], modules)
     fields = {name: _as_tuples(value) for name, value in about["config"].items()}
     try:
         config = module.Config(**fields)
     except (TypeError, ValueError) as error:
         raise RunFolderError(f"{folder.config_path} is not of this version of {about['experiment']}: {error}") from None
-    experiment = module.Experiment(config)
+    with _refusals():
+        experiment = module.Experiment(config)
     checkpoint, damaged = folder.restore()
     for file, reason in damaged:
         print(f"{file.name} is damaged ({reason}); an older one is used", file=sys.stderr)
@@ -262,17 +313,19 @@ def _table(head, rows):
 
 
 def import_checkpoint(arguments, modules, argv):
+    if not arguments.out.name.endswith((".keras", ".weights.h5")):
+        raise UsageError(f"OUT: {str(arguments.out)!r}, must end in .keras or .weights.h5")
+    module = _load(arguments.experiment, modules)
     from tfmem.checkpoints import load_tf1
 
-    if not arguments.out.endswith((".keras", ".weights.h5")):
-        raise UsageError(f"OUT: {arguments.out!r}, must end in .keras or .weights.h5")
-    module = _load(arguments.experiment, modules)
-    experiment = module.Experiment(_preset(module, arguments.experiment, arguments.preset))
+    preset = _preset(module, arguments.experiment, arguments.preset)
+    with _refusals():
+        experiment = module.Experiment(preset)
     try:
         print(load_tf1(experiment.model, arguments.checkpoint, arguments.scope))
     except ValueError as error:  # CheckpointMismatchError is one
         return _fail(error, 1)
-    Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     experiment.save_model(arguments.out)
     print(f"written: {arguments.out}")
 
@@ -286,29 +339,32 @@ def export_run(arguments, modules, argv):
 
 
 def compile_experiment(arguments, modules, argv):
+    module = _load(arguments.experiment, modules)
     from tfmem.aot.lowering import make_bundle
 
-    module = _load(arguments.experiment, modules)
     preset = _preset(module, arguments.experiment, arguments.preset)
     config = parse_config(module, preset, arguments.overrides, f"reproduce compile {arguments.experiment}")
     if arguments.out.exists():
         raise UsageError(f"OUT: {arguments.out} exists already")
-    write_bundle(make_bundle(_experiment(module, config), arguments.preset), arguments.out)
+    experiment = _experiment(module, config)
+    with _refusals():
+        bundle = make_bundle(experiment, arguments.preset)
+    write_bundle(bundle, arguments.out)
     size = sum(about["bytes"] for about in read_manifest(arguments.out)["files"].values())
     print(f"written: {arguments.out}, {size / 2**20:.2f} MiB of at most {LARGEST // 2**20}. To train what is in it:")
     print(f"  python -m tfmem.aot run {shlex.quote(str(arguments.out))}")
 
 
 def import_bundle_run(arguments, modules, argv):
-    from tfmem.training import run_description
-
     source, out = RunFolder(arguments.run), RunFolder(arguments.out)
-    about = source.config()
+    about = run_config(source)
     if "bundle" not in about:
         raise RunFolderError(f"{arguments.run} is not a run of `python -m tfmem.aot`; it can be used as it is")
     if arguments.out.exists():
         raise UsageError(f"OUT_RUN: {arguments.out} exists already")
     _, experiment, checkpoint = _open_run(arguments.run, modules)
+    from tfmem.training import run_description
+
     out.claim(run_description(experiment, about["preset"]))
     try:
         for row in source.metrics():

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,37 +16,95 @@ from rich.table import Table
 
 from reproductions import load_experiment
 from tfmem import plotting
-from tfmem.runfolder import RunFolder, RunFolderError, as_json, differences, write_atomically
+from tfmem.runfolder import (
+    RESULT_FIELDS,
+    RunFolder,
+    RunFolderError,
+    as_json,
+    differences,
+    run_config,
+    run_result,
+    write_atomically,
+)
 
 COLUMNS = ("experiment", "preset", "metric", "paper", "ours", "seeds", "updates", "time per run")
 
 
 class Run(NamedTuple):
-    """A finished run: what it was, its result.json and its rows of metrics.csv."""
+    """A finished run: what it was, its result.json, its rows of metrics.csv and the paper's numbers."""
 
     experiment: str
     setting: str  # preset, and what was changed in it
     result: dict
     metrics: list
+    paper: dict
 
 
 def finished_runs(paths, modules):
-    """The finished runs in and below some folders, as `Run`s; runs of experiments not in `modules` are left out."""
-    files = sorted({file for path in paths for file in [path / "result.json", *path.glob("**/result.json")]})
-    runs = []
-    for folder in (RunFolder(file.parent) for file in files if file.exists()):
-        about = folder.config()
-        if about["experiment"] in modules:
-            presets = load_experiment(about["experiment"], modules).PRESETS
-            setting = _setting(about["preset"], about["config"], presets)
-            runs.append(Run(about["experiment"], setting, folder.result(), folder.metrics()))
+    """The finished runs in and below some folders, as `Run`s; runs of experiments not in `modules` are left out.
+
+    Of several runs that have a setting and their seeds in common, copies say, the first counts. A line says which are
+    left out for that, and which cannot be read.
+    """
+    files = {file.resolve(): file for path in paths for file in [path / "result.json", *path.glob("**/result.json")]}
+    runs, counted = [], {}
+    for folder in (RunFolder(file.parent) for file in sorted(files.values()) if file.exists()):
+        try:
+            run = _finished_run(folder, modules)
+        except RunFolderError as error:
+            _say(f"{error}; the run is left out")
+            continue
+        if run is None:
+            continue
+        already = [seed for seed in run.result["seeds"] if (run.experiment, run.setting, seed) in counted]
+        if already:
+            first = counted[run.experiment, run.setting, already[0]]
+            _say(f"{folder.path} has the setting and the seed {already[0]} of {first}; it is left out")
+            continue
+        counted |= {(run.experiment, run.setting, seed): folder.path for seed in run.result["seeds"]}
+        runs.append(run)
     return runs
 
 
-def _setting(preset, config, presets):
-    original = as_json(dataclasses.asdict(presets[preset])) if preset in presets else {}
-    changed = [f"{name}={json.dumps(new)}" for name, _, new in differences(original, config) if name != "seed"]
-    return ", ".join([str(preset), *changed])
+def _say(text):
+    print(f"reproduce: {text}", file=sys.stderr)
+
+
+def _finished_run(folder, modules):
+    """The `Run` in a folder; None where its experiment is not in `modules`.
+
+    Raises:
+      RunFolderError: a file of it is damaged.
+    """
+    about, result = run_config(folder), run_result(folder)
+    if about["experiment"] not in modules:
+        return None
+    module = load_experiment(about["experiment"], modules)
+    numbers = {**result["ours"], **{name: result[name] for name in RESULT_FIELDS if name not in ("ours", "seeds")}}
+    strange = [name for name, value in numbers.items() if isinstance(value, bool) or not isinstance(value, int | float)]
+    if strange:
+        raise RunFolderError(
+            f"{folder.result_path} is damaged: {strange[0]}: {numbers[strange[0]]!r}, must be a number"
+        )
+    if not all(isinstance(seed, int) for seed in result["seeds"]):
+        raise RunFolderError(f"{folder.result_path} is damaged: seeds: {result['seeds']!r}, must be integers")
+    try:
+        metrics = folder.metrics()
+        metrics.sort(key=lambda row: row["update"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{folder.metrics_path} is damaged: {error}") from error
+    return Run(about["experiment"], _setting(about, module), result, metrics, module.PAPER)
+
+
+def _setting(about, module):
+    """The preset and what was changed in it; a field that an older run does not have was at its default."""
+    preset = about.get("preset")
+    original = as_json(dataclasses.asdict(module.PRESETS[preset])) if preset in [*module.PRESETS] else {}
+    defaults = {f.name: f.default for f in dataclasses.fields(module.Config) if f.default is not dataclasses.MISSING}
+    changed = differences(original, as_json(defaults) | about["config"])
+    if "bundle" in about:
+        changed.append(("bundle", None, about["bundle"].get("precision")))
+    return ", ".join([str(preset), *(f"{name}={json.dumps(new)}" for name, _, new in changed if name != "seed")])
 
 
 def rows(runs):
@@ -55,7 +114,7 @@ def rows(runs):
         groups[run.experiment, run.setting].append(run)
     tables = collections.defaultdict(list)
     for (experiment, setting), same in groups.items():
-        paper, ours = same[-1].result["paper"], [run.result["ours"] for run in same]
+        paper, ours = same[-1].paper, [run.result["ours"] for run in same]
         seeds = [str(seed) for run in same for seed in run.result["seeds"]]
         time = datetime.timedelta(seconds=round(np.mean([run.result["wall_time_seconds"] for run in same])))
         for metric in dict.fromkeys([*paper, *(name for scores in ours for name in scores)]):
@@ -66,7 +125,7 @@ def rows(runs):
                     experiment,
                     setting,
                     metric,
-                    "-" if told is None else f"{_text(told['value'])} ({told['source']})",
+                    "-" if told is None else f"{_text(told[0])} ({told[1]})",
                     _mean(values) if values else "-",
                     " ".join(seeds),
                     str(same[-1].result["updates"]),

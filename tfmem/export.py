@@ -46,7 +46,7 @@ def saved_model(model_or_core, path, input_shape=None):
       ValueError: `model_or_core` is none of these, `input_shape` is missing for a core or given for a model, or `path`
         is a folder with files.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"path was {str(path)!r}, must be a folder that does not exist or is empty")
     if hasattr(model_or_core, "export_functions"):
@@ -70,7 +70,7 @@ def saved_model(model_or_core, path, input_shape=None):
     layout = {"class": type(model_or_core).__name__, "signatures": signatures}
     asset = path / ASSET
     asset.parent.mkdir()
-    asset.write_text(json.dumps(layout, indent=2) + "\n")
+    asset.write_text(json.dumps(layout, indent=2) + "\n", "utf-8")
 
 
 def _as_core(core):

@@ -82,7 +82,10 @@ class Loop(abc.ABC):
         self.folder.append_metrics(self.update, row)
 
     def resume(self):
-        """Goes on from the folder's newest readable checkpoint, where there is one."""
+        """Resumes from the folder's newest readable checkpoint, where there is one.
+
+        Where the run once ended there and is now longer, what metrics.csv has for that end alone is removed.
+        """
         checkpoint, damaged = self.folder.resume()
         for path, reason in damaged:
             _say(f"{path.name} is damaged ({reason}) and was set aside")
@@ -90,8 +93,19 @@ class Loop(abc.ABC):
             self.load(checkpoint)
             self.update, self.pending = checkpoint.update, pending_metrics(checkpoint)
             self.wall_before = checkpoint.metadata["wall_time"]
+            if self.update < self.num_updates:
+                self.folder.trim_metrics(self.update, self._stays)
             _say(f"going on after update {self.update}")
         self.start = self.last_save = time.monotonic()
+
+    def _due(self, every):
+        return bool(every) and self.update % every == 0
+
+    def _stays(self, column):
+        """Whether a run of any length has this column in the row of the present update."""
+        if column.startswith("train/"):  # without pending values its mean would be lost
+            return self._due(self.schedule.log_every) or not self.pending
+        return self._due(self.schedule.eval_every)
 
     def run(self):
         """Trains to the end.
@@ -101,10 +115,10 @@ class Loop(abc.ABC):
           TrainingDivergedError: NaN or infinity.
           RunFolderError: the folder cannot be written.
         """
-        calls = [
-            (first, min(self.schedule.updates_per_call, self.num_updates - first))
-            for first in range(self.update, self.num_updates, self.schedule.updates_per_call)
-        ]
+        size = self.schedule.updates_per_call
+        starts = range(self.update - self.update % size, self.num_updates, size)  # evaluations come at ends of calls
+        calls = [(max(first, self.update), min(first + size, self.num_updates)) for first in starts]
+        calls = [(first, end - first) for first, end in calls]
         with (
             _Display(self.update, self.num_updates) as display,
             _stop_signals() as stop,
@@ -128,12 +142,13 @@ class Loop(abc.ABC):
                         f"{name} is {value} at update {self.update}; the last good checkpoint is kept"
                     )
                 self.pending.setdefault(name, []).append(float(value))
-            row, last = {}, self.update == self.num_updates
-            if self.update % self.schedule.log_every == 0 or last:
+            row, last, due = {}, self.update == self.num_updates, self._due(self.schedule.log_every)
+            if due or last:
                 row = {f"train/{name}": np.mean(values) for name, values in self.pending.items()}
                 display.loss = row["train/loss"]
+            if due:  # else the values stay pending, for a run that is made longer
                 self.pending = {}
-            if last or (self.schedule.eval_every and self.update % self.schedule.eval_every == 0):
+            if last or self._due(self.schedule.eval_every):
                 self.evaluation = self.evaluate()
                 if self.evaluation is not None:
                     row |= {f"eval/{name}": value for name, value in self.evaluation.items()}
@@ -146,7 +161,7 @@ class Loop(abc.ABC):
     def _save_is_due(self):
         return (
             self.update == self.num_updates
-            or (self.schedule.checkpoint_every and self.update % self.schedule.checkpoint_every == 0)
+            or self._due(self.schedule.checkpoint_every)
             or time.monotonic() - self.last_save >= self.schedule.checkpoint_seconds
         )
 

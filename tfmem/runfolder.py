@@ -71,7 +71,7 @@ class RunFolder:
     def __init__(self, path, keep=2):
         if keep < 1:
             raise ValueError(f"keep: {keep}, must be at least 1")
-        self.path = Path(path)
+        self.path = Path(os.path.expanduser(path))
         self.keep = keep
         self.config_path = self.path / "config.json"
         self.metrics_path = self.path / "metrics.csv"
@@ -239,6 +239,20 @@ class RunFolder:
             for row in self._rows()
         ]
 
+    def trim_metrics(self, update, keep):
+        """Leaves of the row of `update` the columns that `keep(name)` accepts; rows and columns without values go."""
+
+        def trimmed(row):
+            stays = [int(row["update"]) != update or name == "update" or keep(name) for name in row]
+            return {name: text for (name, text), stay in zip(row.items(), stays, strict=True) if text and stay}
+
+        rows = [trimmed(row) for row in self._rows()]
+        rows = [row for row in rows if set(row) > {"update"}]
+        if rows:
+            self._write_metrics([name for name in self._columns() if any(row.get(name) for row in rows)], rows)
+        else:
+            self.metrics_path.unlink(missing_ok=True)
+
     def _columns(self):
         if not self.metrics_path.exists():
             return []
@@ -325,6 +339,42 @@ def differences(old, new, prefix=""):
     return found
 
 
+def run_config(folder):
+    """What made a run: the content of config.json, with "experiment" and its "config".
+
+    Raises:
+      RunFolderError: the folder has none, or it cannot be read.
+    """
+    return _with_fields(folder.config_path, folder.config, {"experiment": str, "config": dict})
+
+
+def run_result(folder):
+    """The content of a run's result.json; None where the run is not finished.
+
+    Raises:
+      RunFolderError: it cannot be read, or lacks what every result has.
+    """
+    return _with_fields(folder.result_path, folder.result, RESULT_FIELDS) if folder.result_path.exists() else None
+
+
+RESULT_FIELDS = {"ours": dict, "seeds": list, "updates": int, "wall_time_seconds": (int, float)}
+
+
+def _with_fields(path, read, kinds):
+    try:
+        content = read()
+    except ValueError as error:  # not JSON, or not text
+        raise RunFolderError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path} is damaged: it holds {content!r}, must hold an object")
+    for name, kind in kinds.items():
+        if name not in content:
+            raise RunFolderError(f"{path} is damaged: it has no {name!r}")
+        if not isinstance(content[name], kind):
+            raise RunFolderError(f"{path} is damaged: {name}: {content[name]!r} is of another kind")
+    return content
+
+
 def describe_machine(devices=()):
     """What a result depends on besides its configuration: hardware, package versions, git revision.
 
@@ -346,7 +396,7 @@ def describe_machine(devices=()):
 
 def _cpu_name():
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -358,9 +408,8 @@ def _git_revision():
     here = Path(__file__).resolve().parent
 
     def git(*arguments):
-        return subprocess.run(
-            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-C", here, *arguments]
+        return os.fsdecode(subprocess.run(command, capture_output=True, check=True).stdout).strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != here.parent:

@@ -11,18 +11,30 @@ with it).
 
 import abc
 import dataclasses
+import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
 
 from tfmem import plotting
 from tfmem.loop import Loop, TrainingDivergedError, TrainingInterrupted, fitting_arrays, pending_metrics
-from tfmem.runfolder import RunFolder, RunFolderError, describe_machine
+from tfmem.runfolder import (
+    RunFolder,
+    RunFolderError,
+    as_json,
+    describe_machine,
+    run_config,
+    run_result,
+    write_json,
+)
 
 __all__ = [
     "Evaluation",
@@ -30,6 +42,7 @@ __all__ = [
     "RunConfig",
     "TrainingDivergedError",
     "TrainingInterrupted",
+    "UpdateError",
     "check_range",
     "checkpoint_arrays",
     "compiled_updates",
@@ -40,6 +53,9 @@ __all__ = [
     "train",
     "uses_xla",
 ]
+
+
+HISTORY = "num_updates_history"  # in config.json and result.json of a run that was made longer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +78,10 @@ class RunConfig:
     """Seconds between checkpoints; our choice."""
     jit_compile: Literal["auto"] | bool = "auto"
     """Whether XLA compiles the update; auto: on a GPU yes, on a CPU no (measured: its convolutions are slower)."""
+    mixed_precision: bool = False
+    """Whether products are computed in bfloat16 (weights, softmax and normalization in float32); our choice."""
+
+    supports_mixed_precision: ClassVar[bool] = False  # an experiment whose models take `policy` says True
 
     def __post_init__(self):
         check_range(self, "seed", 0, 2**31 - 1)
@@ -77,6 +97,15 @@ class RunConfig:
             raise ValueError(f"checkpoint_seconds: {self.checkpoint_seconds}, must be greater than 0")
         if self.jit_compile not in ("auto", True, False):
             raise ValueError(f"jit_compile: {self.jit_compile!r}, must be 'auto', True or False")
+        if not isinstance(self.mixed_precision, bool):
+            raise ValueError(f"mixed_precision: {self.mixed_precision!r}, must be True or False")
+        if self.mixed_precision and not self.supports_mixed_precision:
+            raise ValueError("mixed_precision: True, must be False: this experiment computes in float32 alone")
+
+    @property
+    def policy(self):
+        """The Keras dtype policy of the models, by its name."""
+        return "mixed_bfloat16" if self.mixed_precision else "float32"
 
 
 def check_range(config, name, low, high=float("inf")):
@@ -85,6 +114,10 @@ def check_range(config, name, low, high=float("inf")):
     if not low <= value <= high:
         bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
         raise ValueError(f"{name}: {value}, must be {bounds}")
+
+
+class UpdateError(ValueError):
+    """The update of a configuration cannot be built: sizes do not fit each other, or are too large."""
 
 
 class Evaluation(NamedTuple):
@@ -144,8 +177,9 @@ class Experiment(abc.ABC):
         """One update, traced into a graph (without AutoGraph).
 
         Args:
-          update: int64 scalar tensor, from 0; seeds and schedules follow from it. Stateless random ops need
-            `alg="philox"` to draw the same integers under XLA and without; floats differ all the same.
+          update: int64 scalar tensor, from 0; seeds and schedules follow from it, not from `num_updates`: a run may be
+            made longer. Stateless random ops need `alg="philox"` to draw the same integers under XLA and without;
+            floats differ all the same.
           batch: the nest that `batch` made, as tensors.
           carry: nest of tensors; the result has the same structure, shapes and dtypes.
 
@@ -190,6 +224,7 @@ class Experiment(abc.ABC):
 
     def save_model(self, path):
         """Saves the model as `.keras` or `.weights.h5`."""
+        path = os.path.expanduser(path)
         if str(path).endswith(".weights.h5"):
             self.model.save_weights(path)
         else:
@@ -286,7 +321,7 @@ def checkpoint_arrays(experiment, carry):
     return arrays | {f"carry/{index}": tensor.numpy() for index, tensor in enumerate(tf.nest.flatten(carry))}
 
 
-def train(experiment, path, preset=None, paper=None):
+def train(experiment, path, preset=None, paper=None, extend=False):
     """Runs an experiment in a run folder, from its last checkpoint where it has one, to the end.
 
     SIGINT (Ctrl-C) and SIGTERM stop it after the current call with a checkpoint.
@@ -296,6 +331,9 @@ def train(experiment, path, preset=None, paper=None):
       path: the run folder; made where it does not exist.
       preset: name of the preset, for the record.
       paper: the paper's numbers, `{metric: (value or None, source)}`, for the record.
+      extend: whether the folder's run is to be trained longer, to the `num_updates` of this configuration, which is
+        otherwise the same. Its numbers are those of a run that had as many from the start. config.json and result.json
+        then list what `num_updates` has been (`num_updates_history`).
 
     Returns:
       The content of result.json; where the run was finished already, without doing anything.
@@ -304,31 +342,100 @@ def train(experiment, path, preset=None, paper=None):
       RunFolderError: the folder belongs to another configuration, has no readable checkpoint, or cannot be written.
       TrainingInterrupted: a signal stopped it; the same call goes on.
       TrainingDivergedError: NaN or infinity, with the update's number; the last good checkpoint is kept.
+      UpdateError: the update of a new run cannot be built; no folder was made.
     """
     folder = RunFolder(path)
-    folder.claim(run_description(experiment, preset))
+    there = run_config(folder) if extend or folder.config_path.exists() else None
+    functions = {} if there else _first_function(experiment)
+    defaults = as_json(
+        {f.name: f.default for f in dataclasses.fields(experiment.config) if f.default is not dataclasses.MISSING}
+    )
+    described = _as_described(there, as_json(run_description(experiment, preset)), defaults)
+    updates = there["config"].get("num_updates") if extend else None
+    longer = isinstance(updates, int) and updates < experiment.config.num_updates
+    if longer:
+        described["config"]["num_updates"] = updates
+    folder.claim(described)
     try:
-        finished = folder.result()
+        if longer:
+            described = _extended(folder, described, experiment.config.num_updates)
+        finished = run_result(folder)
         if finished is None:
-            finished = _Run(experiment, folder).finish(preset, paper or {})
+            finished = _Run(experiment, folder, described, functions).finish(paper or {})
         return finished
     finally:
         folder.release()
 
 
-class _Run(Loop):
-    """A run with TensorFlow."""
+def _as_described(there, described, defaults):
+    """A run's description in the words of the config.json that is `there` (None: there is none), for comparison.
 
-    def __init__(self, experiment, folder):
+    A field that an older version did not write had its default; earlier values of `num_updates` stand there alone.
+    """
+    if there is None:
+        return described
+    config = described["config"]
+    return {
+        **described,
+        "config": {n: v for n, v in config.items() if n in there["config"] or v != defaults.get(n)},
+        **({HISTORY: there[HISTORY]} if HISTORY in there else {}),
+    }
+
+
+def _extended(folder, described, num_updates):
+    """Makes a claimed folder's run one of `num_updates`; returns what config.json says from then on."""
+    before, every = described["config"]["num_updates"], described["config"]["eval_every"]
+    checkpoint, _ = folder.restore()
+    if folder.result_path.exists() and checkpoint is None:
+        raise RunFolderError(f"{folder.path} has no checkpoint to continue from; it is left as it is")
+    if folder.result_path.exists() and (not every or before % every):
+        text = f"the run of {before} updates was evaluated at its end, where one of {num_updates} is not"
+        print(f"{text}; weights that it kept as its best may be of there", file=sys.stderr)
+    described = {
+        **described,
+        "config": described["config"] | {"num_updates": num_updates},
+        HISTORY: [*described.get(HISTORY, [before]), num_updates],
+    }
+    folder.result_path.unlink(missing_ok=True)  # first: a result never stands beside a configuration of more updates
+    write_json(folder.config_path, described)
+    return described
+
+
+def _first_function(experiment):
+    """The function of a run's first call, by its size: that it can be built is seen before anything is written."""
+    size = min(experiment.config.updates_per_call, experiment.config.num_updates)
+    function = compiled_updates(experiment, size)
+
+    def spec(array):
+        return tf.TensorSpec([size, *np.shape(array)], np.asarray(array).dtype)
+
+    batches = tf.nest.map_structure(spec, experiment.batch(0))
+    try:
+        function.get_concrete_function(tf.TensorSpec([], tf.int64), batches, experiment.initial_carry())
+    except (ValueError, OverflowError, MemoryError, tf.errors.OpError) as error:
+        raise UpdateError(f"the update cannot be built: {error}") from error
+    return {size: function}
+
+
+class _Run(Loop):
+    """A run with TensorFlow; `described` is what its config.json says."""
+
+    def __init__(self, experiment, folder, described, functions):
         super().__init__(folder, experiment.config, experiment.config.num_updates)
-        self.experiment, self.carry, self.functions = experiment, experiment.initial_carry(), {}
+        self.experiment, self.carry, self.functions = experiment, experiment.initial_carry(), functions
+        self.described = described
+        self.called, self.timed, self.seconds = set(), 0, 0.0  # sizes of calls; updates and seconds since a row
         self.resume()
 
-    def finish(self, preset, paper):
+    def finish(self, paper):
         """Trains to the end and writes what a finished run has."""
         experiment, folder, config = self.experiment, self.folder, self.schedule
         writer = tf.summary.create_file_writer(str(folder.tensorboard))
         with writer.as_default():
+            fields = dataclasses.asdict(config)
+            hparams.hparams({n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in fields.items()})
+            text = json.dumps(self.described, indent=4)
+            tf.summary.text("config", "\n".join(f"    {line}" for line in text.splitlines()), step=self.update)
             self.run()
         writer.close()
         evaluation = self.evaluation if self.evaluation is not None else experiment.evaluate()
@@ -339,11 +446,12 @@ class _Run(Loop):
             raise RunFolderError(f"cannot finish {folder.path}: {error}; its checkpoints are kept") from error
         result = {
             "experiment": experiment.name,
-            "preset": preset,
+            "preset": self.described["preset"],
             "paper": {name: {"value": value, "source": source} for name, (value, source) in paper.items()},
             "ours": {name: float(value) for name, value in metrics.items()},
             "seeds": [config.seed],
             "updates": self.update,
+            **({HISTORY: self.described[HISTORY]} if HISTORY in self.described else {}),
             "wall_time_seconds": round(self.wall_time(), 1),
             **describe_machine([device.name for device in tf.config.list_logical_devices("GPU")]),
         }
@@ -375,10 +483,15 @@ class _Run(Loop):
         return stacked_batches(self.experiment, first, size)
 
     def call(self, first, size, batches):
+        start, known = time.perf_counter(), size in self.called
         if size not in self.functions:
             self.functions[size] = compiled_updates(self.experiment, size)
         self.carry, metrics = self.functions[size](tf.constant(first, tf.int64), batches, self.carry)
-        return {name: values.numpy() for name, values in metrics.items()}
+        metrics = {name: values.numpy() for name, values in metrics.items()}
+        if known:  # the first call of its size compiles
+            self.timed, self.seconds = self.timed + size, self.seconds + time.perf_counter() - start
+        self.called.add(size)
+        return metrics
 
     def evaluate(self):
         return self.experiment.evaluate()
@@ -387,3 +500,6 @@ class _Run(Loop):
         super().record(row)
         for name, value in row.items():
             tf.summary.scalar(name, value, step=self.update)
+        if self.timed:
+            tf.summary.scalar("updates_per_second", self.timed / self.seconds, step=self.update)
+            self.timed, self.seconds = 0, 0.0

@@ -21,7 +21,7 @@ WANTED = ("frames", "actions", "maps", "positions")
 
 def cache_folder():
     """Where the files are: episodes/ in what TFMEM_CACHE_DIR names, else in ~/.cache/tfmem."""
-    return Path(os.environ.get(CACHE_DIR) or Path.home() / ".cache" / "tfmem") / "episodes"
+    return Path(os.path.expanduser(os.environ.get(CACHE_DIR) or "~/.cache/tfmem")) / "episodes"
 
 
 def cached_file(world, number, length, seed, look, arguments):

@@ -230,4 +230,4 @@ class Experiment(SequenceExperiment):
             program, answer = text(batch["programs"][:, column], length), text(batch["answers"][:, column], size)
             told_text = text(told[:, column], size)
             lines.append(f"{program:{self.data.num_steps}}  {answer:{self.data.num_steps_out}}  {told_text}")
-        (folder / "samples.txt").write_text("\n".join(lines) + "\n")
+        (folder / "samples.txt").write_text("\n".join(lines) + "\n", "utf-8")

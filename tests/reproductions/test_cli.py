@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,7 +13,9 @@ import tensorflow as tf
 import reproductions
 from reproductions.__main__ import main
 from tests.reproductions import toy
-from tfmem.checkpoints import Entry, name_table
+from tfmem.checkpoints import Entry, load_tf1, name_table
+from tfmem.cores import LSTMStack
+from tfmem.export import saved_model
 from tfmem.runfolder import RunFolder
 
 MODULES = {"toy/regression": "tests.reproductions.toy"}
@@ -48,7 +51,15 @@ def reproduce(tmp_path, monkeypatch, capsys):
         (["run"], "required: EXPERIMENT"),
         (["run", "--seed", "1", "toy/regression"], "the experiment comes first"),
         (["run", "toy/nothing"], "experiment: 'toy/nothing', must be one of toy/regression"),
+        (["run", "toy/regresion"], "; did you mean toy/regression?"),
+        (["run", "Regression"], "; did you mean toy/regression?"),
+        (["list", "regresion"], "; did you mean regression"),
+        (["list", "*/x"], "FILTER: '*/x', must be a part or a pattern of toy/regression"),
         (["run", "toy/regression", "--preset", "big"], "preset: 'big', must be one of paper, smoke"),
+        (["run", "toy/regression", "--preset", "smok"], "; did you mean smoke?"),
+        (["compile", "toy/regression", "--preset", "Paper", "out"], "; did you mean paper?"),
+        (["import", "toy/regression", "model.ckpt", "model.keras", "--preset", "smok"], "; did you mean smoke?"),
+        (["run", "toy/regression", "--mixed-precision"], "mixed_precision: True, must be False"),
         (["run", "toy/regression", "--widht", "3"], "--widht: no such hyper-parameter, must be one of --width"),
         (["run", "toy/regression", "--width=0"], "width: 0, must be from 1 to 64"),
         (["run", "toy/regression", "--width", "many"], "--width: invalid literal for int()"),
@@ -79,6 +90,85 @@ def test_what_an_experiment_refuses_is_one_line_too(reproduce, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("Invalid value in tensor used for shape: -646710720"),
+        OverflowError("Python int too large to convert to C long"),
+        MemoryError("Unable to allocate 373. GiB"),
+        MemoryError(),
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nnode: a"),
+        tf.errors.InvalidArgumentError(None, None, "Dimension -3 must be >= 0"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("when", ["__init__", "batch", "train_step", "initial_carry"])
+@pytest.mark.parametrize("command", [["run", "toy/regression"], ["compile", "toy/regression", "out"]])
+def test_sizes_that_are_too_large_are_one_line(reproduce, tmp_path, monkeypatch, command, when, error):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(toy.Experiment, when, refuse)
+    monkeypatch.setattr(toy.Experiment, "pipeline", lambda self, split: ("tests.reproductions.test_cli:source", {}))
+    status, _, errors = reproduce(*command)
+    assert status == 2
+    assert errors.startswith("reproduce: error: ")
+    assert errors.count("\n") == 1
+    assert "node" not in errors
+    assert not list(tmp_path.iterdir())
+
+
+def source():
+    return toy.Experiment(toy.PRESETS["paper"])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")])
+def test_memory_that_ends_in_training_is_one_line(reproduce, tmp_path, monkeypatch, error):
+    def evaluate(self):
+        raise error
+
+    monkeypatch.setattr(toy.Experiment, "evaluate", evaluate)
+    status, _, errors = reproduce("run", "toy/regression", "--preset", "smoke", "--folder", "run")
+    assert status == 1
+    assert errors.startswith("reproduce: error: ")
+    assert errors.count("\n") == 1
+    assert (tmp_path / "run/config.json").exists()
+
+
+def test_sizes_of_a_real_experiment(tmp_path, capsys):
+    command = ["run", "metalearned/double_copy", "--length", "100000", "--batch-size", "1000000"]
+    assert main([*command, "--folder", str(tmp_path / "run")]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("reproduce: error: ")
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_home_is_expanded_in_every_path(reproduce, tmp_path, monkeypatch, rng):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert reproduce("run", "toy/regression", "--preset", "smoke", "--folder=~/runs/one")[0] == 0
+    assert RunFolder(tmp_path / "home/runs/one").result()
+    assert RunFolder("~/runs/one").path == tmp_path / "home/runs/one"
+    assert reproduce("evaluate", "~/runs/one")[0] == 0
+    assert reproduce("export", "~/runs/one", "~/exported")[0] == 0
+    assert reproduce("report", "~/runs", "--out=~/report")[0] == 0
+    arrays = {"kernel": (4, 1), "dense/w": (1, 1), "dense/b": (1,)}
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in arrays.items()}
+    write_tf1_checkpoint(tmp_path / "home/model.ckpt", arrays)
+    assert reproduce("import", "toy/regression", "~/model.ckpt", "~/out/model.keras")[0] == 0
+    core = LSTMStack(3, num_layers=1)
+    saved_model(core, "~/core", (2,))
+    toy.Experiment(toy.PRESETS["smoke"]).save_model("~/again.keras")
+    report = load_tf1(toy.Experiment(toy.PRESETS["smoke"]).model, Path("~/model.ckpt"))
+    assert "3 variables" in str(report)
+    written = {
+        path.name for path in (tmp_path / "home").iterdir() if "ckpt" not in path.name and path.name[0] not in ".c"
+    }
+    assert written == {"runs", "exported", "report", "out", "again.keras"}
+    assert (tmp_path / "home/core/saved_model.pb").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
 def test_help_shows_every_hyper_parameter_with_its_source(reproduce, tmp_path):
     status, output, _ = reproduce("run", "toy/regression", "--preset", "smoke", "--help")
     assert status == 0
@@ -92,6 +182,16 @@ def test_list(reproduce):
     assert status == 0
     for text in ("toy/regression: A recurrent regression", "paper, smoke", "needs: nothing", "error: 0.25 (Table 9)"):
         assert text in output
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [("toy", ["toy/regression"]), ("regr", ["toy/regression"]), ("*/other", ["a/other"]), ("*", [*MODULES, "a/other"])],
+)
+def test_list_takes_a_part_of_a_name_or_a_pattern(capsys, pattern, found):
+    assert main(["list", pattern], {**MODULES, "a/other": "tests.reproductions.toy"}) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines if not line.startswith(" ")] == found
 
 
 def test_a_reader_that_has_gone_is_no_news(reproduce, monkeypatch):

@@ -91,7 +91,7 @@ class Experiment(Base):
         return {"error": float(np.mean((self.model(inputs) - inputs.sum(-1, keepdims=True)) ** 2))}
 
     def figures(self, folder):
-        (folder / "weights.txt").write_text(str(self.model.get_weights()))
+        (folder / "weights.txt").write_text(str(self.model.get_weights()), "utf-8")
 
     def export(self, folder):
         self.model.export(folder, verbose=False)

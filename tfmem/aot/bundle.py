@@ -147,7 +147,7 @@ def read_manifest(path):
     """
     path = Path(path)
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
     except FileNotFoundError:
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}") from None
     except (OSError, ValueError) as error:

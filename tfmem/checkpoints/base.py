@@ -1,6 +1,7 @@
 """Strict loading of TF 1 (V2 format) checkpoints by explicit name tables."""
 
 import importlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ def load_tf1(target, prefix, scope=""):
     if table is None:
         known = ", ".join(sorted(c.__name__ for c in _TABLES))
         raise ValueError(f"target: no TF 1 name table for {type(target).__name__}; there are tables for {known}")
-    prefix = str(prefix)
+    prefix = os.path.expanduser(prefix)
     if not tf.io.gfile.exists(prefix + ".index"):
         raise FileNotFoundError(f"prefix: no checkpoint at {prefix!r} ({prefix}.index does not exist)")
     entries = [e._replace(name=(e.name,) if isinstance(e.name, str) else e.name) for e in table(target)]
