@@ -87,6 +87,11 @@ def main(argv=None, modules=None):
     back = command("import-bundle", import_bundle_run, "make a run folder of what `python -m tfmem.aot` trained")
     back.add_argument("run", type=_path, metavar="BUNDLE_RUN", help="run folder of the bundle's runner")
     back.add_argument("out", type=_path, metavar="OUT_RUN", help="run folder to write")
+    back.add_argument(
+        "--finish",
+        action="store_true",
+        help="take the updates made as the whole run: evaluate, draw, export; `run --continue` trains it longer",
+    )
 
     try:
         if argv[:1] in (["run"], ["compile"]) and len(argv) > 1 and not argv[1].startswith("-"):
@@ -362,9 +367,11 @@ def import_bundle_run(arguments, modules, argv):
         raise RunFolderError(f"{arguments.run} is not a run of `python -m tfmem.aot`; it can be used as it is")
     if arguments.out.exists():
         raise UsageError(f"OUT_RUN: {arguments.out} exists already")
-    _, experiment, checkpoint = _open_run(arguments.run, modules)
-    from tfmem.training import run_description
+    module, experiment, checkpoint = _open_run(arguments.run, modules)
+    from tfmem.training import run_description, train
 
+    if arguments.finish:
+        experiment = module.Experiment(dataclasses.replace(experiment.config, num_updates=checkpoint.update))
     out.claim(run_description(experiment, about["preset"]))
     try:
         for row in source.metrics():
@@ -373,7 +380,12 @@ def import_bundle_run(arguments, modules, argv):
         out.save(checkpoint)
     finally:
         out.release()
-    print(f"written: {arguments.out}. `reproduce evaluate` and `export` take it; to go on, or to finish it:")
+    if arguments.finish:
+        result = train(experiment, arguments.out, about["preset"], module.PAPER)
+        _print_scores(result["ours"], module.PAPER)
+        print(f"written: {arguments.out}, {result['updates']} updates")
+        return
+    print(f"written: {arguments.out}. `reproduce evaluate` and `export` take it; to resume, or to finish it:")
     print(f"  reproduce run {about['experiment']} --preset {about['preset']} --folder {arguments.out}")
 
 

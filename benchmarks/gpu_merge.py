@@ -1,0 +1,101 @@
+"""Merge what benchmarks/gpu_queue.py wrote: run folders for `reproduce`, and the checkpoints for its next call.
+
+    TFMEM_QUEUE_DIR=~/tfmem-queue python benchmarks/gpu_merge.py OUT [OUT ...] --runs runs
+
+Each run becomes a finished run of as many updates as were made (`reproduce import-bundle --finish`): its figures, its
+SavedModel and its result follow, and `reproduce run ... --continue` trains on. TFMEM_QUEUE_DIR keeps the newest
+checkpoint of each bundle for `gpu_queue.py --resume`. `--assets MIB` also writes the smallest of them, as archives of
+at most so many MiB in all, to reproductions/<paper>/results/queue.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from gpu_queue import MIB, pack_runs, unpack_runs
+
+from reproductions.__main__ import main as reproduce
+from tfmem.runfolder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def updates_of(run):
+    """How many updates a run's newest checkpoint holds; -1 without a checkpoint."""
+    return run.saved()[0][0] if run.saved() else -1
+
+
+def replace_folder(source, target):
+    """Put a folder in another's place."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.move(source, target)
+
+
+def keep(run, queue):
+    """Put a run into the queue's folder unless that has a newer one; whether it is the newest."""
+    kept = queue / run.path.name
+    if updates_of(run) <= updates_of(RunFolder(kept)):
+        return updates_of(run) == updates_of(RunFolder(kept))
+    replace_folder(shutil.copytree(run.path, run.path.with_name(run.path.name + ".copy")), kept)
+    return True
+
+
+def import_run(run, runs):
+    """Make a finished run folder below `runs`; return it, or None where a run of as many updates is there."""
+    about = run.config()
+    out = runs / about["experiment"] / about["preset"] / f"seed{about['config']['seed']}"
+    if updates_of(RunFolder(out)) >= updates_of(run):
+        return None
+    imported = run.path.with_name(run.path.name + ".imported")
+    status = reproduce(["import-bundle", str(run.path), str(imported), "--finish"])
+    if status:
+        raise SystemExit(status)
+    replace_folder(imported, out)
+    return out
+
+
+def write_assets(queue, megabytes):
+    """Write the smallest checkpoints of the queue as archives into the papers' results; `megabytes` in all."""
+    left = megabytes * MIB
+    runs = [RunFolder(path.parent) for path in queue.glob("*/config.json")]
+    for run in sorted((run for run in runs if run.saved()), key=lambda run: run.saved()[0][1].stat().st_size):
+        path = ROOT / "reproductions" / run.config()["experiment"].split("/")[0] / "results/queue" / run.path.name
+        size = run.saved()[0][1].stat().st_size
+        if size + MIB // 4 > left:
+            continue
+        path.mkdir(parents=True, exist_ok=True)
+        with (path / "runs.tar.00").open("wb") as file:
+            pack_runs([run.path], file, left)
+        left -= size + MIB // 4
+        print(f"asset: {path.relative_to(ROOT)}, {size / MIB:.2f} MiB, {updates_of(run)} updates")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("out", type=Path, nargs="+", metavar="OUT", help="folder that gpu_queue.py wrote")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: runs)")
+    parser.add_argument("--assets", type=float, default=0.0, metavar="MIB", help="most MiB of archives (default: none)")
+    options = parser.parse_args()
+    if "TFMEM_QUEUE_DIR" not in os.environ:
+        sys.exit("gpu_merge: error: TFMEM_QUEUE_DIR: not set, must name the folder that keeps checkpoints")
+    queue = Path(os.environ["TFMEM_QUEUE_DIR"]).expanduser()
+    queue.mkdir(parents=True, exist_ok=True)
+    for out in options.out:
+        with tempfile.TemporaryDirectory() as temporary:
+            for run in unpack_runs(out, Path(temporary)):
+                if not run.saved():
+                    print(f"{run.path.name}: without a checkpoint, only its metrics came back")
+                    continue
+                keep(run, queue)
+                folder = import_run(run, options.runs)
+                print(f"{run.path.name}: {updates_of(run)} updates, {folder or 'a newer run is there'}")
+    if options.assets:
+        write_assets(queue, options.assets)
+
+
+if __name__ == "__main__":
+    main()

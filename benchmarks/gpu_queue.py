@@ -1,0 +1,570 @@
+"""Use a card for a bounded time: its matrix rate, the cost of each bundle's update, then training in order of worth.
+
+    python benchmarks/gpu_queue.py BUNDLES --budget 480 --out OUT
+
+BUNDLES is a folder of bundles (`reproduce compile`). numpy and jax are enough; docs/gpu_queue.md has the whole story.
+All bundles compile at once, in a process each. One process at a time then has the device: it measures at least 20
+updates, and later trains for its share of the time that is left. OUT/results.json is rewritten after each event, and
+OUT/runs.tar.00, ... hold the run folders, so that a cut loses little. The same command resumes.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tfmem.aot.bundle import BundleError, read_bundle, read_manifest
+from tfmem.loop import TrainingDivergedError, TrainingInterrupted
+from tfmem.runfolder import Checkpoint, RunFolder, RunFolderError, write_atomically, write_checkpoint, write_json
+
+UPDATES = 20
+REFERENCE = "reference.json"
+MIB = 2**20
+PART_BYTES = 15 * MIB
+PACKING_SECONDS = 12.0
+CHECKPOINT_SECONDS = 45.0
+# Experiment, words of the preset, share of the training time. What shows most per minute comes first.
+ORDER = (
+    ("relational/nth_farthest", "paper", 6.0),
+    ("relational/nth_farthest", "paper_lstm", 1.0),
+    ("metalearned/double_copy", "paper", 2.0),
+    ("metalearned/dictionary_inference", "paper_8_4", 2.0),
+    ("metalearned/dictionary_inference", "paper_12_8", 1.0),
+    ("multigrid/mnist_recall", "paper", 2.0),
+    ("relational/program_evaluation", "paper", 1.5),
+    ("belief_states/random_city", "paper", 1.0),
+    ("multigrid/mapping", "paper", 1.0),
+)
+
+
+def rank(manifest):
+    """(place in ORDER, share of the training time) of a bundle; those not in ORDER come last with a share of 1."""
+    for place, (experiment, preset, share) in enumerate(ORDER):
+        if (manifest["experiment"], manifest["preset"]) == (experiment, preset):
+            return place, share
+    return len(ORDER), 1.0
+
+
+def bundles_in(folder):
+    """The bundles in a folder, `{name: path}`, in the order of their worth."""
+    found = {path.parent.name: path.parent for path in sorted(Path(folder).glob("*/manifest.json"))}
+    if not found:
+        raise SystemExit(f"BUNDLES: {folder}, must hold folders that `reproduce compile` wrote")
+    return dict(sorted(found.items(), key=lambda item: rank(read_manifest(item[1]))[0]))
+
+
+# ---- a worker: one bundle in a process of its own --------------------------------------------------------------------
+
+
+def say(event, **values):
+    """Send an event to the process that started this one."""
+    print(json.dumps({"event": event, **values}), file=sys.__stdout__, flush=True)
+
+
+def work(path, folder, precision):
+    """Compile a bundle, then obey the lines of standard input: `measure`, `train SECONDS`."""
+    from tfmem.aot.modules import arithmetic
+    from tfmem.aot.runner import BundleRun, Executable
+
+    bundle, folder = read_bundle(path), RunFolder(folder, keep=1)
+    folder.claim(run_config(bundle, precision))
+    run = BundleRun(bundle, folder, bundle.config["num_updates"], precision)
+    run.schedule.checkpoint_seconds = min(run.schedule.checkpoint_seconds, CHECKPOINT_SECONDS)
+    executables = {precision: run.executable}
+    if precision != "float32":
+        executables["float32"] = Executable(bundle.programs["update"], "float32")
+    device, flops = run.executable.device, arithmetic(bundle.programs["update"].text) / bundle.updates_per_call
+    say("compiled", device=device.device_kind, update=run.update, gflop=flops / 1e9)
+    for line in sys.stdin:
+        command, *arguments = line.split()
+        if command == "measure":
+            reference = reference_losses(path)
+            costs = {name: measure(run, executable, reference) for name, executable in executables.items()}
+            for name in [name for name in executables if name != precision]:
+                del executables[name]
+            say("measured", costs=costs)
+        else:
+            train(run, float(arguments[0]))
+
+
+def run_config(bundle, precision):
+    """The config.json of a bundle's run, as `tfmem.aot.runner.run_bundle` writes it."""
+    about = {"experiment": bundle.experiment, "preset": bundle.preset, "config": bundle.config}
+    return about | {"bundle": {"manifest": bundle.digest, "precision": precision}}
+
+
+def reference_losses(path):
+    """The first losses on a CPU that stand in a bundle's folder; [] without."""
+    try:
+        return json.loads((Path(path) / REFERENCE).read_text())["losses"]
+    except FileNotFoundError:
+        return []
+
+
+def first_updates(run, executable, seconds=None):
+    """Losses of at least UPDATES updates from the bundle's start, and the seconds of each call.
+
+    With `seconds` it stops after the first call that ends later than that.
+    """
+    size, start = run.bundle.updates_per_call, time.perf_counter()
+    values = {name: executable.put(array) for name, array in run.bundle.initial.items()}
+    losses, times = [], []
+    for first in range(0, max(UPDATES, 2 * size), size):
+        given = {"number": np.int64(first), **run.batches(first, size)}
+        given = {name: executable.put(array) for name, array in given.items()}
+        began = time.perf_counter()
+        results = executable(values | given)
+        losses += np.asarray(results["metrics/loss"]).tolist()
+        times.append(time.perf_counter() - began)
+        values |= {name: x for name, x in results.items() if not name.startswith("metrics/")}
+        if seconds is not None and time.perf_counter() - start > seconds:
+            break
+    return losses, times
+
+
+def measure(run, executable, reference):
+    """Time, memory and first losses of an executable."""
+    from tfmem.aot.runner import peak_memory
+
+    losses, times = first_updates(run, executable)
+    same = min(len(losses), len(reference))
+    errors = np.abs(np.subtract(losses[:same], reference[:same]) / np.maximum(np.abs(reference[:same]), 1e-9))
+    return {
+        "seconds_to_compile": executable.seconds,
+        "seconds_per_update": min(times[1:]) / run.bundle.updates_per_call,
+        "mib_of_a_call": executable.memory / MIB,
+        "mib_at_peak": peak_memory(executable.device) / MIB,
+        "losses": losses,
+        "compared_losses": same,
+        "largest_relative_error": float(errors.max()) if same else None,
+    }
+
+
+def train(run, seconds):
+    """Train for `seconds`, then evaluate, and say how far it came."""
+    before, start = run.update, time.monotonic()
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    problem = None
+    try:
+        run.run()
+    except TrainingInterrupted:
+        pass
+    except TrainingDivergedError as error:
+        problem = str(error)
+    finally:
+        timer.cancel()
+    trained = time.monotonic() - start
+    scores = run.evaluate() if problem is None else None
+    say("trained", start=before, end=run.update, seconds=trained, scores=scores, problem=problem)
+
+
+def rate():
+    """The device's matrix rate in TFLOP/s for each precision."""
+    import jax
+    import jax.numpy as jnp
+
+    device = jax.devices()[0]
+    n = 8192 if device.platform != "cpu" else 1024
+    found = {}
+    for name, dtype, precision in (
+        ("float32", jnp.float32, "highest"),
+        ("tf32", jnp.float32, "tensorfloat32"),
+        ("bfloat16", jnp.bfloat16, "default"),
+    ):
+        a = jax.random.normal(jax.random.key(0), (n, n), jnp.float32).astype(dtype)
+        product = jax.jit(lambda a, precision=precision: jnp.matmul(a, a, precision=precision))
+        product(a).block_until_ready()
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            product(a).block_until_ready()
+            times.append(time.perf_counter() - start)
+        found[name] = 2 * n**3 / min(times) / 1e12
+    say("rated", device=device.device_kind, rate=found, jax=jax.__version__)
+
+
+# ---- the queue -------------------------------------------------------------------------------------------------------
+
+
+class Item:
+    """A worker as the queue sees it."""
+
+    def __init__(self, name, path, arguments, events, log):
+        self.name, self.path, self.state, self.reached = name, path, "compiling", 0.0
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
+        )
+        threading.Thread(target=self._listen, args=(events,), daemon=True).start()
+
+    def _listen(self, events):
+        for line in self.process.stdout:
+            with contextlib.suppress(json.JSONDecodeError):
+                events.put((self, json.loads(line)))
+        events.put((self, {"event": "ended", "status": self.process.wait()}))
+
+    def send(self, line):
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+
+    def stop(self):
+        """End the process: by SIGTERM and the end of its input, so that it saves, then for good."""
+        if self.state == "training":
+            self.process.terminate()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        if self.state != "training":
+            self.process.kill()
+        try:
+            self.process.wait(PACKING_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+class Queue:
+    """The work of one call; see the top of this file."""
+
+    def __init__(self, options):
+        self.options, self.start = options, time.monotonic()
+        self.deadline = self.start + options.budget - PACKING_SECONDS
+        self.out, self.folders = options.out, options.runs or options.out.with_name(options.out.name + ".runs")
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.events, self.items = queue.Queue(), []
+        self.log = (self.out / "log.txt").open("a")
+        self.results = {"items": {}}
+        if (self.out / "results.json").exists():
+            self.results = json.loads((self.out / "results.json").read_text())
+        self.paths = bundles_in(options.bundles)
+        self.waiting = list(self.paths)
+
+    def record(self, name, **values):
+        self.results["items"].setdefault(name, {}).update(values)
+        write_json(self.out / "results.json", self.results)
+
+    def begin(self):
+        """Start the next worker."""
+        name = self.waiting.pop(0)
+        manifest, folder = read_manifest(self.paths[name]), self.folders / name
+        config = manifest["config"]
+        about = {key: manifest[key] for key in ("experiment", "preset")}
+        self.record(name, **about, seed=config["seed"], batch_size=config.get("batch_size"), error=None)
+        if not folder.exists():
+            resume_from(self.options.resume, name, self.paths[name], folder, self.options.precision)
+        arguments = ("--worker", str(self.paths[name]), "--runs", str(folder), "--precision", self.options.precision)
+        self.items.append(Item(name, self.paths[name], arguments, self.events, self.log))
+
+    def run(self):
+        """Work until all is trained or the budget is spent."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._cut)
+        rater = None
+        if "rate" not in self.results:
+            rater = Item("rate", None, ("--rate",), self.events, self.log)
+        for _ in range(min(self.options.jobs, len(self.waiting))):
+            self.begin()
+        while time.monotonic() < self.deadline and (self.busy() or self.next_command(rater)):
+            try:
+                item, event = self.events.get(timeout=max(0.0, min(1.0, self.deadline - time.monotonic())))
+            except queue.Empty:
+                continue
+            kind = event.pop("event")
+            self.handle(item, kind, event)
+            if item is rater and kind == "ended":
+                rater = None
+        self.finish()
+
+    def _cut(self, number, frame):
+        self.deadline = time.monotonic()
+
+    def busy(self):
+        return any(item.state in ("measuring", "training") for item in self.items)
+
+    def next_command(self, rater):
+        """Give the device to the next worker; whether anything is left to wait for."""
+        if rater is not None:
+            return True
+        ready = sorted(self.items, key=lambda item: list(self.paths).index(item.name))
+        compiling = [item for item in ready if item.state == "compiling"]
+        for item in ready:
+            if item.state == "compiled":
+                if self.results["items"][item.name].get("costs"):
+                    item.state = "measured"
+                else:
+                    item.state = "measuring"
+                    item.send("measure")
+                return True
+        late = time.monotonic() - self.start > self.options.budget / 3
+        measured = [item for item in ready if item.state == "measured"]
+        if not measured and not compiling and not self.waiting:  # all had their share: the rest of the time in order
+            measured = [item for item in ready if item.state == "trained" and not self.finished(item)]
+        if measured and (late or (not compiling and not self.waiting)):
+            item, shares = measured[0], [rank(read_manifest(i.path))[1] for i in (*measured, *compiling)]
+            left = self.deadline - time.monotonic()
+            seconds = left * shares[0] / sum(shares) - 3.0  # evaluation and checkpoint
+            if seconds > 5:
+                item.state = "training"
+                item.send(f"train {seconds:.1f}")
+                return True
+            return False
+        return bool(compiling or self.waiting)
+
+    def finished(self, item):
+        return self.results["items"][item.name]["update"] >= read_manifest(item.path)["config"]["num_updates"]
+
+    def handle(self, item, kind, event):
+        print(f"{time.monotonic() - self.start:6.1f} s {item.name}: {kind} {brief(event)}", flush=True)
+        match kind:
+            case "rated":
+                self.results |= event
+                write_json(self.out / "results.json", self.results)
+            case "compiled":
+                item.state = kind
+                self.record(item.name, **event)
+                if self.waiting:
+                    self.begin()
+            case "measured":
+                item.state = kind
+                self.record(item.name, **event)
+            case "trained":
+                item.state = kind
+                history = self.results["items"][item.name].get("training", [])
+                self.record(item.name, training=[*history, event], update=event["end"])
+                self.pack()
+            case "ended":
+                if item.state not in ("trained", "ended") and item.path:
+                    self.record(item.name, error=f"the process ended with status {event['status']}; see log.txt")
+                if self.waiting and item.state == "compiling" and item.path:
+                    self.begin()
+                item.state = "ended"
+
+    def finish(self):
+        for item in self.items:
+            if item.state != "ended":
+                item.stop()
+        self.pack()
+        print(table(self.results))
+
+    def pack(self):
+        """Write the run folders as parts of one archive, OUT/runs.tar.NN."""
+        with tempfile.TemporaryFile() as file:
+            notes = pack_runs([self.folders / name for name in self.paths], file, self.options.pack_mib * MIB)
+            for name, note in notes.items():
+                self.record(name, packed=note)
+            size = file.tell()
+            file.seek(0)
+            count = -(-size // PART_BYTES)
+            for number in range(count):
+                part = file.read(PART_BYTES)
+                write_atomically(self.out / f"runs.tar.{number:02d}", lambda f, part=part: f.write(part))
+            for old in self.out.glob("runs.tar.*"):
+                if int(old.suffix[1:]) >= count:
+                    old.unlink()
+
+
+def brief(event):
+    """An event in a line: without lists, numbers short."""
+    if isinstance(event, dict):
+        shown = {k: v for k, v in event.items() if not isinstance(v, list) and v is not None}
+        return "{" + ", ".join(f"{k}: {brief(v)}" for k, v in shown.items()) + "}"
+    return f"{event:.4g}" if isinstance(event, float) else str(event)
+
+
+def resume_from(source, name, bundle, folder, precision):
+    """Put an earlier run of the same configuration into `folder`, where `source` has one.
+
+    The bundle may have been compiled anew since; `BundleRun` checks names and shapes of the checkpoint.
+    """
+    old = RunFolder(Path(source) / name) if source else None
+    if old is None or not old.config_path.exists():
+        return
+    about, new = old.config(), RunFolder(folder)
+    config = run_config(read_bundle(bundle), precision)
+    old_fields, fields = about["config"], config["config"]
+    changed = [key for key in old_fields.keys() & fields.keys() if old_fields[key] != fields[key]]
+    if changed or about["experiment"] != config["experiment"]:
+        print(f"{name}: an earlier run of another configuration ({', '.join(changed)}) is not resumed", flush=True)
+        return
+    new.claim(config)
+    for path in (*old.checkpoints.glob("checkpoint-*.npz"), old.metrics_path):
+        if path.exists():
+            shutil.copy2(path, new.path / path.relative_to(old.path))
+    new.release()
+
+
+# ---- archives of run folders -----------------------------------------------------------------------------------------
+
+
+def pack_runs(folders, file, limit):
+    """Write run folders, with their newest checkpoint alone, into a tar file of at most `limit` bytes.
+
+    Where they are larger, optimizer slots become bfloat16, the largest run's first; what is still too large stays out.
+
+    Returns:
+      `{name of the folder: "whole" | "optimizer slots in bfloat16" | "left out: ..."}`.
+    """
+    runs = {run.path.name: run for run in map(RunFolder, folders) if run.saved()}
+    checkpoints = {name: run.saved()[0][1] for name, run in runs.items()}
+    sizes = {name: path.stat().st_size for name, path in checkpoints.items()}
+    notes = dict.fromkeys(runs, "whole")
+    room = limit - 256 * 1024 * len(runs)  # the other files
+    with tempfile.TemporaryDirectory() as temporary:
+        while sum(sizes.values()) > room:
+            whole = [name for name in sizes if notes[name] == "whole"]
+            name = max(whole or sizes, key=sizes.get)
+            if whole:
+                checkpoint, _ = runs[name].restore()
+                path = Path(temporary) / f"{name}.npz"
+                write_checkpoint(path, with_short_slots(checkpoint))
+                checkpoints[name], sizes[name], notes[name] = path, path.stat().st_size, "optimizer slots in bfloat16"
+            if not whole or sizes[name] > room:
+                notes[name] = f"checkpoint left out: {sizes.pop(name) / MIB:.1f} MiB are too large"
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for name, run in runs.items():
+                for path in (run.config_path, run.metrics_path, run.result_path):
+                    if path.exists():
+                        archive.add(path, f"{name}/{path.name}")
+                if name in sizes:
+                    archive.add(checkpoints[name], f"{name}/checkpoints/{run.saved()[0][1].name}")
+    return notes
+
+
+def with_short_slots(checkpoint):
+    """A checkpoint with the optimizer's float32 arrays as bfloat16."""
+    import ml_dtypes
+
+    arrays = {
+        name: array.astype(ml_dtypes.bfloat16)
+        if name.startswith("variables/optimizer/") and array.dtype == np.float32 and array.ndim
+        else array
+        for name, array in checkpoint.arrays.items()
+    }
+    return Checkpoint(checkpoint.update, arrays, checkpoint.metadata)
+
+
+def unpack_runs(out, folder):
+    """Unpack OUT/runs.tar.NN into `folder`; slots in bfloat16 become float32 again. Returns the run folders."""
+    parts = sorted(Path(out).glob("runs.tar.*"))
+    if not parts:
+        raise SystemExit(f"OUT: {out}, must hold runs.tar.00, which benchmarks/gpu_queue.py writes")
+    with tempfile.TemporaryFile() as file:
+        for part in parts:
+            file.write(part.read_bytes())
+        file.seek(0)
+        with tarfile.open(fileobj=file) as archive:
+            archive.extractall(folder, filter="data")
+    runs = [RunFolder(path.parent) for path in sorted(Path(folder).glob("*/config.json"))]
+    for run in [run for run in runs if run.saved()]:
+        checkpoint, _ = run.restore()
+        arrays = {n: a.astype(np.float32) if a.dtype.name == "bfloat16" else a for n, a in checkpoint.arrays.items()}
+        run.save(Checkpoint(checkpoint.update, arrays, checkpoint.metadata))
+    return runs
+
+
+# ---- what is printed, and the command line ---------------------------------------------------------------------------
+
+
+def table(results):
+    """The results as lines of text."""
+    rates = results.get("rate", {})
+    lines = [f"{results.get('device', 'no device')}: " + ", ".join(f"{k} {v:.3g} TFLOP/s" for k, v in rates.items())]
+    head = ["bundle", "precision", "compile s", "ms/update", "samples/s", "TFLOP/s", "share", "MiB", "error"]
+    head += ["updates", "scores"]
+    rows = [head]
+    for name, about in results["items"].items():
+        training = about.get("training", [])
+        scores = training[-1]["scores"] if training else None
+        last = [str(about.get("update", 0)), brief(scores) if scores else "-"]
+        if about.get("error"):
+            rows.append([name, about["error"], *["-"] * 7, *last])
+        for precision, cost in about.get("costs", {}).items():
+            seconds = cost["seconds_per_update"]
+            speed = about["gflop"] / 1e3 / seconds
+            error = cost["largest_relative_error"]
+            samples = about["batch_size"]
+            rows.append(
+                [
+                    name,
+                    precision,
+                    f"{cost['seconds_to_compile']:.1f}",
+                    f"{seconds * 1e3:.3g}",
+                    f"{samples / seconds:.4g}" if samples else "-",
+                    f"{speed:.3g}",
+                    f"{speed / rates[precision]:.0%}" if rates else "-",
+                    f"{cost['mib_of_a_call']:.0f}",
+                    "-" if error is None else f"{error:.1e} of {cost['compared_losses']}",
+                    *last,
+                ]
+            )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join([*lines, *("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows)])
+
+
+def write_references(bundles, seconds):
+    """Write the first losses on this machine's CPU into the bundles' folders; see `first_updates`."""
+    from tfmem.aot.runner import BundleRun
+
+    for name, path in bundles_in(bundles).items():
+        if (path / REFERENCE).exists():
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            bundle, folder = read_bundle(path), RunFolder(Path(folder) / "run")
+            folder.claim({})
+            run = BundleRun(bundle, folder, bundle.updates_per_call, "float32")
+            losses, times = first_updates(run, run.executable, seconds)
+            folder.release()
+        write_json(path / REFERENCE, {"losses": losses, "device": run.executable.device.device_kind})
+        print(f"{name}: {len(losses)} losses, {losses[0]:.6g} ... {losses[-1]:.6g}, {sum(times):.1f} s", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("bundles", nargs="?", type=Path, metavar="BUNDLES", help="folder of bundles")
+    parser.add_argument("--budget", type=float, default=480.0, help="seconds in all (default: 480)")
+    parser.add_argument("--out", type=Path, help="folder to write")
+    parser.add_argument("--runs", type=Path, help="folder of the run folders (default: OUT.runs)")
+    parser.add_argument("--resume", type=Path, help="folder of earlier runs (TFMEM_QUEUE_DIR)")
+    parser.add_argument("--precision", default="tf32", choices=("float32", "tf32", "bfloat16"), help="of training")
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="bundles compiled at once")
+    parser.add_argument("--pack-mib", type=float, default=58.0, help="most MiB of runs.tar.* (default: 58)")
+    parser.add_argument("--reference", type=float, metavar="SECONDS", help="only write the first losses of this CPU")
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--rate", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    try:
+        if options.rate:
+            rate()
+        elif options.worker:
+            with contextlib.redirect_stdout(sys.stderr):
+                work(options.worker, options.runs, options.precision)
+        elif options.bundles is None or (options.out is None and options.reference is None):
+            parser.error("BUNDLES and --out (or --reference) are required")
+        elif options.reference is not None:
+            write_references(options.bundles, options.reference)
+        elif options.budget <= 2 * PACKING_SECONDS:
+            parser.error(f"--budget: {options.budget:g}, must be greater than {2 * PACKING_SECONDS:g}")
+        else:
+            Queue(options).run()
+    except (BundleError, RunFolderError) as error:
+        sys.exit(f"gpu_queue: error: {error}")
+
+
+if __name__ == "__main__":
+    main()
