@@ -11,7 +11,6 @@ with it).
 
 import abc
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -22,7 +21,7 @@ import tensorflow as tf
 
 from tfmem import plotting
 from tfmem.loop import Loop, TrainingDivergedError, TrainingInterrupted, fitting_arrays, pending_metrics
-from tfmem.runfolder import RunFolder, RunFolderError, describe_machine
+from tfmem.runfolder import RunFolder, RunFolderError, describe_machine, replacing
 
 __all__ = [
     "Evaluation",
@@ -358,12 +357,8 @@ class _Run(Loop):
         loss.savefig(folder.figures / "loss.png", dpi=120)
         experiment.figures(folder.figures)
         shutil.rmtree(folder.saved_model, ignore_errors=True)
-        partial = folder.saved_model.with_name("saved_model.partial")
-        try:
+        with replacing(folder.saved_model) as partial:
             experiment.export(partial)
-            os.replace(partial, folder.saved_model)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def load(self, checkpoint):
         self.carry, _ = load_checkpoint(self.experiment, checkpoint)

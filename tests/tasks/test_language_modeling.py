@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import at_once
 from tests.text_data import write_wikitext
 from tfmem.tasks.datasets import DATA_DIR, CorruptDataError, MissingDataError
 from tfmem.tasks.language_modeling import (
@@ -110,6 +111,16 @@ def test_corpus_and_its_cache(tmp_path, monkeypatch):
     with pytest.raises(CorruptDataError, match=r"the cache .* is damaged .* Delete it"):
         load_corpus("wikitext-2", data_dir=tmp_path, cache_dir=cache)
     assert damaged.exists()
+
+
+def test_two_makers_of_one_cache(tmp_path):
+    texts = write_wikitext(tmp_path)
+    words = sum(len(line.split()) + 1 for line in texts["train"].split("\n")[:-1])
+    for trial in range(100):
+        cache = tmp_path / f"cache{trial}"
+        corpora = at_once(*[lambda cache=cache: load_corpus("wikitext-2", None, tmp_path, cache)] * 2)
+        assert [len(corpus.train) for corpus in corpora] == [words] * 2
+        assert len(list(cache.iterdir())) == 1
 
 
 def test_a_failed_cache_leaves_nothing(tmp_path):

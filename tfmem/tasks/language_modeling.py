@@ -14,14 +14,13 @@ import array
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from tfmem.runfolder import replacing
 from tfmem.tasks.datasets import CORPORA, CorruptDataError, text_file, text_lines
 
 END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
@@ -123,16 +122,13 @@ def load_corpus(name, vocabulary_size=None, data_dir=None, cache_dir=None):
     folder = root / f"{name}-{digest[:16]}"
     if not folder.exists():
         root.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{name}-", suffix=".partial", dir=root))
         try:
-            _write_cache(partial, name, vocabulary_size, data_dir)
-            try:
-                partial.rename(folder)
-            except OSError:  # another process was first
-                if not folder.exists():
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            with replacing(folder) as partial:
+                partial.mkdir()
+                _write_cache(partial, name, vocabulary_size, data_dir)
+        except OSError:  # another process was first
+            if not folder.exists():
+                raise
     try:
         rows = [row.split(" ") for row in (folder / "vocabulary.txt").read_text("utf-8").splitlines()]
         vocabulary = Vocabulary({word: int(count) for word, count in rows})
