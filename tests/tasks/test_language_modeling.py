@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import at_once
@@ -42,9 +42,9 @@ def test_frequency_buckets():
         frequency_buckets(counts, bounds=(10, 10))
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(20, 200), st.integers(1, 4), st.integers(1, 5))
-def test_streams_are_contiguous(count, batch_size, window):
+@given(st.integers(1, 200), st.integers(1, 6), st.integers(1, 8))
+def test_streams_are_contiguous(more, batch_size, window):
+    count = batch_size * window + more  # the shortest text that a stream takes has more = 1
     ids = np.arange(count, dtype=np.int32)
     stream = TokenStream(ids, batch_size, window)
     batches = [stream.batch(update) for update in range(stream.windows_per_pass)]
@@ -61,7 +61,6 @@ def test_streams_are_contiguous(count, batch_size, window):
     np.testing.assert_array_equal(again["inputs"], batches[-1]["inputs"])
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(2, 100), st.integers(1, 5), st.integers(1, 7))
 def test_evaluation_sees_each_word_once(count, batch_size, window):
     ids = np.arange(count, dtype=np.int32)[::-1].copy()

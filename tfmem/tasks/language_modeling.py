@@ -25,7 +25,7 @@ from tfmem.tasks.datasets import CORPORA, CorruptDataError, text_file, text_line
 
 END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
 CACHE_DIR = "TFMEM_CACHE_DIR"
-_FORMAT = 1  # of the cache
+_FORMAT = 2  # of the cache
 
 
 class Vocabulary:
