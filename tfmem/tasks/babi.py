@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfmem.tasks.sizes import check_array
+
 NUM_TASKS = 20
 PLACEHOLDER = "-"
 FAILED_ABOVE = 5.0  # percent
@@ -185,7 +187,7 @@ class Batches:
         seed: non-negative integer.
 
     Raises:
-        ValueError: no sequences (of at most `max_words`), or a batch size below 1.
+        ValueError: no sequences (of at most `max_words`), or a batch size below 1 or too large.
     """
 
     def __init__(self, sequences, batch_size, group_by_length=True, max_words=0, seed=0):
@@ -196,6 +198,7 @@ class Batches:
             raise ValueError(f"batch_size is {batch_size}, must be at least 1")
         self.batch_size, self.group_by_length, self.seed = batch_size, group_by_length, seed
         self.steps = max_words
+        check_array(max(max_words, *(len(s.inputs) for s in self.sequences)), batch_size, batch_size=batch_size)
         self.lengths = np.array([padded_length(len(s.inputs)) for s in self.sequences])
 
     def batch(self, update):

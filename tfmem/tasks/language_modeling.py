@@ -22,6 +22,7 @@ import numpy as np
 
 from tfmem.runfolder import replacing
 from tfmem.tasks.datasets import CORPORA, CorruptDataError, text_file, text_lines
+from tfmem.tasks.sizes import check_array
 
 END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
 CACHE_DIR = "TFMEM_CACHE_DIR"
@@ -200,13 +201,14 @@ class EvaluationWindows:
         window: steps of a window.
 
     Raises:
-        ValueError: an argument below 1, or a text of less than two words.
+        ValueError: an argument below 1 or too large, or a text of less than two words.
     """
 
     def __init__(self, ids, batch_size, window):
         _check_positive(batch_size=batch_size, window=window)
         if len(ids) < 2:
             raise ValueError(f"ids has {len(ids)} words, must have at least 2")
+        check_array(window, batch_size, window=window, batch_size=batch_size)
         self.ids, self.batch_size, self.window = ids, batch_size, window
         self.part = -(-(len(ids) - 1) // batch_size)
 
