@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint
+.PHONY: demo test fuzz lint
 
 demo: $(READY)
 	$(BIN)/reproduce run multigrid/mapping --preset demo
@@ -11,6 +11,10 @@ demo: $(READY)
 # Two processes: tracing keeps one core busy. A file's tests stay together, so that their fixtures are made once.
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbmake tests $(wildcard notebooks)
+
+# Searches on with new random seeds where `make test` tries the same examples every time; a quarter of an hour.
+fuzz: $(READY)
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile fuzz -m hypothesis tests
 
 lint: $(READY)
 	$(BIN)/ruff check .

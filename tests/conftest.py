@@ -1,15 +1,24 @@
-"""Shared fixtures: where the reference arrays are, and quiet, deterministic TensorFlow."""
+"""Shared fixtures: where the reference arrays are, quiet, deterministic TensorFlow; how far properties are searched.
+
+Property tests take no settings of their own: the profile "tests" tries the same few examples in every run, the profile
+"fuzz" (`make fuzz`) searches with a new random seed each time.
+"""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
 
 from tests.support import find_golden
+
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, max_examples=50)
+hypothesis.settings.register_profile("fuzz", derandomize=False, deadline=None, max_examples=5_000)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,8 @@
 """Helpers that tests import: finding goldens and the goldens' measure of error."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,3 +27,16 @@ def relative_error(actual, expected):
     if expected.size == 0:
         return 0.0
     return float(np.max(np.abs(actual - expected)) / max(np.max(np.abs(expected)), 1e-12))
+
+
+def at_once(*calls):
+    """What calls without arguments return, or the exceptions that they raise, when threads start them together."""
+    barrier = threading.Barrier(len(calls))
+
+    def run(call):
+        barrier.wait(60)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        futures = [pool.submit(run, call) for call in calls]
+        return [future.exception() or future.result() for future in futures]

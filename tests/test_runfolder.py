@@ -2,9 +2,12 @@
 
 import errno
 import json
+import multiprocessing
 import os
+import stat
 import subprocess
 import sys
+import threading
 
 import ml_dtypes
 import numpy as np
@@ -150,6 +153,174 @@ def test_two_processes_do_not_work_in_one_folder(folder):
     again = RunFolder(folder.path)
     again.claim(CONFIG)
     again.release()
+
+
+TRIALS = 200
+
+
+def in_two_processes(work, root):
+    """What `work(number, barrier, root)` returns in two processes, numbers 0 and 1, that start each trial together."""
+    context = multiprocessing.get_context("spawn")
+    barrier, queue = context.Barrier(2, timeout=60), context.SimpleQueue()
+    processes = [context.Process(target=report_to, args=(queue, work, n, barrier, root)) for n in range(2)]
+    for process in processes:
+        process.start()
+    results = dict(queue.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return results[0], results[1]
+
+
+def report_to(queue, work, number, barrier, root):
+    try:
+        queue.put((number, work(number, barrier, root)))
+    except BaseException as error:  # the other process must not wait for this one
+        barrier.abort()
+        queue.put((number, repr(error)))
+        raise
+
+
+def claim_new_folders(number, barrier, root):
+    outcomes = []
+    for trial in range(TRIALS):
+        folder = RunFolder(root / str(trial))
+        mine = {"experiment": f"process {number}", "config": {"sizes": list(range(1000 * number))}}
+        barrier.wait()
+        try:
+            folder.claim(mine)
+            outcomes.append("claimed" if folder.config() == mine else f"claimed with {folder.config()}")
+        except RunFolderError as error:
+            outcomes.append(str(error).splitlines()[0])
+        barrier.wait()
+        folder.release()
+    return outcomes
+
+
+def test_two_processes_claim_one_new_folder(tmp_path):
+    for trial, outcomes in enumerate(zip(*in_two_processes(claim_new_folders, tmp_path), strict=True)):
+        refusal = f"another process is working in {tmp_path / str(trial)}"
+        heard = {outcome.removesuffix(", a run of another configuration:") for outcome in outcomes}
+        assert heard == {"claimed", refusal}
+        assert sorted(os.listdir(tmp_path / str(trial))) == ["checkpoints", "config.json", "figures"]
+
+
+def write_one_file(number, barrier, root):
+    path = root / "shared.json"
+    values = [[0] * 5_000, [1] * 10_000]
+    contents = [json.dumps(value, indent=2) + "\n" for value in values]
+    for _ in range(TRIALS):
+        barrier.wait()
+        runfolder.write_json(path, values[number])
+        assert path.read_text() in contents
+    return "done"
+
+
+def test_two_processes_write_one_file(tmp_path):
+    assert in_two_processes(write_one_file, tmp_path) == ("done", "done")
+    assert [path.name for path in tmp_path.iterdir()] == ["shared.json"]
+
+
+def write_while_it_is_resumed(number, barrier, root):
+    folder = RunFolder(root)
+    for trial in range(TRIALS):
+        barrier.wait()
+        if number:
+            runfolder.write_json(root / "report.json", {"trial": trial})
+        else:
+            for _ in range(5):
+                folder.resume()
+    return "done"
+
+
+def test_resume_leaves_what_another_process_is_writing(folder):
+    assert in_two_processes(write_while_it_is_resumed, folder.path) == ("done", "done")
+    assert json.loads((folder.path / "report.json").read_text()) == {"trial": TRIALS - 1}
+    assert not list(folder.path.rglob("*.partial"))
+
+
+def test_resume_waits_for_no_writer(folder):
+    writing, go_on = threading.Event(), threading.Event()
+
+    def write(file):
+        file.write(b"half, ")
+        writing.set()
+        assert go_on.wait(60)
+        file.write(b"whole")
+
+    thread = threading.Thread(target=runfolder.write_atomically, args=(folder.path / "note.txt", write))
+    thread.start()
+    assert writing.wait(60)
+    folder.resume()
+    go_on.set()
+    thread.join()
+    assert (folder.path / "note.txt").read_bytes() == b"half, whole"
+
+
+def test_a_writer_that_was_killed_leaves_what_resume_removes(folder):
+    code = (
+        "import pathlib, sys, time\n"
+        "from tfmem.runfolder import replacing\n"
+        "with replacing(pathlib.Path(sys.argv[1])) as partial:\n"
+        "    partial.mkdir()\n"
+        "    (partial / 'variables').write_text('half')\n"
+        "    print('writing', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, folder.saved_model], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"writing\n"
+    folder.resume()
+    (partial,) = folder.path.glob("saved_model.*.partial")
+    process.kill()
+    process.communicate()
+    folder.resume()
+    assert not partial.exists()
+
+
+def test_a_refused_claim_keeps_the_lock_that_was_held(folder):
+    with pytest.raises(RunFolderError, match="another configuration"):
+        folder.claim({"experiment": "other"})
+    with pytest.raises(RunFolderError, match="another process is working in"):
+        RunFolder(folder.path).claim(CONFIG)
+    folder.claim(CONFIG)
+
+
+def test_a_refused_claim_gives_the_lock_back(tmp_path):
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    first.claim(CONFIG)
+    first.release()
+    with pytest.raises(RunFolderError, match="was made by another configuration"):
+        second.claim({"experiment": "other"})
+    first.claim(CONFIG)
+    first.release()
+    with pytest.raises(TypeError):
+        RunFolder(tmp_path / "new").claim({"experiment": object()})
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_have_the_rights_that_the_user_gives_new_files(tmp_path):
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    runfolder.write_json(tmp_path / "new.json", {})
+    assert stat.S_IMODE((tmp_path / "new.json").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_a_byte_order_mark_makes_no_difference(folder):
+    folder.append_metrics(5, {"verlust/größe": 1.0})
+    folder.write_result({"ours": {}})
+    for path in (folder.config_path, folder.metrics_path, folder.result_path):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    folder.append_metrics(6, {"verlust/größe": 2.0})
+    assert folder.config() == CONFIG
+    assert folder.result() == {"ours": {}}
+    assert folder.metrics() == [{"update": 5, "verlust/größe": 1.0}, {"update": 6, "verlust/größe": 2.0}]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+def test_damaged_json(folder, content):
+    for path, read in ((folder.config_path, folder.config), (folder.result_path, folder.result)):
+        path.write_bytes(content.encode("latin-1"))
+        with pytest.raises(RunFolderError, match=f"{path.name} is damaged"):
+            read()
 
 
 def test_metrics_grow_columns_and_are_cut_on_resume(folder):

@@ -21,8 +21,8 @@ def babi_story(rng, task):
     return "\n".join(rows) + "\n"
 
 
-def write_babi(data_dir, tasks=range(1, 21), versions=("en", "en-valid", "en-valid-10k"), stories=3, seed=0):
-    """data_dir/babi/tasks_1-20_v1-2.tar.gz with `stories` stories in each file; returns its path."""
+def write_babi(data_dir, tasks=range(1, 21), versions=("en", "en-valid", "en-valid-10k"), stories=3, seed=0, root=""):
+    """data_dir/babi/tasks_1-20_v1-2.tar.gz with `stories` stories in each file, below `root`; returns its path."""
     rng = np.random.default_rng(seed)
     path = data_dir / "babi" / "tasks_1-20_v1-2.tar.gz"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def write_babi(data_dir, tasks=range(1, 21), versions=("en", "en-valid", "en-val
             for task in tasks:
                 for split in ("train", "valid", "test") if "valid" in version else ("train", "test"):
                     content = "".join(babi_story(rng, task) for _ in range(stories)).encode()
-                    member = tarfile.TarInfo(f"tasks_1-20_v1-2/{version}/qa{task}{BABI_NAMES[split]}")
+                    member = tarfile.TarInfo(f"{root}tasks_1-20_v1-2/{version}/qa{task}{BABI_NAMES[split]}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
     return path
@@ -56,9 +56,9 @@ def write_wikitext(data_dir, corpus="wikitext-2"):
     return texts
 
 
-def zip_wikitext(path, texts, corpus="wikitext-2"):
-    """The published archive: <corpus>/wiki.<split>.tokens."""
+def zip_wikitext(path, texts, corpus="wikitext-2", root=""):
+    """The published archive, its members below `root`: <corpus>/wiki.<split>.tokens."""
     with zipfile.ZipFile(path, "w") as archive:
         for split, text in texts.items():
-            archive.writestr(f"{corpus}/wiki.{split}.tokens", text)
+            archive.writestr(f"{root}{corpus}/wiki.{split}.tokens", text)
     return path

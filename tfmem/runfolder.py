@@ -6,10 +6,15 @@
     figures/  saved_model/  tensorboard/
     result.json      written last: a folder that has it is finished
 
-Every file is written beside its place, flushed to the disk and renamed, so that a crash at any moment leaves the old
-file or the new one. numpy and the standard library only: the bundle runner uses this where TensorFlow is missing.
+Every file is written in a folder of its own, `<name>.<random>.partial`, flushed to the disk and renamed. So a crash at
+any moment leaves the old file or the new one, and two processes never write to the same file. numpy and the standard
+library only: the bundle runner uses this where TensorFlow is missing.
+
+Locks are those of `flock` on folders: they hold between the processes of one machine, on network disks as well, and
+end with the process.
 """
 
+import contextlib
 import csv
 import errno
 import io
@@ -19,6 +24,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +39,7 @@ except ImportError:  # Windows: two processes in one folder are not kept apart t
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{9,})\.npz")
 METADATA = "metadata.json"
+PARTIAL = ".partial"  # how the name of a folder ends that something is being written in
 PACKAGES = (
     "tfmem",
     "tensorflow",
@@ -91,32 +98,38 @@ class RunFolder:
           config: dict that JSON can hold.
 
         Raises:
-          RunFolderError: the folder holds a run of another configuration (the differing fields are listed), holds
-            files but no run, or another process is working in it. Nothing has been changed then.
+          RunFolderError: another process is working in the folder, it holds a run of another configuration (the
+            differing fields are listed), or it holds files but no run. Nothing has been changed then.
         """
-        partial = self.config_path.name + ".partial"
+        config, held = as_json(config), self._lock
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            others = [path.name for path in self.path.iterdir() if path.name != partial]
-        except OSError as error:
-            raise _write_error(self.path, error) from error
-        if self.config_path.exists():
-            differing = differences(self.config(), as_json(config))
+            self._lock = lock_folder(self.path) if held is None else held
+            there = [path for path in self.path.iterdir() if not _is_leftover_of(self.config_path, path)]
+            differing = self._differing(config) if self.config_path in there else ""
+            if self._lock is None:
+                of_another = differing and ", a run of another configuration"
+                raise RunFolderError(f"another process is working in {self.path}{of_another}{differing}")
             if differing:
-                raise RunFolderError(
-                    f"{self.path} was made by another configuration and is left as it is:\n"
-                    + "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in differing)
-                )
-        elif others:
-            raise RunFolderError(f"{self.path} is not empty and has no config.json; it is left as it is")
-        else:
-            write_json(self.config_path, config)
-        self._lock_folder()
-        try:
+                raise RunFolderError(f"{self.path} was made by another configuration and is left as it is{differing}")
+            if there and self.config_path not in there:
+                raise RunFolderError(f"{self.path} is not empty and has no config.json; it is left as it is")
+            if not there:
+                write_json(self.config_path, config)
             self.checkpoints.mkdir(exist_ok=True)
             self.figures.mkdir(exist_ok=True)
-        except OSError as error:
-            raise _write_error(self.path, error) from error
+        except BaseException as error:
+            if held is None:
+                self.release()
+            if isinstance(error, OSError):
+                raise _write_error(self.path, error) from error
+            raise
+
+    def _differing(self, config):
+        """Lines that say where the folder's configuration differs from `config`; "" where it does not."""
+        found = differences(self.config(), config)
+        lines = "".join(f"\n  {name}: {old!r} there, {new!r} now" for name, old, new in found)
+        return lines and f":{lines}"
 
     def config(self):
         """The configuration that the folder was made with.
@@ -125,28 +138,15 @@ class RunFolder:
           RunFolderError: there is none, or it cannot be read.
         """
         try:
-            return json.loads(self.config_path.read_text())
+            return _read_json(self.config_path)
         except FileNotFoundError:
             raise RunFolderError(f"{self.path} is not a run folder: it has no config.json") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise RunFolderError(f"{self.config_path} is damaged: {error}") from error
 
     def release(self):
         """Lets another process (or another `RunFolder`) work in the folder."""
-        if self._lock:
-            self._lock.close()
+        if self._lock is not None:
+            os.close(self._lock)
             self._lock = None
-
-    def _lock_folder(self):
-        if fcntl is None or self._lock:
-            return
-        lock = self.config_path.open()
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when the process dies
-        except BlockingIOError:
-            lock.close()
-            raise RunFolderError(f"another process is working in {self.path}") from None
-        self._lock = lock
 
     # Checkpoints
 
@@ -186,12 +186,14 @@ class RunFolder:
     def resume(self):
         """Goes back to the newest readable checkpoint: as `restore`, and brings the folder to that moment.
 
-        Metrics of later updates are dropped, damaged checkpoints are set aside as `<name>.damaged`, and files that
-        an interrupted write left are removed.
+        Metrics of later updates are dropped, and damaged checkpoints are set aside as `<name>.damaged`. What an
+        interrupted write left is removed; what a live process is writing is not.
         """
         checkpoint, damaged = self.restore()
-        for left in list(self.path.rglob("*.partial")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for parent, folders, files in os.walk(self.path):  # it passes over folders that are gone meanwhile
+            for name in [*folders, *files]:
+                if name.endswith(PARTIAL):
+                    _remove_leftover(Path(parent, name))
         for path, _ in damaged:
             os.replace(path, path.with_name(path.name + ".damaged"))
         self._drop_metrics_after(checkpoint.update if checkpoint else 0)
@@ -256,12 +258,12 @@ class RunFolder:
     def _columns(self):
         if not self.metrics_path.exists():
             return []
-        with self.metrics_path.open(newline="") as file:
+        with self.metrics_path.open(newline="", encoding="utf-8-sig") as file:
             return next(csv.reader(file), [])
 
     def _rows(self):
         """Whole rows as text; a last row that a crash cut off is left out."""
-        text = self.metrics_path.read_text() if self.metrics_path.exists() else ""
+        text = self.metrics_path.read_text("utf-8-sig") if self.metrics_path.exists() else ""
         return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
 
     def _write_metrics(self, columns, rows):
@@ -285,8 +287,78 @@ class RunFolder:
         write_json(self.result_path, result)
 
     def result(self):
-        """The content of result.json, or None where the run is not finished."""
-        return json.loads(self.result_path.read_text()) if self.result_path.exists() else None
+        """The content of result.json, or None where the run is not finished.
+
+        Raises:
+          RunFolderError: it cannot be read.
+        """
+        return _read_json(self.result_path) if self.result_path.exists() else None
+
+
+def lock_folder(path):
+    """Takes the lock of a folder, for one process alone.
+
+    Returns:
+      A file descriptor whose closing gives the lock back, as the end of the process does; None where another holds it.
+    """
+    if fcntl is None:
+        return os.open(os.devnull, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A new path for a file or a folder that takes the place of `path` once it is written; an error leaves nothing.
+
+    It lies in a locked folder of its own beside `path`, so that no other writer and no `RunFolder.resume` touches it.
+    """
+    path = Path(path)
+    folder, lock = _partial_folder(path)
+    try:
+        yield folder / path.name
+        os.replace(folder / path.name, path)
+    finally:
+        shutil.rmtree(folder)
+        os.close(lock)
+
+
+def _partial_folder(path):
+    """A new folder beside `path` and the descriptor of its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=PARTIAL, dir=path.parent))
+        with contextlib.suppress(FileNotFoundError):  # a `resume` took it for a leftover before it was locked
+            lock = lock_folder(folder)
+            if lock is not None:
+                if folder.exists():
+                    return folder, lock
+                os.close(lock)
+
+
+def _is_leftover_of(path, left):
+    return left.name.startswith(path.name) and left.name.endswith(PARTIAL)
+
+
+def _remove_leftover(path):
+    """Removes what an interrupted write left, unless its writer is at work or has just finished."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        lock = lock_folder(path)
+        if lock is not None:
+            try:
+                shutil.rmtree(path)
+            finally:
+                os.close(lock)
 
 
 def write_atomically(path, write):
@@ -296,20 +368,14 @@ def write_atomically(path, write):
       RunFolderError: the system refused (full disk, rights); nothing is left of the attempt.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with replacing(path) as partial, partial.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
         _sync_folder(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise _write_error(path, error) from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def write_checkpoint(path, checkpoint):
@@ -320,6 +386,17 @@ def write_checkpoint(path, checkpoint):
 def write_json(path, value):
     """Writes `value` as indented JSON, atomically."""
     write_atomically(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
+
+
+def _read_json(path):
+    """The dict of a JSON file; a byte-order mark and the terminal's encoding make no difference."""
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:  # not JSON, or not text
+        raise RunFolderError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} is damaged: it holds {value!r}, must hold an object")
+    return value
 
 
 def as_json(value):

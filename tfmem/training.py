@@ -31,6 +31,7 @@ from tfmem.runfolder import (
     RunFolderError,
     as_json,
     describe_machine,
+    replacing,
     run_config,
     run_result,
     write_json,
@@ -466,12 +467,8 @@ class _Run(Loop):
         loss.savefig(folder.figures / "loss.png", dpi=120)
         experiment.figures(folder.figures)
         shutil.rmtree(folder.saved_model, ignore_errors=True)
-        partial = folder.saved_model.with_name("saved_model.partial")
-        try:
+        with replacing(folder.saved_model) as partial:
             experiment.export(partial)
-            os.replace(partial, folder.saved_model)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def load(self, checkpoint):
         self.carry, _ = load_checkpoint(self.experiment, checkpoint)

@@ -1,10 +1,12 @@
 """The folder of a bundle: what is written comes back, what is damaged is told."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 
+from tests.support import at_once
 from tfmem.aot.bundle import Bundle, BundleError, Leaf, Program, drawn, open_pipeline, read_bundle, write_bundle
 from tfmem.aot.lowering import obstacles
 
@@ -51,6 +53,17 @@ def test_what_is_written_comes_back(tmp_path):
     assert {"variables/b", "carry/0", "evaluation/0"} == set(manifest["initial"]["constants"])
     with pytest.raises(BundleError, match="not an empty folder"):
         write_bundle(expected, tmp_path / "bundle")
+
+
+def test_two_writers_of_one_bundle(tmp_path):
+    bundles = [make(variables__a=np.arange(size)) for size in (5.0, 9.0)]
+    for trial in range(200):
+        path = tmp_path / str(trial)
+        outcomes = at_once(*[functools.partial(write_bundle, bundle, path) for bundle in bundles])
+        (winner,) = (n for n in range(2) if outcomes[n] is None)
+        np.testing.assert_array_equal(read_bundle(path).initial["variables/a"], bundles[winner].initial["variables/a"])
+        with pytest.raises(BundleError, match=r"another process is working in|not an empty folder"):
+            raise outcomes[1 - winner]
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "normal", "truncated_normal"])

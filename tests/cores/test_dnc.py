@@ -405,7 +405,6 @@ def weightings(x):
     return (x / np.maximum(total, 1)).astype(np.float32)
 
 
-@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 @hypothesis.given(unit_arrays(2, 2, 7), unit_arrays(2, 3), unit_arrays(2, 3, 7), unit_arrays(2, 7), unit_arrays(2, 2))
 def test_usage_and_allocation_are_bounded(write, free_gate, read, usage, gates):
     next_usage = addressing.update_usage(weightings(write), free_gate, weightings(read), usage).numpy()
@@ -419,7 +418,6 @@ def test_usage_and_allocation_are_bounded(write, free_gate, read, usage, gates):
     assert np.all(heads.sum(axis=-1) <= 1 + 1e-6)
 
 
-@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
 @hypothesis.given(unit_arrays(8, 1, 2, 6))
 def test_linkage_rows_and_columns_are_bounded(writes):
     state = TemporalLinkageState(tf.zeros([1, 2, 6, 6]), tf.zeros([1, 2, 6]))

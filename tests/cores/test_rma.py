@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tfmem.checkpoints.tvt as tables
@@ -347,7 +347,6 @@ def test_gradient_equals_the_references_with_written_words_held_fixed(rng, sizes
 # --- properties ---
 
 
-@settings(max_examples=30, deadline=None)
 @given(rows=st.integers(1, 9), steps=st.integers(1, 25), starts=st.lists(st.integers(0, 40), min_size=1, max_size=3))
 def test_the_memory_holds_the_last_words_each_in_its_steps_row(rows, steps, starts):
     words = np.arange(1, steps + 1)[:, None, None] * np.ones([steps, len(starts), 2], np.float32)

@@ -1,7 +1,21 @@
 """What the tests of both worlds share."""
 
+import copy
+import pickle
+
 import gymnasium
 import numpy as np
+from gymnasium.wrappers import FrameStackObservation
+
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda env: pickle.loads(pickle.dumps(env))}
+KINDS = {
+    "single": gymnasium.make,
+    "wrapped": lambda *args, **arguments: FrameStackObservation(gymnasium.make(*args, **arguments), 3),
+    "vector": lambda name, **arguments: gymnasium.make_vec(name, 2, **arguments),
+    "Gymnasium's vector": lambda name, **arguments: gymnasium.make_vec(name, 2, "sync", **arguments),
+}
+COPIED_KINDS = [(kind, copied) for kind in KINDS for copied in COPIES]
+COPIED_KINDS.remove(("Gymnasium's vector", "pickle"))  # Gymnasium keeps a local function in it
 
 
 def assert_vector_equals_singles(name, steps, max_episode_steps, **arguments):
@@ -49,3 +63,27 @@ def rollout(name, seed, actions, **arguments):
     env.close()
     frames, infos = zip(*steps, strict=True)
     return np.stack(frames), infos
+
+
+def assert_copies_live_on_their_own(name, kind, copied, **arguments):
+    """An environment that is copied in the midst of an episode, and its copy, give the same for the same actions.
+
+    The copy goes first, into other worlds at last, so that what it shared with the original would show.
+    """
+    env = KINDS[kind](name, frame_size=16, map_size=8, **arguments)
+    actions = np.random.default_rng(1).choice(4, [30, *env.action_space.shape], p=[0.7, 0.1, 0.1, 0.1])
+    COPIES[copied](env).reset(seed=3)  # before the first reset as well
+    env.reset(seed=4)
+    for action in actions[:10]:
+        env.step(action)
+    twin = COPIES[copied](env)
+    steps = play(twin, actions[10:])
+    assert_same(steps, play(env, actions[10:]))
+    twin.close()
+    env.close()
+    return steps
+
+
+def play(env, actions):
+    """What the steps give, and the first frames of the next two worlds."""
+    return [*(env.step(action) for action in actions), env.reset(), env.reset()]

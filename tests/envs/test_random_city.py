@@ -6,7 +6,7 @@ import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
-from tests.envs.support import assert_vector_equals_singles, rollout
+from tests.envs.support import COPIED_KINDS, assert_copies_live_on_their_own, assert_vector_equals_singles, rollout
 from tfmem.envs.random_city import (
     BOX_HEIGHT,
     BOX_SIDE,
@@ -67,6 +67,11 @@ def test_what_a_step_gives():
 
 def test_vector_equals_singles():
     assert_vector_equals_singles(NAME, steps=12, max_episode_steps=4, frame_size=16, map_size=8)
+
+
+@pytest.mark.parametrize(("kind", "copied"), COPIED_KINDS)
+def test_copies_live_on_their_own(kind, copied):
+    assert_copies_live_on_their_own(NAME, kind, copied)
 
 
 def test_same_seed_same_frames():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from tests.envs.support import assert_vector_equals_singles, rollout
+from tests.envs.support import COPIED_KINDS, assert_copies_live_on_their_own, assert_vector_equals_singles, rollout
 from tfmem.envs.random_city import City
 from tfmem.envs.rendering import FAR
 from tfmem.envs.terrain import BORDER, EYE_HEIGHT, HEIGHT, REACH, WATER_SHARE, Terrain, fractal_heights, gradient_noise
@@ -37,6 +37,12 @@ def test_gymnasium_checks():
 def test_vector_equals_singles():
     arguments = dict(frame_size=16, map_size=8, size=16, num_blocks=40, speed=1.0)  # many blocks: rewards come
     assert_vector_equals_singles(NAME, steps=14, max_episode_steps=6, **arguments)
+
+
+@pytest.mark.parametrize(("kind", "copied"), COPIED_KINDS)
+def test_copies_live_on_their_own(kind, copied):
+    steps = assert_copies_live_on_their_own(NAME, kind, copied, size=16, num_blocks=40, speed=1.0)
+    assert sum(np.sum(reward) for _, reward, *_ in steps[:-2]) > 0  # so the copy's land was built on
 
 
 def test_same_seed_same_frames():

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.text_data import babi_story
@@ -48,11 +48,43 @@ def test_parse():
         ("1 Where?\tkitchen\n", "line 1"),
         ("1 Where?\t\t1\n", "line 1"),
         ("1 Where?\tkitchen\tx\n", "supporting lines must be numbers"),
+        ("1 Where?\tkitchen\t²\n", "supporting lines must be numbers"),
+        ("1 How many?\t2\t1\n", "line 1 is .* its answer must have a word of letters"),
+        ("1 What?\t,\t1\n", "its answer must have a word of letters"),
     ],
 )
 def test_what_is_not_babi(text, message):
     with pytest.raises(ValueError, match=message):
         babi.parse(text, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("apple, milk", ("apple", "milk")),
+        ("apple ,milk,", ("apple", "milk")),
+        ("living room", ("living", "room")),
+        ("ice-cream", ("ice", "cream")),
+        ("Café", ("café",)),
+        ("CAFE\u0301", ("café",)),
+        ("Straße,Москва", ("straße", "москва")),
+        ("don't", ("don", "t")),
+        ("room_2", ("room",)),
+    ],
+)
+def test_texts_and_answers_are_cut_by_one_rule(answer, words):
+    stories = babi.parse(f"1 Mary saw {answer} there.\n2 What did Mary see?\t{answer}\t1\n", 1)
+    statement, question = stories[0].lines
+    assert question.answer == words
+    assert babi.words(statement.text) == ["mary", "saw", *words, "there", "."]
+    vocabulary = babi.vocabulary(stories)
+    assert set(vocabulary) == {"-", ".", "?", "mary", "saw", "there", "what", "did", "see", *words}
+    (sequence,) = babi.encode(stories, vocabulary)
+    assert sequence.questions.sum() == len(words)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_story():
+    assert babi.parse("\ufeff" + TEXT, 8) == STORIES
 
 
 def test_story_encoding():
@@ -87,7 +119,6 @@ def test_encoding_of_what_is_unknown():
         babi.encode(STORIES, VOCABULARY, "x")
 
 
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 5), grouped=st.booleans())
 def test_batches(seed, size, grouped):
     rng = np.random.default_rng(seed)

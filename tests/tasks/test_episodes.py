@@ -1,5 +1,6 @@
 """Episode files: what was collected comes back, by update, with and without TensorFlow; damage is told."""
 
+import functools
 import json
 import re
 import struct
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support import at_once
 from tfmem.envs.exploration import ExploringPolicy, RandomPolicy, collect
 from tfmem.tasks.datasets import CorruptDataError, MissingDataError
 from tfmem.tasks.episodes import EpisodeFile, episodes, write_episodes
@@ -236,6 +238,23 @@ def test_nothing_is_left_of_a_file_that_failed(tmp_path):
     with pytest.raises(RuntimeError, match="this policy fails"):
         write_episodes(tmp_path / "a", WORLD, 2, 2, policy=_Failing(), arguments=ARGUMENTS)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_writers_of_one_file(tmp_path, monkeypatch):
+    def write(path, description, jobs, workers):
+        with open(path, "wb") as file:
+            file.write(str(description["seed"]).encode())
+
+    monkeypatch.setattr("tfmem.tasks.episodes._write", write)
+    for trial in range(200):
+        path = tmp_path / str(trial)
+        calls = [functools.partial(write_episodes, path, WORLD, 1, 1, seed, arguments=ARGUMENTS) for seed in range(2)]
+        outcomes = at_once(*calls)
+        (winner,) = (seed for seed in range(2) if outcomes[seed] == path)
+        assert path.read_bytes() == str(winner).encode()
+        with pytest.raises(FileExistsError, match="is there already; delete it"):
+            raise outcomes[1 - winner]
+    assert len(list(tmp_path.iterdir())) == 200
 
 
 def test_a_file_is_not_overwritten(path):

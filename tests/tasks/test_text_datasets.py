@@ -8,7 +8,7 @@ from urllib import error, request
 
 import pytest
 
-from tests.text_data import wikitext, write_babi, write_wikitext, zip_wikitext
+from tests.text_data import babi_story, wikitext, write_babi, write_wikitext, zip_wikitext
 from tfmem.tasks.datasets import DATA_DIR, CorruptDataError, MissingDataError, babi, text_lines
 
 # ---- bAbI -----------------------------------------------------------------------------------------------------------
@@ -35,6 +35,22 @@ def test_babi_from_the_archive(tmp_path, monkeypatch):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         babi(*arguments)
+
+
+def test_babi_from_an_archive_whose_members_start_with_a_dot(tmp_path):
+    write_babi(tmp_path / "plain")
+    write_babi(tmp_path / "dotted", root="./")
+    for split in ("train", "valid", "test"):
+        assert babi("en-valid", split, data_dir=tmp_path / "dotted") == babi(
+            "en-valid", split, data_dir=tmp_path / "plain"
+        )
+
+
+def test_a_byte_order_mark_in_babi(tmp_path, monkeypatch):
+    story = babi_story
+    monkeypatch.setattr("tests.text_data.babi_story", lambda rng, task: "\ufeff" + story(rng, task))
+    write_babi(tmp_path, stories=1)
+    assert len(babi("en", "train", data_dir=tmp_path)) == 20
 
 
 def test_missing_files_of_babi_are_named(tmp_path):
@@ -89,6 +105,23 @@ def test_other_corpora_are_cut_into_words(tmp_path):
     (tmp_path / "pg19").mkdir()
     (tmp_path / "pg19" / "train.txt").write_text('"It isn\'t," SHE said.\n')
     assert list(text_lines("pg19", "train", tmp_path)) == [['"', "it", "isn't", ",", '"', "she", "said", "."]]
+
+
+@pytest.mark.parametrize("corpus", ["wikitext-2", "pg19"])
+@pytest.mark.parametrize("name", ["train.txt", "train.txt.gz", "wiki.train.tokens"])
+def test_a_byte_order_mark_is_no_word(tmp_path, corpus, name):
+    folder = tmp_path / corpus
+    folder.mkdir()
+    content = "\ufeffa b\n\ufeffc\n".encode()  # two files that were joined
+    (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert list(text_lines(corpus, "train", tmp_path)) == [["a", "b"], ["c"]]
+
+
+def test_a_file_of_a_byte_order_mark_alone_is_empty(tmp_path):
+    write_wikitext(tmp_path)
+    (tmp_path / "wikitext-2" / "train.txt").write_bytes("\ufeff".encode())
+    with pytest.raises(CorruptDataError, match="is empty"):
+        list(text_lines("wikitext-2", "train", tmp_path))
 
 
 def test_missing_and_damaged_text(tmp_path):
@@ -160,6 +193,22 @@ def test_wikitext_through_tfds(tfds, tmp_path):
     assert len(tfds["asked"]) == 1
 
 
+def test_wikitext_with_dots_and_a_byte_order_mark_through_tfds(tfds, tmp_path):
+    texts = write_wikitext(tmp_path)
+    marked = {split: "\ufeff" + text for split, text in texts.items()}
+    tfds["wikitext-2-v1.zip"] = zip_wikitext(tmp_path / "wikitext-2-v1.zip", marked, root="./")
+    for split in ("train", "valid", "test"):
+        assert list(text_lines("wikitext-2", split)) == list(text_lines("wikitext-2", split, tmp_path))
+
+
+def test_wikitext_archive_that_lacks_a_file(tfds, tmp_path):
+    texts = write_wikitext(tmp_path)
+    del texts["valid"]
+    tfds["wikitext-2-v1.zip"] = zip_wikitext(tmp_path / "wikitext-2-v1.zip", texts)
+    with pytest.raises(CorruptDataError, match=r"wikitext-2/wiki\.valid\.tokens is not in"):
+        list(text_lines("wikitext-2", "train"))
+
+
 def test_wikitext_from_the_manual_folder(tfds, tmp_path):
     manual = tmp_path / "tfds" / "downloads" / "manual"
     manual.mkdir(parents=True)
@@ -176,7 +225,7 @@ def test_gigaword_from_the_manual_folder(tfds, tmp_path):
     folder = tmp_path / "tfds" / "downloads" / "manual" / "gigaword_eng_5" / "data" / "afp_eng"
     folder.mkdir(parents=True)
     for month, place in (("201010", "Paris"), ("201011", "Rome"), ("201012", "Oslo")):
-        text = f'<DOC id="AFP" type="story">\n<HEADLINE>\nNo\n</HEADLINE>\n<TEXT>\n<P>\nIn {place}\nat 5.\n</P>\n'
+        text = f'\ufeff<DOC id="AFP" type="story">\n<HEADLINE>\nNo\n</HEADLINE>\n<TEXT>\n<P>\nIn {place}\nat 5.\n</P>\n'
         text += "<P>\nYes.\n</P>\n</TEXT>\n</DOC>\n"
         (folder / f"afp_eng_{month}.gz").write_bytes(gzip.compress(text.encode()))
     for split, place in (("train", "paris"), ("valid", "rome"), ("test", "oslo")):

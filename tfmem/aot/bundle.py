@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import io
 import json
+import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfmem.runfolder import RunFolderError, write_atomically, write_json
+from tfmem.runfolder import RunFolderError, lock_folder, write_atomically, write_json
 
 FORMAT = 1
 LARGEST = 60 * 2**20
@@ -92,12 +93,12 @@ def write_bundle(bundle, path, largest=LARGEST):
       largest: bytes that the folder may have; to stay below, large random arrays become recipes.
 
     Raises:
-      BundleError: the folder has files, or the bundle would be larger than `largest`.
+      BundleError: the folder has files, another process is writing there, or the bundle would be larger than
+        `largest`.
       RunFolderError: the disk refused.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise BundleError(f"{path} exists and is not an empty folder; it is left as it is")
+    _check_empty(path)
     files = {f"{name}.mlir.gz": gzip.compress(p.text.encode(), 9, mtime=0) for name, p in bundle.programs.items()}
     room = largest - sum(map(len, files.values())) - 2**20  # a MiB for the manifest and the file's own tables
     constants, draws, arrays = {}, {}, {}
@@ -131,9 +132,21 @@ def write_bundle(bundle, path, largest=LARGEST):
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error.strerror}") from error
-    for name, content in files.items():
-        write_atomically(path / name, lambda file, content=content: file.write(content))
-    write_json(path / MANIFEST, manifest)
+    lock = lock_folder(path)
+    if lock is None:
+        raise BundleError(f"another process is working in {path}; it is left as it is")
+    try:
+        _check_empty(path)  # now that nobody else writes there
+        for name, content in files.items():
+            write_atomically(path / name, lambda file, content=content: file.write(content))
+        write_json(path / MANIFEST, manifest)
+    finally:
+        os.close(lock)
+
+
+def _check_empty(path):
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise BundleError(f"{path} exists and is not an empty folder; it is left as it is")
 
 
 _PLAIN = ("experiment", "preset", "config", "updates_per_call", "evaluation_steps", "pipelines", "versions")

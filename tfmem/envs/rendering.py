@@ -67,7 +67,7 @@ class Camera:
 
 
 class Scene:
-    """A mesh that frames are made of.
+    """A mesh that frames are made of; it never changes, so that copies of a world share it.
 
     Args:
         mesh: `trimesh.Trimesh`; `mesh.visual.face_colors` are its colours.
@@ -84,11 +84,22 @@ class Scene:
         if not visibility > 0:
             raise ValueError(f"visibility is {visibility}, must be greater than 0")
         self.visibility = visibility
-        self._embree = EmbreeScene()
-        TriangleMesh(self._embree, np.array(mesh.vertices, np.float32), np.array(mesh.faces, np.int32))
+        self._mesh = np.array(mesh.vertices, np.float32), np.array(mesh.faces, np.int32)
+        self._embree = _embree_scene(*self._mesh)
         shade = (2 + mesh.face_normals @ SUN) / (2 + SUN[2])
         self.colors = np.clip(mesh.visual.face_colors[:, :3] * shade[:, None], 0, 255).astype(np.float32)
         self._contrast = self.colors - HAZE
+        self.colors.flags.writeable = False
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __getstate__(self):
+        return {**self.__dict__, "_embree": None}  # Embree's own memory cannot be pickled
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._embree = _embree_scene(*self._mesh)
 
     def cast(self, origins, directions):
         """The first face of the mesh on each ray, int32 [N], -1 for none, and the distance to it, float32 [N].
@@ -133,6 +144,12 @@ class Scene:
         faces, _ = self.cast(origins, np.tile(np.float32([0, 0, -1]), [len(origins), 1]))
         colors = self.colors[faces].reshape(size, SAMPLES, size, SAMPLES, 3)
         return np.rint(colors.mean(axis=(1, 3))).astype(np.uint8)
+
+
+def _embree_scene(vertices, faces):
+    scene = EmbreeScene()
+    TriangleMesh(scene, vertices, faces)
+    return scene
 
 
 def boxes(lower, upper, colors):

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmem.tasks.sizes import check_array
+
 
 class AssociativeRecallBatch(NamedTuple):
     """Time-major: observations float32 [n + 2, B, num_bits + 1], target float32 [B, num_bits], query_step int32 [B].
@@ -36,7 +38,7 @@ class AssociativeRecall:
       batch_size: sequences of a batch.
 
     Raises:
-      ValueError: a size is too small.
+      ValueError: a size is too small, or an array would be too large.
     """
 
     num_items: int = 10
@@ -47,6 +49,8 @@ class AssociativeRecall:
         for name, least in (("num_items", 2), ("num_bits", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        sizes = {name: getattr(self, name) for name in ("num_items", "num_bits", "batch_size")}
+        check_array(self.num_items, self.num_items + 2, self.batch_size, self.num_bits + 1, **sizes)
 
     @property
     def num_steps(self):

@@ -8,17 +8,21 @@ A story is a list of lines; some are questions. Two encodings as sequences of wo
     "question" (MNM, Munkhdalai et al. 2019, App. A): for each question the statements before it, then the question,
     then its placeholders. Earlier questions are left out: our choice, the paper says "the end of its related story".
 
-The target at a placeholder is a word of the answer; no other step counts. Words are lower-case, numbers and punctuation
-but "." and "?" are dropped: the 20 English tasks have 156 words, with ".", "?" and "-" |V| = 159 (Huynh et al. 2020).
+The target at a placeholder is a word of the answer; no other step counts. One rule cuts texts and answers (`words`):
+lower-case runs of letters of any script; numbers and punctuation but "." and "?" are dropped. The 20 English tasks have
+156 words, with ".", "?" and "-" |V| = 159 (Huynh et al. 2020).
 A question is answered where all its words are right; a task has failed where more than 5% of its questions are wrong.
 
 numpy only, time-major. The readers of the files are in `tfmem.tasks.datasets`.
 """
 
 import re
+import unicodedata
 from typing import NamedTuple
 
 import numpy as np
+
+from tfmem.tasks.sizes import check_array
 
 NUM_TASKS = 20
 PLACEHOLDER = "-"
@@ -57,14 +61,14 @@ def parse(text, task):
 
     Args:
         text: the file's content: "<number> <statement>" or "<number> <question>\\t<answer>\\t<supporting lines>"; a
-            story starts at number 1.
+            story starts at number 1. A byte-order mark is passed over.
         task: 1 to 20.
 
     Raises:
         ValueError: a line that is not of that form; the message has its place in the file.
     """
     stories, lines = [], []
-    for place, row in enumerate(text.splitlines(), start=1):
+    for place, row in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
         number, _, rest = row.strip().partition(" ")
         fields = [field.strip() for field in rest.split("\t")]
         expected = "1" if not lines else str(len(lines) + 1)
@@ -74,18 +78,19 @@ def parse(text, task):
         answer, supporting = fields[1] if len(fields) == 3 else "", fields[2] if len(fields) == 3 else ""
         if number != expected or not fields[0] or len(fields) not in (1, 3) or (len(fields) == 3 and not answer):
             raise ValueError(f"line {place} is {row!r}, must be '{expected} <text>', a tab, an answer and its support")
-        if not all(part.isdigit() for part in supporting.split()):
+        if not all(part.isdecimal() for part in supporting.split()):
             raise ValueError(f"line {place} is {row!r}, its supporting lines must be numbers")
-        answer = tuple(answer.lower().split(",")) if answer else ()
-        lines.append(Line(fields[0], answer, tuple(int(part) for part in supporting.split())))
+        if answer and not words(answer):
+            raise ValueError(f"line {place} is {row!r}, its answer must have a word of letters")
+        lines.append(Line(fields[0], tuple(words(answer)), tuple(int(part) for part in supporting.split())))
     if lines:
         stories.append(Story(task, tuple(lines)))
     return stories
 
 
 def words(text):
-    """The words of a line: lower-case letters, and each "." and "?"."""
-    return re.findall(r"[a-z]+|[.?]", text.lower())
+    """The words of a text or an answer: runs of letters in lower case and composed form (NFC), and each "." and "?"."""
+    return re.findall(r"[^\W\d_]+|[.?]", unicodedata.normalize("NFC", text.lower()))
 
 
 def vocabulary(stories):
@@ -182,7 +187,7 @@ class Batches:
         seed: non-negative integer.
 
     Raises:
-        ValueError: no sequences (of at most `max_words`), or a batch size below 1.
+        ValueError: no sequences (of at most `max_words`), or a batch size below 1 or too large.
     """
 
     def __init__(self, sequences, batch_size, group_by_length=True, max_words=0, seed=0):
@@ -193,6 +198,7 @@ class Batches:
             raise ValueError(f"batch_size is {batch_size}, must be at least 1")
         self.batch_size, self.group_by_length, self.seed = batch_size, group_by_length, seed
         self.steps = max_words
+        check_array(max(max_words, *(len(s.inputs) for s in self.sequences)), batch_size, batch_size=batch_size)
         self.lengths = np.array([padded_length(len(s.inputs)) for s in self.sequences])
 
     def batch(self, update):

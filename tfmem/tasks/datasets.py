@@ -4,6 +4,7 @@ import gzip
 import importlib
 import io
 import os
+import posixpath
 import re
 import struct
 import tarfile
@@ -214,8 +215,8 @@ def read_babi(tar, version, split, tasks=range(1, 21)):
     """
     members = {
         int(match[2]): name
-        for name in tar.getnames()
-        if (match := _BABI_MEMBER.fullmatch(name)) and (match[1], match[3]) == (version, split)
+        for path, name in members_by_path(tar.getnames()).items()
+        if (match := _BABI_MEMBER.fullmatch(path)) and (match[1], match[3]) == (version, split)
     }
     missing = [task for task in tasks if task not in members]
     if missing:
@@ -333,9 +334,9 @@ def _lines_of_file(path):
     end = None
     try:
         with opened(path, "rb") as stream:
-            for line in io.TextIOWrapper(stream, "utf-8", newline="\n"):
+            for line in decoded_lines(stream):
                 yield line
-                end = line[-1]
+                end = line[-1:]
     except (OSError, EOFError, zlib.error) as error:
         raise CorruptDataError(f"{path} is not a whole gzip file ({error}). Get it again.") from error
     except UnicodeDecodeError as error:
@@ -352,7 +353,7 @@ def _lines_from_tfds(corpus, split):
     if corpus == "pg19":
         builder = tfds.builder("pg19")
         for example in _prepared(builder, {"valid": "validation"}.get(split, split), _PG19_URL):
-            yield from re.split(r"\n\s*\n", example["book_text"].decode())
+            yield from re.split(r"\n\s*\n", example["book_text"].decode("utf-8-sig"))
         return
     name = "gigaword_v5" if corpus == "gigaword" else f"wikitext/{corpus}"
     for example in _prepared(tfds.builder(name), split):
@@ -360,6 +361,17 @@ def _lines_from_tfds(corpus, split):
 
 
 # ---- what the builders share ----------------------------------------------------------------------------------------
+
+
+def members_by_path(names):
+    """An archive's members by their path, which a leading "./" does not change: {path: name as it is stored}."""
+    return {posixpath.normpath(name): name for name in names}
+
+
+def decoded_lines(stream):
+    """The lines of a binary stream of UTF-8 text, with their ends; joined files may each have a byte-order mark."""
+    for line in io.TextIOWrapper(stream, "utf-8", newline="\n"):
+        yield line.removeprefix("\ufeff")
 
 
 def download_or_manual(dl_manager, url, what):

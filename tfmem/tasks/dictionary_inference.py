@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmem.tasks.sizes import check_array
+
 NUM_LETTERS = 26
 NUM_PAIRS = NUM_LETTERS // 2
 END_OF_SEQUENCE, SEPARATOR, END_OF_SUPPORT, PLACEHOLDER = range(NUM_LETTERS, NUM_LETTERS + 4)
@@ -44,7 +46,7 @@ class DictionaryInference:
       new_alphabets: whether each episode draws which letters are the source's; else a to m are, and only F is drawn.
 
     Raises:
-      ValueError: a size is less than one.
+      ValueError: a size is less than one, or an array would be too large.
     """
 
     support_size: int = 4
@@ -56,6 +58,9 @@ class DictionaryInference:
         for name in ("support_size", "length", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        sizes = {name: getattr(self, name) for name in ("support_size", "length", "batch_size")}
+        check_array(self.batch_size, self.support_size + 1, self.length, max(QUERY_DRAWS, NUM_PAIRS), **sizes)
+        check_array(self.num_steps, self.batch_size, **sizes)
 
     @property
     def num_steps(self):

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmem.tasks.sizes import check_array
+
 
 class DoubleCopyBatch(NamedTuple):
     """Time-major: observations int32 [T, B], target int32 [T, B] (0 where the mask is 0), mask float32 [T, B]."""
@@ -33,7 +35,7 @@ class DoubleCopy:
       batch_size: episodes of a batch.
 
     Raises:
-      ValueError: a size is less than one.
+      ValueError: a size is less than one, or an array would be too large.
     """
 
     length: int = 50
@@ -44,6 +46,8 @@ class DoubleCopy:
         for name in ("length", "num_characters", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_array(self.num_steps, self.batch_size, length=self.length, batch_size=self.batch_size)
+        check_array(self.vocabulary_size, num_characters=self.num_characters)
 
     @property
     def num_steps(self):

@@ -20,12 +20,12 @@ import multiprocessing
 import os
 import struct
 import sys
-import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from tfmem.runfolder import replacing
 from tfmem.tasks.datasets import CorruptDataError, MissingDataError
 
 _FORMAT = 1
@@ -65,8 +65,9 @@ def write_episodes(path, world, number, length, seed=0, workers=1, policy=None, 
         if value < low:
             raise ValueError(f"{name} is {value}, must be at least {low}")
     path, policy = Path(path), policy or ExploringPolicy()
+    exists = f"{path} is there already; delete it to make it anew"
     if path.exists():
-        raise FileExistsError(f"{path} is there already; delete it to make it anew")
+        raise FileExistsError(exists)
     arguments = {"max_episode_steps": length, **(arguments or {})}
     try:
         env = gymnasium.make_vec(world, 1, **arguments)
@@ -88,13 +89,12 @@ def write_episodes(path, world, number, length, seed=0, workers=1, policy=None, 
         for first in range(0, number, _EPISODES_PER_JOB)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    try:
-        _write(partial, description, jobs, workers)
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    with replacing(path) as partial:
+        _write(os.fspath(partial), description, jobs, workers)
+        try:
+            path.open("xb").close()  # of two processes that make the same file, one gets the name
+        except FileExistsError:
+            raise FileExistsError(exists) from None
     return path
 
 

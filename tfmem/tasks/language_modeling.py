@@ -14,19 +14,19 @@ import array
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from tfmem.runfolder import replacing
 from tfmem.tasks.datasets import CORPORA, CorruptDataError, text_file, text_lines
+from tfmem.tasks.sizes import check_array
 
 END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
 CACHE_DIR = "TFMEM_CACHE_DIR"
-_FORMAT = 1  # of the cache
+_FORMAT = 2  # of the cache
 
 
 class Vocabulary:
@@ -123,16 +123,13 @@ def load_corpus(name, vocabulary_size=None, data_dir=None, cache_dir=None):
     folder = root / f"{name}-{digest[:16]}"
     if not folder.exists():
         root.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{name}-", suffix=".partial", dir=root))
         try:
-            _write_cache(partial, name, vocabulary_size, data_dir)
-            try:
-                partial.rename(folder)
-            except OSError:  # another process was first
-                if not folder.exists():
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            with replacing(folder) as partial:
+                partial.mkdir()
+                _write_cache(partial, name, vocabulary_size, data_dir)
+        except OSError:  # another process was first
+            if not folder.exists():
+                raise
     try:
         rows = [row.split(" ") for row in (folder / "vocabulary.txt").read_text("utf-8").splitlines()]
         vocabulary = Vocabulary({word: int(count) for word, count in rows})
@@ -204,13 +201,14 @@ class EvaluationWindows:
         window: steps of a window.
 
     Raises:
-        ValueError: an argument below 1, or a text of less than two words.
+        ValueError: an argument below 1 or too large, or a text of less than two words.
     """
 
     def __init__(self, ids, batch_size, window):
         _check_positive(batch_size=batch_size, window=window)
         if len(ids) < 2:
             raise ValueError(f"ids has {len(ids)} words, must have at least 2")
+        check_array(window, batch_size, window=window, batch_size=batch_size)
         self.ids, self.batch_size, self.window = ids, batch_size, window
         self.part = -(-(len(ids) - 1) // batch_size)
 

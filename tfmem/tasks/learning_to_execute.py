@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfmem.tasks.sizes import check_array
+
 # The public vocabulary, in the order of its indices. Words and the first three are never produced by character.
 VOCABULARY = (
     *("_unk_", "_null_", "_eos_", "|", " ", "!", "(", ")", "*", "+", "-", ".", "/", *"0123456789", ":", "<", "=", ">"),
@@ -263,6 +265,8 @@ class ProgramStream:
         self.updates_per_level = updates_per_level
         self._curriculum = lambda rises: Curriculum(curriculum, self.data.max_length, self.data.max_nesting, rises)
         self._curriculum(0)
+        steps = max(self.data.num_steps, self.data.num_steps_out)
+        check_array(steps, batch_size, max_length=self.data.max_length, batch_size=batch_size)
 
     def batch(self, number):
         """The `ProgramBatch` of `number`, counted from 0, as a dict."""

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfmem.tasks.sizes import check_array
+
 FREE, WALL, VISITED, UNKNOWN = 0, 1, 2, 3  # cells of a maze (the first two) and of `Episode.known_maps`
 VIEW = 3  # INPUT_SIZE of the public code: the side of what the agent sees
 _NEVER = np.iinfo(np.int32).max
@@ -447,6 +449,11 @@ class MappingStream:
             raise ValueError(f'split must be "train" or "evaluation", got {split!r}')
         if hold_out < 0 or hold_out == 1:
             raise ValueError(f"hold_out must be 0 or at least 2, got {hold_out}")
+        sizes = dict(map_size=task.map_size, batch_size=batch_size)
+        check_array(batch_size, task.map_size, task.map_size, **sizes)
+        check_array(task.length, batch_size, 2, **sizes, episode_length=task.length)
+        cells = max(task.target_size**2, 4 * max(task.query_sizes) ** 2)  # of a step's target and of its query
+        check_array(length, batch_size, cells, **sizes, target_size=task.target_size, length=length)
         self.task, self.batch_size, self.length = task, batch_size, length
         self.seed, self.split, self.hold_out = seed, split, hold_out
         self.windows_per_episode = -(-task.length // length)

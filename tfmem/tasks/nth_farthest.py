@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmem.tasks.sizes import check_array
+
 
 class NthFarthestBatch(NamedTuple):
     """Time-major: inputs [N, B, F + 3 N] float32, labels [B] int32 (0 to N - 1)."""
@@ -32,7 +34,7 @@ class NthFarthest:
         and rows are (vector; label; m; n). Not the task of the paper.
 
     Raises:
-      ValueError: a size is less than one.
+      ValueError: a size is less than one, or an array would be too large.
     """
 
     num_objects: int = 8
@@ -44,6 +46,8 @@ class NthFarthest:
         for name in ("num_objects", "num_features", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        sizes = {name: getattr(self, name) for name in ("num_objects", "num_features", "batch_size")}
+        check_array(self.num_objects, self.batch_size, self.input_size, **sizes)
 
     @property
     def input_size(self):

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmem.tasks.sizes import check_array
+
 
 class PrioritySortBatch(NamedTuple):
     """Time-major float32: observations [T, B, num_bits + 2], target [T, B, num_bits], mask [T, B].
@@ -38,7 +40,7 @@ class PrioritySort:
       batch_size: episodes of a batch.
 
     Raises:
-      ValueError: a size is less than one, or there are more outputs than inputs.
+      ValueError: a size is less than one, there are more outputs than inputs, or an array would be too large.
     """
 
     num_inputs: int = 20
@@ -52,6 +54,8 @@ class PrioritySort:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.num_outputs > self.num_inputs:
             raise ValueError(f"num_outputs is {self.num_outputs}; it must be at most num_inputs = {self.num_inputs}")
+        sizes = {name: getattr(self, name) for name in ("num_inputs", "num_outputs", "num_bits", "batch_size")}
+        check_array(self.num_steps, self.batch_size, self.observation_size, **sizes)
 
     @property
     def num_steps(self):

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfmem.tasks.sizes import check_array
+
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)  # keeps a time average over no steps finite
 
 
@@ -43,7 +45,7 @@ class RepeatCopy:
       time_average_cost: cost per time step of the target instead of per sequence.
 
     Raises:
-      ValueError: a size is less than one, or a minimum above its maximum.
+      ValueError: a size is less than one, a minimum above its maximum, or an array would be too large.
     """
 
     num_bits: int = 6
@@ -65,6 +67,8 @@ class RepeatCopy:
                 raise ValueError(f"{low} is {getattr(self, low)}; it must be at most {high} = {getattr(self, high)}")
         if not self.norm_max > 0:
             raise ValueError(f"norm_max is {self.norm_max}; it must be positive")
+        sizes = {name: getattr(self, name) for name in ("num_bits", "batch_size", "max_length", "max_repeats")}
+        check_array(self.num_steps, self.batch_size, self.num_bits + 2, **sizes)
 
     @property
     def num_steps(self):

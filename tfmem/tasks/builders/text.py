@@ -4,7 +4,6 @@ Importing this module registers `tfds.builder("wikitext/wikitext-2")`, `"wikitex
 """
 
 import gzip
-import io
 import re
 import zipfile
 
@@ -14,7 +13,9 @@ from tfmem.tasks.datasets import (
     WIKITEXT_URLS,
     CorruptDataError,
     MissingDataError,
+    decoded_lines,
     download_or_manual,
+    members_by_path,
     wikitext_file_names,
 )
 
@@ -48,10 +49,14 @@ class Wikitext(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(archive, split) for split in ("train", "valid", "test")}
 
     def _generate_examples(self, archive, split):
-        name = f"{self.builder_config.name}/{wikitext_file_names(split)[-1]}"
-        with zipfile.ZipFile(archive) as file, file.open(name) as stream:
-            for key, line in enumerate(io.TextIOWrapper(stream, "utf-8", newline="\n")):
-                yield key, {"text": line.rstrip("\n")}
+        path = f"{self.builder_config.name}/{wikitext_file_names(split)[-1]}"
+        with zipfile.ZipFile(archive) as file:
+            members = members_by_path(file.namelist())
+            if path not in members:
+                raise CorruptDataError(f"{path} is not in {archive}. Get the archive again.")
+            with file.open(members[path]) as stream:
+                for key, line in enumerate(decoded_lines(stream)):
+                    yield key, {"text": line.rstrip("\n")}
 
 
 # Months of the test and validation splits; the rest is for training. Ours: what Rae et al. 2018 took is unknown to us.
@@ -106,7 +111,7 @@ class GigawordV5(tfds.core.GeneratorBasedBuilder):
         key = 0
         for file in files:
             try:
-                text = gzip.decompress(file.read_bytes()).decode("utf-8")
+                text = gzip.decompress(file.read_bytes()).decode("utf-8-sig")
             except (OSError, EOFError, UnicodeDecodeError) as error:
                 raise CorruptDataError(f"{file} is not a whole gzip file of UTF-8 text ({error})") from error
             for paragraph in re.findall(r"<P>(.*?)</P>", text, re.DOTALL):
