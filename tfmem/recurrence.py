@@ -29,7 +29,7 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
         gets room for the sequence; where it has `scan`, that is the loop (without a mask).
       inputs: nest of time-major tensors [T, B, ...].
       initial_state: nest of tensors [B, ...], of the structure that the core returns.
-      sequence_length: number of valid steps, an int32 scalar or [B]; later steps give zero outputs and leave the
+      sequence_length: number of valid steps, an integer scalar or [B]; later steps give zero outputs and leave the
         state as it was. Default: all steps are valid.
       mask: the same for valid steps anywhere, bool [T, B].
 
@@ -48,7 +48,7 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
         raise ValueError(f"inputs must have at least one time step, got shape {flat_projected[0].shape}")
     num_steps = tf.shape(flat_projected[0])[0] if static_steps is None else static_steps
     if sequence_length is not None:
-        prefix = tf.range(num_steps)[:, tf.newaxis] < tf.convert_to_tensor(sequence_length, tf.int32)
+        prefix = tf.range(num_steps)[:, tf.newaxis] < tf.cast(sequence_length, tf.int32)
         mask = prefix if mask is None else tf.logical_and(mask, prefix)
     if mask is None and hasattr(core, "scan"):
         return core.scan(projected, initial_state)

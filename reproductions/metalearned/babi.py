@@ -14,6 +14,7 @@ from reproductions._babi import BabiExperiment, check_config
 from reproductions._sequence import SequenceConfig
 from tfmem import plotting
 from tfmem.cores import DNC, EntityMemory, LookupMemory, MetalearnedMemory
+from tfmem.losses.masking import selected
 from tfmem.losses.sequence import accuracy, cross_entropy
 from tfmem.models.sequence import SequenceModel
 from tfmem.tasks import babi
@@ -199,8 +200,9 @@ class Experiment(BabiExperiment):
         total = loss[0] / loss[1]
         if self.config.model in ("mnm_p", "mnm_g"):
             steps = tf.shape(batch["inputs"])[0]
-            read = tf.cast(tf.range(steps)[:, tf.newaxis] < batch["lengths"], tf.float32)  # not what is padded
-            meta = tf.reduce_sum(outputs.outputs.meta_loss * read) / tf.reduce_sum(read)  # Eq. 5
+            read = tf.range(steps)[:, tf.newaxis] < batch["lengths"]  # not what is padded
+            meta = tf.reduce_sum(selected(outputs.outputs.meta_loss, read))
+            meta /= tf.reduce_sum(tf.cast(read, tf.float32))  # Eq. 5
             scores["meta_loss"] = meta
             total += self.config.meta_weight * meta  # Eq. 6
         return {"loss": total, **scores}

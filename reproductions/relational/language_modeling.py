@@ -16,6 +16,7 @@ from tfmem import plotting
 from tfmem.cores import LSTMStack, RelationalMemory
 from tfmem.interop import SonnetCell
 from tfmem.losses.large_softmax import large_softmax_cross_entropy
+from tfmem.losses.masking import selected
 from tfmem.models.language import LanguageModel
 from tfmem.tasks.language_modeling import (
     EvaluationWindows,
@@ -308,7 +309,7 @@ class Experiment(SequenceExperiment):
         count = len(self.config.frequency_bounds) + 1
         sums = [
             tf.math.unsorted_segment_sum(tf.reshape(x, [-1]), buckets, count)
-            for x in (losses * batch["weights"], batch["weights"])
+            for x in (selected(losses, batch["weights"]), batch["weights"])
         ]
         return tf.stack(sums), carry
 

@@ -154,6 +154,22 @@ def test_normalisation(rng, over, axes):
     assert relative_error(layer(x), expected) < 1e-12
 
 
+@pytest.mark.parametrize("over", ["batch", "sequence"])
+def test_normalization_ignores_nan_in_steps_that_are_not_valid(rng, over):
+    x, valid = tf.constant(rng.normal(size=(4, 2, 3, 5)), tf.float32), np.array([[1, 1], [1, 1], [1, 0], [0, 0]], bool)
+    where, layer = valid[..., np.newaxis, np.newaxis], GridNormalization(over)
+
+    @tf.function
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.where(where, layer(x, valid=tf.constant(valid)), 0.0)
+            loss = tf.reduce_sum(y**3)
+        return y, tape.gradient(loss, x)
+
+    tf.nest.map_structure(np.testing.assert_array_equal, run(x), run(tf.where(where, x, np.nan)))
+
+
 def test_proposition_1_by_gradients_by_the_formula_and_by_brute_force():
     sizes, layers = (4, 8, 16, 32), 7
     by_gradient = reach(sizes, layers, 0, (0, 0))

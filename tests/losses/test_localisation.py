@@ -56,6 +56,24 @@ def test_loss_and_gradient(case, mask, jit):
     assert relative_error(gradient, expected_gradient) < 1e-12
 
 
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf])
+def test_masked_maps_may_be_nan(case, garbage, jit):
+    logits, targets = (tf.constant(x, tf.float32) for x in case)
+    counted = MASKS["rows"][..., np.newaxis, np.newaxis] > 0
+
+    @tf.function(jit_compile=jit)
+    def run(logits, targets):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            loss = localisation_loss(logits, targets, MASKS["rows"])
+        return loss, tape.gradient(loss, logits), localisation_counts(logits, targets, MASKS["rows"])
+
+    clean = run(logits, targets)
+    dirty = run(tf.where(counted, logits, garbage), tf.where(counted, targets, garbage))
+    tf.nest.map_structure(np.testing.assert_array_equal, clean, dirty)
+
+
 def test_loss_of_the_goldens(golden):
     io = np.load(golden("multigrid/mapping/io.npz"))
     for name in ("zero", "rand", "short"):

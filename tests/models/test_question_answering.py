@@ -38,6 +38,7 @@ def test_padding_changes_nothing(rng):
     inputs = one_hot(rng, 9, 2)
     alone = model.run(inputs[:5, :1], lengths=tf.constant([5])).logits
     padded = model.run(inputs, lengths=tf.constant([5, 9])).logits
+    np.testing.assert_array_equal(model.run(inputs, lengths=tf.constant([5, 9], tf.int64)).logits, padded)
     assert relative_error(padded[:5, :1], alone) < 1e-5
     assert relative_error(model.run(inputs[:5, :1]).logits, alone) < 1e-5
     assert relative_error(model.run(inputs[:, 1:]).logits, padded[:, 1:]) < 1e-5

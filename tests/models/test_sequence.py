@@ -218,6 +218,49 @@ def writer(rng):
     return model, tokens, np.array([6, 4, 1], np.int32)
 
 
+@pytest.mark.parametrize("case", ["seq2seq_shipped_test_config", "seq2seq_heads4"])
+def test_logits_behind_an_answers_end_equal_the_public_code(case, golden):
+    config = json.loads(golden(f"learn_to_execute/{case}/config.json").read_text())
+    arrays = np.load(golden(f"learn_to_execute/{case}/io.npz"))
+    model = EncoderDecoder(RelationalMemory(**config["config"]), 45, mlp_sizes=config["mlp"])
+    load_tf1(model, golden(f"learn_to_execute/{case}/model.ckpt"))
+    lengths, answer_lengths = (tf.constant(arrays[f"sizes_{end}"]) for end in ("in", "out"))
+    assert lengths.dtype == tf.int64
+    steps = len(arrays["targets"])
+    logits = model.run(tf.constant(arrays["inputs"]), lengths, steps, answer_lengths=answer_lengths)
+    assert relative_error(logits, arrays["logits"]) <= 1e-5
+    called = model(arrays["inputs"].T, lengths=lengths, num_steps=steps, answer_lengths=answer_lengths)
+    np.testing.assert_array_equal(called, np.swapaxes(logits, 0, 1))
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_behind_its_end_an_answer_has_the_logits_of_zeros(writer, forced):
+    model, tokens, lengths = writer
+    ends = np.array([4, 2, 0])
+    given = dict(targets=tf.ones([4, 3], tf.int64)) if forced else dict(num_steps=4)
+    whole = model.run(tokens, lengths, **given).numpy()
+    cut = model.run(tokens, lengths, **given, answer_lengths=ends).numpy()
+    zeros = model.head(tf.zeros([1, *model.head.kernels[0].shape[:1]]))[0]
+    for element, end in enumerate(ends):
+        np.testing.assert_allclose(cut[:end, element], whole[:end, element], atol=1e-6)
+        np.testing.assert_allclose(cut[end:, element], np.tile(zeros, [4 - end, 1]), atol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [None, False, True])
+@pytest.mark.parametrize("dtype", [tf.uint8, tf.int32, tf.int64])
+def test_lengths_and_tokens_are_of_any_integer_type(writer, dtype, jit_compile):
+    model, tokens, lengths = writer
+    expected = model.run(tokens, lengths, num_steps=4, answer_lengths=[4, 2, 1])
+    steps = np.int64(4) if jit_compile else tf.constant(4, dtype)
+
+    def run(tokens, lengths, ends):
+        return model.run(tokens, lengths, num_steps=steps, answer_lengths=ends)
+
+    run = run if jit_compile is None else tf.function(run, jit_compile=jit_compile)
+    logits = run(*(tf.constant(x, dtype) for x in (tokens, lengths, [4, 2, 1])))
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
 def test_how_long_an_answer_is_must_be_told(writer):
     model, tokens, lengths = writer
     with pytest.raises(ValueError, match="num_steps: was None"):

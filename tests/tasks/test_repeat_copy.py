@@ -87,3 +87,22 @@ def test_sampling_covers_the_ranges_and_depends_on_the_seed_alone():
 def test_bad_arguments(field, config):
     with pytest.raises(ValueError, match=field):
         RepeatCopy(**config)
+
+
+@pytest.mark.parametrize("time_average_cost", [False, True])
+def test_cost_and_gradient_ignore_nan_where_the_mask_is_0(rng, time_average_cost):
+    task = RepeatCopy(num_bits=2, batch_size=3, time_average_cost=time_average_cost)
+    batch = task([1, 2])
+    counted = batch.mask[..., tf.newaxis] > 0
+    logits = tf.constant(rng.normal(size=batch.target.shape), tf.float32)
+
+    @tf.function
+    def run(logits, target):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            cost = task.cost(logits, target, batch.mask)
+        return cost, tape.gradient(cost, logits)
+
+    clean = run(logits, batch.target)
+    dirty = run(tf.where(counted, logits, np.nan), tf.where(counted, batch.target, np.nan))
+    tf.nest.map_structure(np.testing.assert_array_equal, clean, dirty)

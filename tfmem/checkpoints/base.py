@@ -7,14 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmem.interop import SonnetCell
+
 # What TF 1's Saver writes beside the weights: optimiser slots, counters, (never used) moving statistics. Not loaded.
+# Slots of other names are known by the variable that they belong to.
 OPTIMISER = re.compile(
     r"(^|/)(Adam(_\d+)?|RMSProp(_\d+)?|Momentum|Adagrad|beta[12]_power(_\d+)?|global_step"
-    r"|ExponentialMovingAverage|moving_mean|moving_variance)$"
+    r"|ExponentialMovingAverage(/biased|/local_step)?|moving_mean|moving_variance)$"
 )
+AVERAGE = "/ExponentialMovingAverage"  # behind a variable's name, the name of its moving average
+LISTED = 20  # scopes that a message lists
 
 # One module per public code base; imported when the first checkpoint is loaded, for they bring all cores.
 CODE_BASES = ("dnc", "kanerva", "multigrid_mem", "sonnet_v1", "tvt")
@@ -26,13 +32,14 @@ class Entry(NamedTuple):
     """One row of a name table.
 
     `name` is the TF 1 variable's name below the scope, `variable` ours, and `convert` maps the stored array to our
-    layout (default: as it is). `names` of several stored variables that make one of ours go in a tuple; `convert`
-    then takes that many arrays.
+    layout (default: as it is). Names of several stored variables that make one of ours go in a tuple; `convert` then
+    takes that many arrays. With `convert` goes `shapes`: of each stored variable.
     """
 
     name: str | tuple[str, ...]
     variable: tf.Variable
     convert: Callable[..., np.ndarray] | None = None
+    shapes: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass
@@ -42,6 +49,7 @@ class LoadReport:
     loaded: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
     optimiser: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    averaged: list[str] = field(default_factory=list)
 
     @property
     def num_parameters(self):
@@ -53,6 +61,7 @@ class LoadReport:
         lines += [f"  {theirs} -> {ours} {list(shape)}" for theirs, ours, shape in self.loaded]
         lines += [f"  optimiser slot, not loaded: {name}" for name in self.optimiser]
         lines += [f"  outside the model, not loaded: {name}" for name in self.ignored]
+        lines += [f"  its moving average is loaded instead: {name}" for name in self.averaged]
         return "\n".join(lines)
 
 
@@ -60,15 +69,18 @@ class CheckpointMismatchError(ValueError):
     """A checkpoint does not fit the target. Nothing was assigned.
 
     Attributes: `missing` (expected, not stored), `unexpected` (stored, no place for it), `mis_shaped`
-    ((name, stored shape, expected shape)).
+    ((name, stored shape, expected shape)), `mis_typed` ((name, what is stored, what must be)). All names and shapes
+    are those in the checkpoint.
     """
 
-    def __init__(self, prefix, missing, unexpected, mis_shaped):
-        self.missing, self.unexpected, self.mis_shaped = missing, unexpected, mis_shaped
+    def __init__(self, prefix, missing, unexpected, mis_shaped, mis_typed=(), scopes=""):
+        self.missing, self.unexpected, self.mis_shaped, self.mis_typed = missing, unexpected, mis_shaped, mis_typed
         lines = [f"checkpoint {prefix!r} does not fit the target; nothing was loaded."]
         lines += [f"  missing: {name}" for name in missing]
         lines += [f"  unexpected: {name}" for name in unexpected]
         lines += [f"  mis-shaped: {name}: stored {list(s)}, expected {list(e)}" for name, s, e in mis_shaped]
+        lines += [f"  mis-typed: {name}: stored {s}, must be {e}" for name, s, e in mis_typed]
+        lines += [f"  scope: {scopes}"] * bool(scopes)
         super().__init__("\n".join(lines))
 
 
@@ -83,77 +95,217 @@ def name_table(*targets):
     return register
 
 
-def load_tf1(target, prefix, scope=""):
+def require_built(target, is_built):
+    """Raises a ValueError unless the weights of a name table's target exist."""
+    if not is_built:
+        how = "build with an input shape" if isinstance(target, keras.Model) else "project_inputs with inputs"
+        raise ValueError(f"target: this {type(target).__name__} is not built; call {how} of the right size first")
+
+
+def split(name, first, rest):
+    """Entries of a stored matrix whose rows are two variables: first those of the inputs, then those of the state."""
+    size = first.shape[0]
+    shapes = ((size + rest.shape[0], first.shape[1]),)
+    return [Entry(name, first, lambda w: w[:size], shapes), Entry(name, rest, lambda w: w[size:], shapes)]
+
+
+def load_tf1(target, prefix, scope="", moving_averages=False):
     """Loads a TF 1 checkpoint of a public implementation into a core or model.
 
-    Every name and shape is checked before anything is assigned.
+    Every name, shape, dtype and number is checked before anything is assigned. Floats of another precision are rounded;
+    integers must fit exactly. Optimiser slots are left alone: counters, and `<name of a weight>/<more>` of the weight's
+    shape or a scalar.
 
     Args:
-      target: a built core or model whose class has a name table (`tfmem.checkpoints.<code base>`).
+      target: a built core or model whose class has a name table (`tfmem.checkpoints.<code base>`); or what holds just
+        one: `tfmem.as_keras_cell(core)`, a layer of it, a Keras model with such a layer.
       prefix: checkpoint prefix, e.g. "path/to/model.ckpt" (without ".index").
-      scope: name scope of the module inside the checkpoint; variables outside it are left alone.
+      scope: name scope of the module inside the checkpoint; variables outside it are left alone. "" or None: the names
+        are those of the table. "auto": the one scope that fits ("auto/" is a scope of that name).
+      moving_averages: whether to load `<name>/ExponentialMovingAverage` in place of each weight.
 
     Returns:
       A `LoadReport`.
 
     Raises:
-      CheckpointMismatchError: variables are missing, unexpected or of another shape.
+      CheckpointMismatchError: variables are missing, unexpected, of another shape, or do not fit the target's dtype.
       FileNotFoundError: there is no checkpoint at `prefix`.
-      ValueError: the class of `target` has no name table, or `target` is not built, or the files are damaged.
+      ValueError: there is no name table for `target`, or `target` is not built, or the files are damaged, or several
+        scopes fit.
     """
+    if not isinstance(scope, str | None):
+        raise ValueError(f"scope: {scope!r}, must be a string or None")
     for code_base in CODE_BASES:
         importlib.import_module(f"tfmem.checkpoints.{code_base}")
-    table = next((_TABLES[c] for c in type(target).__mro__ if c in _TABLES), None)
-    if table is None:
-        known = ", ".join(sorted(c.__name__ for c in _TABLES))
-        raise ValueError(f"target: no TF 1 name table for {type(target).__name__}; there are tables for {known}")
+    target = _with_table(target)
+    table = next(_TABLES[c] for c in type(target).__mro__ if c in _TABLES)
     prefix = os.path.expanduser(prefix)
     if not tf.io.gfile.exists(prefix + ".index"):
-        raise FileNotFoundError(f"prefix: no checkpoint at {prefix!r} ({prefix}.index does not exist)")
-    entries = [e._replace(name=(e.name,) if isinstance(e.name, str) else e.name) for e in table(target)]
+        folder = prefix if tf.io.gfile.isdir(prefix) else os.path.dirname(prefix)
+        found = sorted(path.removesuffix(".index") for path in tf.io.gfile.glob(os.path.join(folder, "*.index")))
+        there = f"its folder has {', '.join(map(repr, found))}" if found else "its folder has none"
+        raise FileNotFoundError(f"prefix: no checkpoint at {prefix!r} ({prefix}.index does not exist); {there}")
+    entries = [e._replace(name=(e.name,) if isinstance(e.name, str) else tuple(e.name)) for e in table(target)]
+    expected = {name: shape for e in entries for name, shape in zip(e.name, _stored_shapes(e), strict=True)}
     try:
         reader = tf.train.load_checkpoint(prefix)
-        stored = {name: tuple(shape) for name, shape in reader.get_variable_to_shape_map().items()}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"prefix: {prefix!r} is not a readable TF checkpoint: {error}") from error
-    scope = scope.rstrip("/")
-    inside = f"{scope}/" if scope else ""
+    dtypes = reader.get_variable_to_dtype_map()
+    stored = {name: (tuple(shape), dtypes[name]) for name, shape in reader.get_variable_to_shape_map().items()}
 
-    expected = [inside + name for entry in entries for name in entry.name]
-    missing = [name for name in expected if name not in stored]
-    left = [name for name in stored if name not in set(expected)]
-    optimiser = sorted(name for name in left if OPTIMISER.search(name))
-    outside = sorted(name for name in left if not name.startswith(inside) and name not in optimiser)
-    unexpected = sorted(set(left) - set(optimiser) - set(outside))
+    if scope == "auto":
+        inside, match = _only_fit(expected, stored, moving_averages, prefix)
+    else:
+        inside = f"{scope.rstrip('/')}/" if scope and scope.rstrip("/") else ""
+        match = _match(expected, stored, inside, moving_averages)
+    if match.problems:
+        raise CheckpointMismatchError(prefix, *match[:4], _scopes_message(expected, stored, moving_averages))
 
-    values, mis_shaped = [], []
-    for entry in entries:
-        names = [inside + name for name in entry.name]
-        if any(name in missing for name in names):
-            continue
-        expected_shape = tuple(entry.variable.shape)
-        if entry.convert is None:
-            shape = stored[names[0]]
-        else:
-            try:
-                shape = entry.convert(*(np.zeros(stored[name], np.float32) for name in names)).shape
-            except ValueError:
-                shape = stored[names[0]]
-        if tuple(shape) != expected_shape:
-            mis_shaped.append((names[0], tuple(shape), expected_shape))
-    if missing or unexpected or mis_shaped:
-        raise CheckpointMismatchError(prefix, sorted(missing), unexpected, mis_shaped)
-
-    for entry in entries:
+    arrays = {}
+    for name, source in match.sources.items():
         try:
-            arrays = [reader.get_tensor(inside + name) for name in entry.name]
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
-            raise ValueError(f"prefix: {prefix!r} is damaged at {entry.name}: {error}; nothing was loaded") from error
-        values.append(arrays[0] if entry.convert is None else entry.convert(*arrays))
+            arrays[name] = reader.get_tensor(source)
+        except _UNREADABLE as error:
+            raise ValueError(f"prefix: {prefix!r} is damaged at {source}: {error}; nothing was loaded") from error
+    values, mis_typed = [], []
+    for entry in entries:
+        parts = [arrays[name] for name in entry.name]
+        stored_value = parts[0] if entry.convert is None else entry.convert(*parts)
+        dtype = tf.as_dtype(entry.variable.dtype)
+        with np.errstate(over="ignore"):  # looked for below
+            value = stored_value.astype(dtype.as_numpy_dtype)
+        if not _taken_over(stored_value, value, dtype):
+            sources = ", ".join(match.sources[name] for name in entry.name)
+            mis_typed.append((sources, f"{stored_value.dtype} numbers", f"within what {dtype.name} can hold"))
+        values.append(value)
+    if mis_typed:
+        raise CheckpointMismatchError(prefix, [], [], [], mis_typed)
 
-    report = LoadReport(optimiser=optimiser, ignored=outside)
+    report = LoadReport(optimiser=match.optimiser, ignored=match.outside, averaged=match.averaged)
     for entry, value in zip(entries, values, strict=True):
         entry.variable.assign(value)
         ours = getattr(entry.variable, "path", entry.variable.name)
-        report.loaded.extend((inside + name, ours, stored[inside + name]) for name in entry.name)
+        sources = [match.sources[name] for name in entry.name]
+        report.loaded.extend((source, ours, stored[source][0]) for source in sources)
     return report
+
+
+# What TensorFlow raises for files that are missing, cut short or altered.
+_UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, LookupError)
+
+
+def _with_table(target):
+    """The one object with a name table: the target, or what it wraps or holds."""
+    found, left = {}, [target]
+    while left:
+        part = left.pop()
+        if any(c in _TABLES for c in type(part).__mro__):
+            found[id(part)] = part
+        elif isinstance(part, SonnetCell):
+            left.append(part.core)
+        elif isinstance(part, keras.layers.RNN):
+            left.append(part.cell)
+        elif isinstance(part, keras.layers.StackedRNNCells):
+            left.extend(part.cells)
+        elif isinstance(part, keras.layers.Wrapper):
+            left.append(part.layer)
+        elif isinstance(part, keras.Model):
+            left.extend(part.layers)
+    if not found:
+        known = ", ".join(sorted(c.__name__ for c in _TABLES))
+        raise ValueError(f"target: no TF 1 name table for {type(target).__name__}; there are tables for {known}")
+    if len(found) > 1:
+        names = ", ".join(sorted(type(part).__name__ for part in found.values()))
+        raise ValueError(f"target: {type(target).__name__} holds {names}, must be or hold just one of them")
+    return next(iter(found.values()))
+
+
+def _stored_shapes(entry):
+    if entry.shapes is not None:
+        return [tuple(shape) for shape in entry.shapes]
+    if entry.convert is not None:
+        raise ValueError(f"shapes: None in the entry of {entry.name}, must be given where convert is")
+    return [tuple(entry.variable.shape)]
+
+
+def _taken_over(stored, value, dtype):
+    """Whether an array came through a cast: floats within its range, all else exactly."""
+    if dtype.is_floating and tf.as_dtype(stored.dtype).is_floating:
+        return np.array_equal(np.isfinite(stored), np.isfinite(value))
+    return np.array_equal(value.astype(stored.dtype), stored)
+
+
+class _Match(NamedTuple):
+    """A table against a checkpoint in one scope; names as they are stored."""
+
+    missing: list
+    unexpected: list
+    mis_shaped: list
+    mis_typed: list
+    optimiser: list
+    outside: list
+    averaged: list
+    sources: dict  # by the table's names
+
+    @property
+    def problems(self):
+        return sum(map(len, self[:4]))
+
+
+def _match(expected, stored, inside, moving_averages):
+    weights = {name: inside + name for name in expected}
+    sources = {name: weight + AVERAGE * moving_averages for name, weight in weights.items()}
+    found = {name: stored[source] for name, source in sources.items() if source in stored}
+    averaged = sorted(w for w in weights.values() if w in stored) if moving_averages else []
+    left = sorted(set(stored) - set(sources.values()) - set(averaged))
+    shapes = {weight: expected[name] for name, weight in weights.items()}
+    optimiser = [name for name in left if OPTIMISER.search(name) or _is_slot(name, stored[name][0], shapes)]
+    outside = [name for name in left if not name.startswith(inside) and name not in set(optimiser)]
+    return _Match(
+        missing=sorted(set(sources.values()) - set(stored)),
+        unexpected=sorted(set(left) - set(optimiser) - set(outside)),
+        mis_shaped=[(sources[n], shape, expected[n]) for n, (shape, _) in found.items() if shape != expected[n]],
+        mis_typed=[
+            (sources[n], dtype.name, "a float or integer type")
+            for n, (_, dtype) in found.items()
+            if not (dtype.is_floating or dtype.is_integer)
+        ],
+        optimiser=optimiser,
+        outside=outside,
+        averaged=averaged,
+        sources=sources,
+    )
+
+
+def _is_slot(name, shape, weights):
+    """Whether a stored variable is `<weight>/<more>`, a scalar or of the weight's shape."""
+    owners = (name[: slash.start()] for slash in re.finditer("/", name))
+    return any(shape in ((), weights[owner]) for owner in owners if owner in weights)
+
+
+def _scopes(stored):
+    """Every scope of a checkpoint, as the start of its names: "", "dnc/", "dnc/lstm/", ..."""
+    return sorted({"", *(name[: slash.end()] for name in stored for slash in re.finditer("/", name))})
+
+
+def _only_fit(expected, stored, moving_averages, prefix):
+    """The scope that fits and its match; where none does, that with the fewest problems."""
+    matches = {inside: _match(expected, stored, inside, moving_averages) for inside in _scopes(stored)}
+    fits = [inside for inside, match in matches.items() if not match.problems]
+    if len(fits) > 1:
+        names = ", ".join(repr(inside.rstrip("/")) for inside in fits)
+        raise ValueError(f"scope: 'auto', must be one of those that fit checkpoint {prefix!r}: {names}")
+    best = fits[0] if fits else min(matches, key=lambda inside: matches[inside].problems)
+    return best, matches[best]
+
+
+def _scopes_message(expected, stored, moving_averages):
+    """Which scopes would fit, or which there are."""
+    scopes = _scopes(stored)
+    fits = [inside for inside in scopes if not _match(expected, stored, inside, moving_averages).problems]
+    if fits:
+        return f"the target fits {', '.join(repr(inside.rstrip('/')) for inside in fits)}"
+    names = [repr(inside.rstrip("/")) for inside in scopes if inside and inside.rstrip("/") not in stored]
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"the target fits none; the checkpoint has {', '.join(names[:LISTED]) or 'none'}{more}"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfmem.checkpoints.base import Entry, name_table
+from tfmem.checkpoints.base import Entry, name_table, require_built, split
 from tfmem.cores.dnc.access import Interface
 from tfmem.cores.dnc.core import DNC, LSTMController
 
@@ -18,25 +18,19 @@ def dnc(core):
         raise ValueError(
             f"target: controller_config is {core.controller_config}; the public code's controller is one LSTM layer"
         )
-    if not hasattr(core.output_linear, "w"):
-        raise ValueError("target: the core is not built; call project_inputs with inputs of the right size first")
+    require_built(core, hasattr(core.output_linear, "w"))
     (inputs,), (recurrent,) = controller.inputs, controller.recurrent
-    input_size = inputs.w.shape[0]
 
-    def blocks(kind):
-        return tuple(f"memory_access/{block}/{kind}" for block in Interface._fields)
-
-    def side_by_side(*blocks):
-        if [b.shape[-1] for b in blocks] != list(access.interface_sizes):
-            raise ValueError("the interface's layers have other sizes")
-        return np.concatenate(blocks, axis=-1)
+    def interface(kind, variable):
+        names = tuple(f"memory_access/{block}/{kind}" for block in Interface._fields)
+        shapes = tuple((*variable.shape[:-1], size) for size in access.interface_sizes)
+        return Entry(names, variable, lambda *blocks: np.concatenate(blocks, axis=-1), shapes)
 
     return [
-        Entry("lstm/w_gates", inputs.w, lambda w: w[:input_size]),
-        Entry("lstm/w_gates", recurrent.w, lambda w: w[input_size:]),
+        *split("lstm/w_gates", inputs.w, recurrent.w),
         Entry("lstm/b_gates", inputs.b),
-        Entry(blocks("w"), access.interface.w, side_by_side),
-        Entry(blocks("b"), access.interface.b, side_by_side),
+        interface("w", access.interface.w),
+        interface("b", access.interface.b),
         Entry("output_linear/w", core.output_linear.w),
         Entry("output_linear/b", core.output_linear.b),
     ]

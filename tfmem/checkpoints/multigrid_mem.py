@@ -34,6 +34,11 @@ def _convolutions(stack, names, first_number):
                 yield Entry(f"net_-1/conv_{first_number + index}_{level}/beta", norm.beta)
 
 
+def _build(model):
+    if not model.built:  # its sizes are all in its configuration
+        model.build()
+
+
 def _variable_names():
     yield "net_-1/Variable"
     yield from (f"net_-1/Variable_{n}" for n in itertools.count(1))
@@ -43,6 +48,7 @@ def _variable_names():
 def localization(model):
     if model.query_sizes != (3,):
         raise ValueError(f"target: query_sizes was {model.query_sizes}, must be (3,), as in the public code")
+    _build(model)
     names = _variable_names()
     reader, decoder = model.readers[0], model.decoders[0]
     return [
@@ -54,6 +60,7 @@ def localization(model):
 
 @name_table(MNISTRecallModel)
 def mnist_recall(model):
+    _build(model)
     names = _variable_names()
     # The output layer was made first; the public code counts the decoder's layers from 10.
     return [

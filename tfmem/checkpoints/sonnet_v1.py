@@ -1,6 +1,6 @@
 """Name tables of github.com/google-deepmind/sonnet, branch v1: LSTM; RelationalMemory and its two example models."""
 
-from tfmem.checkpoints.base import Entry, name_table
+from tfmem.checkpoints.base import Entry, name_table, require_built, split
 from tfmem.cores.relational import RelationalMemory
 from tfmem.interop import as_sonnet_core
 from tfmem.models.belief import LSTM
@@ -21,6 +21,7 @@ def relational_memory(core):
     """sonnet/python/modules/relational_memory.py; names below the module's own scope (`relational_memory`)."""
     if core.output_gate:
         raise ValueError("target: a RelationalMemory with output_gate=True has no counterpart in Sonnet 1")
+    require_built(core, hasattr(core.input_linear, "w"))
     entries = _linear("linear", core.input_linear)
     for index, block in enumerate(core.blocks):
         entries += _linear(f"linear_{1 + index}", block.qkv_linear)
@@ -41,6 +42,9 @@ def relational_model(model):
     core = as_sonnet_core(model.cell)
     if not isinstance(core, RelationalMemory):
         raise ValueError(f"target: the public model's core is a RelationalMemory, not {type(core).__name__}")
+    if isinstance(model, EncoderDecoder) and not model.built:
+        model.build()
+    require_built(model, model.built)
     entries = [e._replace(name=f"relational_memory/{e.name}") for e in relational_memory(core)]
     scopes = [*(f"mlp/linear_{i}" for i in range(len(model.head.mlp_sizes))), "sequence_model/linear"]
     for scope, kernel, bias in zip(scopes, model.head.kernels, model.head.biases, strict=True):
@@ -51,9 +55,5 @@ def relational_model(model):
 @name_table(LSTM)
 def lstm(core):
     """sonnet/python/modules/gated_rnn.py; names below the module's own scope (`lstm`)."""
-    num_inputs = core.gates.w_i.shape[0]
-    return [
-        Entry("w_gates", core.gates.w_i, lambda w: w[:num_inputs]),
-        Entry("w_gates", core.gates.w_s, lambda w: w[num_inputs:]),
-        Entry("b_gates", core.gates.b),
-    ]
+    require_built(core, hasattr(core.gates, "w_i"))
+    return [*split("w_gates", core.gates.w_i, core.gates.w_s), Entry("b_gates", core.gates.b)]

@@ -4,7 +4,7 @@ Scopes: "memory_reader" for a reader of its own, "rma_core" for a core, "rma_age
 checkpoint of the whole core goes into a `TVTCore`, whose `rma` is the `RMACore` without the heads.
 """
 
-from tfmem.checkpoints.base import Entry, name_table
+from tfmem.checkpoints.base import Entry, name_table, require_built, split
 from tfmem.cores.rma import RMACore, RMAReader
 from tfmem.cores.tvt import TVTCore
 
@@ -14,17 +14,12 @@ def linear(scope, layer):
 
 
 def split_linear(weights, bias, layer):
-    """Rows of the stored matrix: first those of the part that is known ahead, then those of the state."""
-    num_inputs = layer.w_i.shape[0]
-    return [
-        Entry(weights, layer.w_i, lambda w: w[:num_inputs]),
-        Entry(weights, layer.w_s, lambda w: w[num_inputs:]),
-        Entry(bias, layer.b),
-    ]
+    return [*split(weights, layer.w_i, layer.w_s), Entry(bias, layer.b)]
 
 
 @name_table(RMAReader)
 def reader_table(reader):
+    require_built(reader, hasattr(reader.linear, "w"))
     return linear("linear", reader.linear)
 
 
@@ -32,6 +27,7 @@ def reader_table(reader):
 def core_table(core):
     if core.order != "code":
         raise ValueError(f'target: an RMACore of order {core.order!r} has no public original; order="code" has')
+    require_built(core, hasattr(core.word, "w"))
     entries = split_linear("z_encoder_mlp/linear_0/w", "z_encoder_mlp/linear_0/b", core.word_hidden)
     entries += linear("z_encoder_mlp/linear_1", core.word)
     entries += linear("memory_reader/linear", core.read_words)
@@ -43,6 +39,7 @@ def core_table(core):
 
 @name_table(TVTCore)
 def tvt_table(core):
+    require_built(core, hasattr(core.policy_mlp[0], "w"))
     entries = core_table(core.rma)
     for mlp, layers in (("policy_mlp", core.policy_mlp), ("baseline_mlp", core.baseline_mlp)):
         for i, layer in enumerate(layers):

@@ -498,14 +498,18 @@ class GridNormalization(keras.layers.Layer):
         self.beta = self.add_weight(name="beta", shape=(input_shape[-1],), initializer="zeros")
 
     def call(self, inputs, valid=None):
-        """Normalised inputs; the statistics are those of the steps that are `valid`, bool [T, B] (default: all)."""
+        """Normalised inputs; the statistics are those of the steps that are `valid`, bool [T, B] (default: all).
+
+        The others give what zeros give, whatever they hold.
+        """
         x = tf.cast(inputs, self.variable_dtype)
         axes = [a for a in range(x.shape.rank - 1) if a != 1 or self.over == "batch"]
         if valid is None:
             mean, variance = tf.nn.moments(x, axes, keepdims=True)
         else:
-            weights = tf.cast(tf.reshape(valid, tf.concat([tf.shape(x)[:2], [1] * (x.shape.rank - 2)], 0)), x.dtype)
-            mean, variance = tf.nn.weighted_moments(x, axes, weights, keepdims=True)
+            valid = tf.reshape(valid, tf.concat([tf.shape(x)[:2], [1] * (x.shape.rank - 2)], 0))
+            x = tf.where(valid, x, tf.zeros_like(x))  # a product with 0 would keep NaN
+            mean, variance = tf.nn.weighted_moments(x, axes, tf.cast(valid, x.dtype), keepdims=True)
         y = tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
         return tf.cast(y, inputs.dtype)
 

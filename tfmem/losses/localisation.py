@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmem.losses.masking import rows, selected
+
 
 class Counts(NamedTuple):
     """Cells told right and wrong, int64 scalars; add two with `tf.nest.map_structure(tf.add, a, b)`."""
@@ -26,14 +28,6 @@ class Scores(NamedTuple):
     f_score: tf.Tensor
 
 
-def _rows(mask, targets):
-    """The mask with axes of size one behind it, so that it broadcasts over the targets."""
-    mask, rank = tf.convert_to_tensor(mask), len(targets.shape)
-    if not mask.shape.is_compatible_with(targets.shape[: len(mask.shape)]):
-        raise ValueError(f"mask must have leading axes of targets {targets.shape}, got shape {mask.shape}")
-    return tf.reshape(mask, tf.concat([tf.shape(mask), tf.ones([rank - len(mask.shape)], tf.int32)], axis=0))
-
-
 def _check(logits, targets):
     if not logits.shape.is_compatible_with(targets.shape):
         raise ValueError(f"logits must have the shape of targets, {targets.shape}, got {logits.shape}")
@@ -47,16 +41,18 @@ def localisation_loss(logits, targets, mask=None):
     Args:
         logits: [..., S, S].
         targets: 0/1 masks of the same shape, any dtype.
-        mask: leading axes of targets (bool or numbers), rows that are 0 do not count; None: all count.
+        mask: leading axes of targets (bool or numbers), rows that are 0 do not count, whatever is in them; None: all
+            count.
 
     Raises:
         ValueError: shapes that do not go together.
     """
     logits, targets = tf.convert_to_tensor(logits), tf.convert_to_tensor(targets)
     _check(logits, targets)
-    entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(targets, logits.dtype), logits=logits)
+    targets = tf.cast(targets, logits.dtype)
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=selected(targets, mask), logits=selected(logits, mask))
     if mask is not None:
-        entropy *= tf.cast(_rows(mask, targets), logits.dtype)
+        entropy *= tf.cast(rows(mask, targets), logits.dtype)
     return tf.reduce_sum(entropy)
 
 
@@ -65,7 +61,7 @@ def localisation_counts(logits, targets, mask=None, threshold=0.5):
     logits, targets = tf.convert_to_tensor(logits), tf.cast(targets, tf.bool)
     _check(logits, targets)
     predicted = tf.sigmoid(logits) > threshold
-    counted = tf.constant(True) if mask is None else tf.cast(_rows(mask, targets), tf.bool)
+    counted = tf.constant(True) if mask is None else tf.cast(rows(mask, targets), tf.bool)
 
     def count(cells):
         return tf.reduce_sum(tf.cast(cells & counted, tf.int64))
@@ -94,11 +90,11 @@ class TargetSum(NamedTuple):
 def target_sum(targets, mask=None):
     """`TargetSum` of targets [..., S, S] over the rows that the mask lets in."""
     targets = tf.cast(targets, tf.int64)
-    rows = tf.ones(tf.shape(targets)[:-2], tf.int64)
+    counted = tf.ones(tf.shape(targets)[:-2], tf.int64)
     if mask is not None:
-        rows *= tf.cast(_rows(mask, rows), tf.int64)
-    cells = tf.reduce_sum(targets * rows[..., None, None], axis=list(range(len(targets.shape) - 2)))
-    return TargetSum(cells, tf.reduce_sum(rows))
+        counted *= tf.cast(rows(mask, counted), tf.int64)
+    cells = tf.reduce_sum(targets * counted[..., None, None], axis=list(range(len(targets.shape) - 2)))
+    return TargetSum(cells, tf.reduce_sum(counted))
 
 
 def prior_counts(train, test):

@@ -1,6 +1,11 @@
-"""Cross entropy and accuracy of tokens, as (sum, number of tokens) so that batches can be averaged over all tokens."""
+"""Cross entropy and accuracy of tokens, as (sum, number of tokens) so that batches can be averaged over all tokens.
+
+Where a mask is 0 logits and targets may be anything: NaN, infinity, or a class that does not exist, such as -100.
+"""
 
 import tensorflow as tf
+
+from tfmem.losses.masking import rows, selected
 
 
 def _counted(values, mask):
@@ -10,6 +15,7 @@ def _counted(values, mask):
 
 def cross_entropy(logits, targets, mask=None):
     """Softmax cross entropy (nats) of logits [..., K] for classes [...], where mask [...] says: (sum, count)."""
+    targets, logits = selected(targets, mask), selected(logits, mask)
     return _counted(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits), mask)
 
 
@@ -27,6 +33,7 @@ def solved(logits, targets, mask):
 
 def binary_cross_entropy(logits, targets, mask):
     """Sigmoid cross entropy (nats) of logits [..., K] for bits [..., K], where mask [...] says: (sum, bits)."""
+    targets, logits = selected(targets, mask), selected(logits, mask)
     return _counted(tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits), _of_bits(mask, targets))
 
 
@@ -36,4 +43,4 @@ def bit_accuracy(logits, targets, mask):
 
 
 def _of_bits(mask, targets):
-    return tf.cast(mask, targets.dtype)[..., tf.newaxis] * tf.ones_like(targets)
+    return tf.cast(rows(mask, targets), targets.dtype) * tf.ones_like(targets)

@@ -121,7 +121,7 @@ class QuestionAnsweringModel(keras.Model):
         inputs = tf.cast(inputs, self.compute_dtype)
         if state is None:
             state = self.get_initial_state(inputs.shape[1] or tf.shape(inputs)[1])
-        valid = None if lengths is None else tf.range(tf.shape(inputs)[0])[:, tf.newaxis] < lengths
+        valid = None if lengths is None else tf.range(tf.shape(inputs)[0])[:, tf.newaxis] < tf.cast(lengths, tf.int32)
         pyramid, states, outputs = (inputs[:, :, tf.newaxis],), [], []
         for number, (layer, layer_state) in enumerate(zip(self.writer, state, strict=True), start=1):
             pyramid, layer_state = unroll(layer, pyramid, layer_state)

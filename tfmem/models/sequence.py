@@ -208,8 +208,10 @@ class EncoderDecoder(_CoreModel):
       start_token: the first token that the writing core sees. Default None: it sees zeros at every step.
       mlp_sizes: as in `SequenceModel`.
 
-    Call arguments: tokens, int32 [B, T]; `lengths` [B], how many of them count (default: all); `num_steps` of the
-    answer; `targets` [B, num_steps] for teacher forcing. Returns logits [B, num_steps, vocabulary_size].
+    Call arguments: tokens, int [B, T]; `lengths`, int [B], how many of them count (default: all); `num_steps` of the
+    answer; `targets` [B, num_steps] for teacher forcing; `answer_lengths`, int [B], how many steps of the answer count
+    (default: all). Returns logits [B, num_steps, vocabulary_size]. Behind an answer's end they are those of an output
+    of zeros, as in the public code.
     """
 
     def __init__(self, core, vocabulary_size, start_token=None, mlp_sizes=MLP_SIZES, **kwargs):
@@ -230,43 +232,42 @@ class EncoderDecoder(_CoreModel):
         _, state = unroll(self.cell, self.embed(tokens), state, sequence_length=lengths)
         return state
 
-    def decode(self, state, tokens):
-        """Logits [T, B, V] and the state after feeding tokens [T, B]."""
-        outputs, state = unroll(self.cell, self.embed(tokens), state)
+    def decode(self, state, tokens, lengths=None):
+        """Logits [T, B, V] and the state after feeding tokens [T, B]; behind `lengths` [B] the output is zeros."""
+        outputs, state = unroll(self.cell, self.embed(tokens), state, sequence_length=lengths)
         return self.logits(outputs), state
 
-    def generate(self, state, num_steps):
-        """Logits [num_steps, B, V] and the state where each step is fed the likeliest token of the step before."""
+    def generate(self, state, num_steps, lengths=None):
+        """`decode` where each step is fed the likeliest token of the step before."""
         batch = tf.shape(tf.nest.flatten(state)[0])[0]
 
         def step(_, carried):
             state, token = carried
             outputs, state = self.cell(self.embed(token), state)
-            logits = self.logits(outputs)
-            return logits, (state, tf.argmax(logits, -1, tf.int32))
+            return outputs, (state, tf.argmax(self.logits(outputs), -1, tf.int32))
 
         start = tf.fill([batch], tf.constant(self.start_token, tf.int32))
-        logits, (state, _) = unroll(step, tf.zeros([num_steps, batch]), (state, start))
-        return logits, state
+        outputs, (state, _) = unroll(step, tf.zeros([num_steps, batch]), (state, start), sequence_length=lengths)
+        return self.logits(outputs), state
 
-    def run(self, tokens, lengths=None, num_steps=None, targets=None):
+    def run(self, tokens, lengths=None, num_steps=None, targets=None, answer_lengths=None):
         """`call`, time-major: tokens [T, B] to logits [num_steps, B, V]."""
         if num_steps is None and (targets is None or self.start_token is None):
             raise ValueError("num_steps: was None, must be given unless targets are fed")
         state = self.encode(tokens, lengths)
         if self.start_token is None:
-            blank = tf.fill([num_steps, tf.shape(tokens)[1]], -1)
-            logits, _ = self.decode(state, blank)
+            blank = tf.fill([tf.cast(num_steps, tf.int32), tf.shape(tokens)[1]], -1)
+            logits, _ = self.decode(state, blank, answer_lengths)
         elif targets is None:
-            logits, _ = self.generate(state, num_steps)
+            logits, _ = self.generate(state, tf.cast(num_steps, tf.int32), answer_lengths)
         else:
             start = tf.fill(tf.shape(targets[:1]), tf.constant(self.start_token, targets.dtype))
-            logits, _ = self.decode(state, tf.concat([start, targets[:-1]], 0))
+            logits, _ = self.decode(state, tf.concat([start, targets[:-1]], 0), answer_lengths)
         return logits
 
-    def call(self, tokens, lengths=None, num_steps=None, targets=None):
+    def call(self, tokens, lengths=None, num_steps=None, targets=None, answer_lengths=None):
         targets = None if targets is None else tf.transpose(targets)
-        return time_major(self.run(tf.transpose(tokens), lengths, num_steps, targets))
+        return time_major(self.run(tf.transpose(tokens), lengths, num_steps, targets, answer_lengths))
 
     def export_functions(self):
         """Signatures of `tfmem.export.saved_model`.

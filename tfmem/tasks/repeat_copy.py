@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfmem.losses.masking import selected
 from tfmem.tasks.sizes import check_array
 
 FLOAT32_EPSILON = float(np.finfo(np.float32).eps)  # keeps a time average over no steps finite
@@ -125,7 +126,7 @@ class RepeatCopy:
 
     def cost(self, logits, target, mask):
         """Masked sigmoid cross entropy of logits and target [T, B, num_bits + 1], mean over the batch: a scalar."""
-        xent = tf.nn.sigmoid_cross_entropy_with_logits(labels=target, logits=logits)
+        xent = tf.nn.sigmoid_cross_entropy_with_logits(labels=selected(target, mask), logits=selected(logits, mask))
         per_element = tf.reduce_sum(tf.reduce_sum(xent, axis=-1) * mask, axis=0)
         if self.time_average_cost:
             per_element /= tf.reduce_sum(mask, axis=0) + FLOAT32_EPSILON
