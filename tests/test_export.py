@@ -110,6 +110,21 @@ def test_a_model_exports_what_it_says(tmp_path):
         tfmem.export.saved_model(model, tmp_path / "again", input_shape=(3,))
 
 
+@pytest.mark.parametrize("signature", ["step", "sequence_from_state"])
+def test_a_state_of_another_batch_is_refused_when_served(tmp_path, signature):
+    core = SonnetToy(5, {})
+    tfmem.export.saved_model(core, tmp_path, input_shape=(4,))
+    signatures = tf.saved_model.load(str(tmp_path)).signatures
+    x = tf.ones([8, 4] if signature == "step" else [8, 3, 4])
+    for size in (1, 7):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="its batch must be that of the inputs"):
+            signatures[signature](inputs=x, **signatures["initial_state"](batch_size=tf.constant(size)))
+    state = signatures["initial_state"](batch_size=tf.constant(8))
+    state["state_steps"] = state["state_steps"][:1]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="its batch must be that of the inputs"):
+        signatures[signature](inputs=x, **state)
+
+
 def test_errors(tmp_path):
     with pytest.raises(ValueError, match="input_shape was None"):
         tfmem.export.saved_model(SonnetToy(5, {}), tmp_path / "a")

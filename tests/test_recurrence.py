@@ -1,10 +1,19 @@
-"""The gradient of `unroll` in a graph: what a loop keeps for it, loops in loops. Its numbers: tests/conformance."""
+"""`unroll` in a graph: what its gradient keeps, loops in loops, threads, batches. Its numbers: tests/conformance."""
 
+import concurrent.futures
+import functools
+import threading
+
+import keras
 import numpy as np
 import pytest
+import sonnet as snt
 import tensorflow as tf
 
-from tfmem.recurrence import unroll
+from tests.conformance.toys import SonnetToy
+from tests.support import relative_error
+from tfmem.interop import as_keras_cell, as_sonnet_core
+from tfmem.recurrence import same_batch, unroll, with_reads
 
 STEPS, BATCH, SIZE = 13, 3, 7
 
@@ -52,3 +61,167 @@ def test_a_loop_in_a_loop_leaves_the_variables_as_they_were(weights, sequence):
     weights.assign(2 * weights)
     np.testing.assert_allclose(in_graph(sequence), gradient(outer, weights, sequence), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(tf.convert_to_tensor(weights), weights.numpy())
+
+
+def with_default(step):
+    return lambda x, state, step=step: step(x, state)
+
+
+def with_keyword(step):
+    return lambda x, state, *, step=step: step(x, state)
+
+
+def dense(weights):
+    """A step that reads `weights` twice."""
+
+    def core(x, state):
+        state = tf.tanh(x @ weights + state @ weights.value())
+        return state, state
+
+    return core
+
+
+class Holder(snt.Module):
+    def __init__(self, core):
+        super().__init__()
+        self.parts = {"core": [core]}
+
+    def __call__(self, x, state):
+        return self.parts["core"][0](x, state)
+
+
+class KerasHolder(keras.layers.Layer):
+    def __init__(self, core):
+        super().__init__()
+        self.inner = Holder(core)
+
+    def __call__(self, x, state):
+        return self.inner(x, state)
+
+
+def keras_cell(**options):
+    cell = keras.layers.GRUCell(SIZE, **options)
+    cell.build((None, SIZE))
+    return cell
+
+
+HOLDERS = {
+    "closure": dense,
+    "default": lambda w: with_default(dense(w)),
+    "keyword": lambda w: with_keyword(dense(w)),
+    "partial": lambda w: functools.partial(lambda step, x, state: step(x, state), dense(w)),
+    "module": lambda w: Holder(dense(w)),
+    "method": lambda w: Holder(dense(w)).__call__,
+    "layer": lambda w: KerasHolder(dense(w)),
+    "Keras cell": lambda w: keras_cell(),
+    "Keras cell, mixed precision": lambda w: keras_cell(dtype="mixed_bfloat16"),
+    "Keras cells, stacked": lambda w: keras.layers.StackedRNNCells([keras_cell(), keras_cell()]),
+    "Sonnet core": lambda w: snt.GRU(SIZE),
+    "Sonnet core of a Keras cell": lambda w: as_sonnet_core(keras_cell()),
+    "Keras cell of a Sonnet core": lambda w: as_keras_cell(SonnetToy(SIZE, {})),
+    "function of a Keras cell": lambda w: with_default(keras_cell()),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_a_loop_takes_weights_as_tensors_wherever_a_core_holds_them(holder, weights, sequence):
+    core = HOLDERS[holder](weights)
+    if not getattr(core, "built", True):
+        core.build((None, SIZE))
+    own = getattr(core, "initial_state", getattr(core, "get_initial_state", lambda batch: tf.zeros([batch, SIZE])))
+    if holder == "function of a Keras cell":
+        own = keras_cell().get_initial_state
+    unroll(core, sequence, own(BATCH))  # makes the variables
+
+    def run(x):
+        with tf.GradientTape() as tape:
+            results = unroll(core, x, own(BATCH))
+            loss = tf.add_n([tf.reduce_sum(tf.cast(r, tf.float32) ** 2) for r in tf.nest.flatten(results)])
+        return results, tape.gradient(loss, tape.watched_variables())
+
+    before = {name: id(value) for name, value in getattr(core, "__dict__", {}).items()}
+    in_graph = tf.function(run).get_concrete_function(sequence)
+    loops = [op for op in in_graph.graph.get_operations() if op.type in ("While", "StatelessWhile")]
+    assert len(loops) == 2
+    assert all(x.dtype != tf.resource for loop in loops for x in loop.inputs)
+    for a, e in zip(tf.nest.flatten(in_graph(sequence)), tf.nest.flatten(run(sequence)), strict=True):
+        assert relative_error(tf.cast(a, tf.float32), tf.cast(e, tf.float32)) <= (0.05 if "mixed" in holder else 1e-5)
+    assert {name: id(value) for name, value in getattr(core, "__dict__", {}).items()} == before
+
+
+def test_a_copy_with_reads_shares_what_holds_no_variable(weights):
+    other = Holder(tf.Variable(1.0))
+    holder = Holder([dense(weights), other, (weights, None)])
+    copy = with_reads(holder, [weights])
+    assert copy is not holder
+    assert copy.parts["core"][0][1] is other
+    read = copy.parts["core"][0][2][0]
+    value = weights.numpy()
+    weights.assign(2 * weights)
+    np.testing.assert_array_equal(tf.convert_to_tensor(read), value)
+    np.testing.assert_array_equal((1 - read[0]) @ read, (1 - value[0]) @ value)
+    np.testing.assert_array_equal(read.read_value(), value)
+    assert read.shape == weights.shape
+    assert read.name == weights.name
+    assert with_reads(other, [weights]) is other
+
+
+def test_a_cell_draws_new_numbers_and_counts_in_every_step(sequence):
+    class Noisy(keras.layers.Layer):
+        state_size = SIZE
+
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(), initializer="ones")
+            self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
+            self.seed = keras.random.SeedGenerator(3)
+
+        def call(self, x, states):
+            self.count.assign_add(1)
+            noise = keras.random.normal([1, 1], seed=self.seed)
+            return self.scale * noise * tf.ones_like(x), states
+
+    cell = Noisy()
+    cell.build((None, SIZE))
+    outputs = tf.function(lambda: unroll(cell, sequence, [tf.zeros([BATCH, SIZE])])[0])()
+    assert len(np.unique(outputs[:, 0, 0])) == STEPS
+    assert cell.count.numpy() >= STEPS
+
+
+@pytest.mark.parametrize("framework", ["Sonnet", "Keras"])
+def test_four_threads_trace_one_core(sequence, framework):
+    core = SonnetToy(SIZE, {}) if framework == "Sonnet" else as_sonnet_core(keras_cell())
+    expected, _ = unroll(core, sequence, core.initial_state(BATCH))
+    start = threading.Barrier(4)
+
+    def trace():
+        start.wait()
+        return [tf.function(lambda: unroll(core, sequence, core.initial_state(BATCH))[0])() for _ in range(8)]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        results = [future.result() for future in [threads.submit(trace) for _ in range(4)]]
+    for result in [r for of_thread in results for r in of_thread]:
+        for a, e in zip(tf.nest.flatten(result), tf.nest.flatten(expected), strict=True):
+            np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
+    again, _ = unroll(core, sequence, core.initial_state(BATCH))
+    for a, e in zip(tf.nest.flatten(again), tf.nest.flatten(expected), strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
+def test_a_batch_of_state_is_compared_where_sizes_are_unknown():
+    state = {"a": tf.ones([2, 3]), "steps": tf.constant(7)}
+    assert same_batch(tf.ones([2, 4]), state) is state
+    specs = [tf.TensorSpec([None, 4]), {"a": tf.TensorSpec([None, 3]), "steps": tf.TensorSpec([], tf.int32)}]
+    for jit_compile in (False, True):
+        checked = tf.function(lambda x, s: same_batch(x, s)["a"] * 2, input_signature=specs, jit_compile=jit_compile)
+        np.testing.assert_array_equal(checked(tf.ones([2, 4]), state), 2 * np.ones([2, 3]))
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            checked(tf.ones([4, 4]), state)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            checked(tf.ones([1, 4]), state)
+
+
+def test_inputs_of_two_batches_are_refused():
+    with pytest.raises(ValueError, match=r"inputs: tensors with batches of \[1, 8\], must be of one batch"):
+        same_batch((tf.ones([8, 4]), tf.ones([1, 4])), tf.ones([8, 2]))
+    with pytest.raises(ValueError, match=r"initial_state: batch of 5, must be 8, that of the inputs \[T, B, ...\]"):
+        unroll(dense(tf.eye(4)), tf.ones([5, 8, 4]), tf.ones([5, 4]))

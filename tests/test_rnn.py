@@ -10,6 +10,7 @@ import tensorflow as tf
 import tfmem
 from tests.conformance.toys import KerasToy, SonnetToy, ToyOutput, ToyState
 from tests.support import relative_error
+from tfmem.cores import PlasticRNN
 
 
 @pytest.fixture
@@ -103,6 +104,37 @@ def test_masks_flow_through_a_model(rng):
     close(model(padded), model(tokens))
     bidirectional = keras.layers.Bidirectional(tfmem.RNN(keras.layers.LSTMCell(3), return_sequences=True))
     assert bidirectional(rng.standard_normal([2, 5, 4]).astype(np.float32)).shape == (2, 5, 6)
+
+
+def test_backwards_a_mask_is_in_the_order_of_the_outputs():
+    """Padding takes no part in an average over the outputs, in whichever order they are."""
+    embedding = keras.layers.Embedding(3, 4, mask_zero=True)
+    layer = tfmem.RNN(PlasticRNN(4), return_sequences=True, go_backwards=True)
+    model = keras.Sequential([embedding, layer, keras.layers.GlobalAveragePooling1D()])
+    expected = tf.reduce_mean(layer(embedding(np.array([[1, 2]])), mask=None), 1)
+    assert np.any(expected)
+    close(model(np.array([[1, 2, 0, 0]])), expected)
+    ids = keras.Input([4], dtype="int32")
+    close(keras.Model(ids, model(ids))(np.array([[1, 2, 0, 0]])), expected)
+    last = tfmem.RNN(PlasticRNN(4), go_backwards=True)
+    assert last.compute_mask(tf.ones([1, 2, 4]), tf.ones([1, 2], tf.bool)) is None
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_stateful_layer_refuses_another_batch_and_keeps_its_state(sequences, jit_compile):
+    layer = tfmem.RNN(KerasToy(5), stateful=True)
+    layer(sequences)
+    before = [s.numpy() for s in layer.states]
+    spec = tf.TensorSpec([None, 6, 4])
+    compiled = tf.function(lambda *x: layer(x), input_signature=[spec, spec], jit_compile=jit_compile)
+    for size in (1, 2):
+        part = tuple(x[:size] for x in sequences)
+        with pytest.raises(ValueError, match=rf"\(stateful\): batch of 3, must be {size}, that of the inputs"):
+            layer(part)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            compiled(*part)
+    compiled(*sequences)
+    assert any(np.any(s != b) for s, b in zip(layer.states, before, strict=True))
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tree
 
 from tfmem.interop import as_sonnet_core
-from tfmem.recurrence import unroll
+from tfmem.recurrence import same_batch, unroll
 from tfmem.rnn import RNN
 
 ASSET = "assets.extra/tfmem.json"
@@ -145,6 +145,10 @@ class _Endpoint:
 
     def call(self, *flat):
         given = dict(zip([spec.name for spec in self.flat_arguments], flat, strict=True))
+        batched = {
+            spec.name: given[spec.name] for spec in self.flat_arguments if spec.shape.rank and spec.shape[0] is None
+        }
+        given.update(same_batch(list(batched.values())[:1], batched, "state"))
         nests = {
             argument: tf.nest.pack_sequence_as(nest, [given[name] for name in _flatten({argument: nest})])
             for argument, nest in self.arguments.items()

@@ -13,7 +13,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from tfmem.cores.base import RNNCore
-from tfmem.recurrence import project_inputs, reserve, step
+from tfmem.recurrence import project_inputs, reserve, same_batch, step
 
 
 def as_keras_cell(core):
@@ -131,7 +131,7 @@ class SonnetCell(keras.layers.Layer):
     def call(self, inputs, states, training=False):
         # keras.layers.RNN gives a list of the state's elements.
         states = tf.nest.pack_sequence_as(self.get_initial_state(1), tf.nest.flatten(states))
-        return self.core(inputs, states)
+        return self.core(inputs, same_batch(inputs, states))
 
     def get_config(self):
         return {**super().get_config(), "core": keras.saving.serialize_keras_object(SonnetObject(self.core))}

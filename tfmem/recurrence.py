@@ -1,7 +1,9 @@
 """One unroll for every core, Sonnet's or Keras's, in eager mode, in a graph and under XLA."""
 
-import contextlib
+import functools
+import types
 
+import keras
 import tensorflow as tf
 
 
@@ -18,6 +20,49 @@ def step(core, projected, state):
 def reserve(core, state, num_steps):
     """The state with room for `num_steps` more steps, where the core's state grows; else the state itself."""
     return core.reserve(state, num_steps) if hasattr(core, "reserve") else state
+
+
+@tf.autograph.experimental.do_not_convert
+def same_batch(inputs, state, argument="state", time_major=False):
+    """The state, once its batch is known to be that of the inputs: TensorFlow broadcasts a batch of 1, or crashes.
+
+    Sizes that are known at this call are compared at once. Others are compared when the graph runs. XLA drops
+    assertions; there the reshape is what fails.
+
+    Args:
+      inputs: nest of tensors [B, ...], or [T, B, ...] where `time_major`.
+      state: nest of tensors [B, ...]; what has no axis has no batch.
+      argument: what the error calls the state.
+
+    Raises:
+      ValueError: the inputs or the state have another batch. (Where sizes are unknown the graph raises
+        InvalidArgumentError.)
+    """
+    axis = int(time_major)
+    flat_inputs = [x for x in map(tf.convert_to_tensor, tf.nest.flatten(inputs)) if x.shape.rank not in range(axis + 1)]
+    flat_state = [tf.convert_to_tensor(x) for x in tf.nest.flatten(state)]
+    input_sizes = [x.shape[axis] for x in flat_inputs]
+    state_sizes = [x.shape[0] for x in flat_state if x.shape.rank != 0]
+    if not input_sizes or not state_sizes:
+        return state
+    known = sorted({size for size in input_sizes if size is not None})
+    if len(known) > 1:
+        raise ValueError(f"inputs: tensors with batches of {known}, must be of one batch")
+    wrong = sorted({size for size in state_sizes if size is not None and known and size != known[0]})
+    if wrong:
+        layout = "[T, B, ...]" if time_major else "[B, ...]"
+        raise ValueError(f"{argument}: batch of {wrong[0]}, must be {known[0]}, that of the inputs {layout}")
+    if None not in (*input_sizes, *state_sizes):
+        return state
+    batch = known[0] if known else tf.shape(flat_inputs[0])[axis]
+    sizes = [tf.shape(x)[axis] for x in flat_inputs] + [tf.shape(x)[0] for x in flat_state if x.shape.rank != 0]
+    message = f"{argument}: its batch must be that of the inputs"
+    with tf.control_dependencies([tf.debugging.assert_equal(tf.stack(sizes), batch, message)]):
+        checked = [
+            x if x.shape.rank == 0 else _with_shape(tf.reshape(x, tf.concat([[batch], tf.shape(x)[1:]], 0)), x.shape)
+            for x in flat_state
+        ]
+    return tf.nest.pack_sequence_as(state, checked)
 
 
 def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
@@ -37,10 +82,13 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
       `(outputs, final_state)`: outputs is a nest of [T, B, ...].
 
     Raises:
-      ValueError: `inputs` has no time step, or the core returns a state of another structure.
+      ValueError: `inputs` has no time step, `initial_state` has another batch than `inputs`, or the core returns a
+        state of another structure. (A batch that is unknown at this call is compared when the graph runs:
+        InvalidArgumentError.)
 
     Under XLA, and for gradients under XLA, T must be static.
     """
+    initial_state = same_batch(inputs, initial_state, "initial_state", time_major=True)
     projected = project_inputs(core, inputs)
     flat_projected = [tf.convert_to_tensor(p) for p in tf.nest.flatten(projected)]
     static_steps = flat_projected[0].shape[0]
@@ -82,7 +130,7 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
     with tf.GradientTape() as reads:
         template, _ = run(0, [p[0] for p in flat_projected], flat_state)
     flat_template = tf.nest.flatten(template)
-    weights = [(variable, variable.value()) for variable in reads.watched_variables()]
+    core = with_reads(core, reads.watched_variables())
 
     # Inputs are popped from and outputs pushed to lists, whose gradients push and pop: time grows with T. The gradient
     # of a gather (and, under XLA, of TensorArray.write) touches all T steps in every step: time would grow with T^2.
@@ -105,8 +153,7 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
             for source, p in zip(sources, flat_projected, strict=True)
         ]
         steps = [_with_shape(x, p.shape[1:]) for (_, x), p in zip(popped, flat_projected, strict=True)]
-        with _read_already(weights):
-            output, next_state = run(t, steps, flat_state)
+        output, next_state = run(t, steps, flat_state)
         sinks = [
             tf.raw_ops.TensorListPushBack(input_handle=sink, tensor=o)
             for sink, o in zip(sinks, tf.nest.flatten(output), strict=True)
@@ -131,20 +178,103 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
     return tf.nest.pack_sequence_as(template, outputs), tf.nest.pack_sequence_as(initial_state, flat_state)
 
 
-@contextlib.contextmanager
-def _read_already(weights):
-    """While the body of a loop is traced, reading these variables gives these tensors from before the loop.
+@tf.autograph.experimental.do_not_convert
+def with_reads(core, variables):
+    """A copy of a core in which these variables are what they are now: tensors, read here.
 
-    What is read in a step is kept for the gradient in every step: under XLA, T copies of all weights.
+    A loop that reads a variable keeps what it read for the gradient of every step: under XLA, T copies of all weights.
+    The copy shares everything that holds none of the variables. It looks into modules, layers, containers and what
+    functions close over. A variable that it does not find, such as a global one, is read in every step.
     """
-    around = [variable._cached_value for variable, _ in weights]  # of a loop around this one
-    for variable, value in weights:
-        variable._cached_value = value  # what `value()` gives where it is set
-    try:
-        yield
-    finally:
-        for (variable, _), value in zip(weights, around, strict=True):
-            variable._cached_value = value
+    reads = {id(variable): _Read(variable, variable.value()) for variable in variables}
+    return _replaced(core, reads, {})
+
+
+class _Read:
+    """A variable whose value is a tensor that was read before; in all else it is that variable."""
+
+    def __init__(self, variable, tensor):
+        self._variable, self._tensor = variable, tensor
+
+    def __getattr__(self, name):
+        return getattr(self._variable, name)
+
+    def __tf_tensor__(self, dtype=None, name=None):
+        return tf.convert_to_tensor(self._read(), dtype, name=name)
+
+    def _read(self):
+        return self._tensor
+
+    value = read_value = _read
+
+
+class _KerasRead(_Read):
+    """The same for a Keras variable, which a layer's dtype policy may cast where it is read."""
+
+    def _read(self):
+        with keras.StatelessScope(state_mapping=[(self._variable, self._tensor)]):
+            return self._variable.value
+
+    value = property(_read)
+
+
+for _operator in tf.Tensor.OVERLOADABLE_OPERATORS:
+    setattr(_Read, _operator, lambda self, *args, _name=_operator: getattr(self._read(), _name)(*args))
+
+
+def _replaced(x, reads, done):
+    """`x` with `reads`, by the variables' ids, in the place of variables; `x` itself where there are none in it."""
+    if id(x) in reads:
+        return reads[id(x)]
+    if id(x) not in done:
+        done[id(x)] = x, x  # what a cycle finds: a variable that is read in the loop gives the same numbers
+        done[id(x)] = x, _copy(x, lambda part: _replaced(part, reads, done), reads)
+    return done[id(x)][1]
+
+
+def _copy(x, replace, reads):
+    if isinstance(x, keras.Variable):
+        with tf.GradientTape() as tape:  # a dtype policy may cast the value; the tape sees the variable below
+            tf.convert_to_tensor(x)
+        below = [reads[id(v)] for v in tape.watched_variables() if id(v) in reads]
+        return _KerasRead(x, below[0].value()) if below else x
+    if isinstance(x, types.MethodType):
+        owner = replace(x.__self__)
+        return x if owner is x.__self__ else types.MethodType(x.__func__, owner)
+    if isinstance(x, types.FunctionType):
+        cells = x.__closure__ or ()
+        contents = {i: cell.cell_contents for i, cell in enumerate(cells) if cell != types.CellType()}
+        parts = (contents, x.__defaults__, x.__kwdefaults__)
+        new = replace(parts)
+        if new is parts:
+            return x
+        contents, defaults, keywords = new
+        cells = tuple(types.CellType(contents[i]) if i in contents else cell for i, cell in enumerate(cells))
+        copy = types.FunctionType(x.__code__, x.__globals__, x.__name__, defaults, cells)
+        copy.__kwdefaults__ = keywords
+        copy.__dict__.update(x.__dict__)
+        return copy
+    if isinstance(x, functools.partial):
+        parts = (x.func, x.args, x.keywords)
+        new = replace(parts)
+        return x if new is parts else functools.partial(new[0], *new[1], **new[2])
+    if isinstance(x, dict):
+        new = {key: replace(value) for key, value in x.items()}
+        return x if all(new[key] is x[key] for key in new) else new
+    if isinstance(x, list | tuple):
+        new = [replace(value) for value in x]
+        if all(a is b for a, b in zip(new, x, strict=True)):
+            return x
+        return new if isinstance(x, list) else x._make(new) if hasattr(x, "_make") else tuple(new)
+    if isinstance(x, tf.Module | keras.layers.Layer):
+        attributes = dict(vars(x))
+        new = replace(attributes)
+        if new is attributes:
+            return x
+        copy = object.__new__(type(x))
+        vars(copy).update(new)
+        return copy
+    return x
 
 
 def _gradients_apart(after, before):

@@ -5,7 +5,7 @@ import importlib
 import keras
 import tensorflow as tf
 
-from tfmem.recurrence import unroll
+from tfmem.recurrence import same_batch, unroll
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
@@ -79,6 +79,11 @@ class RNN(keras.layers.RNN):
         first = tf.nest.flatten(inputs)[0]
         batch_size = tf.shape(first)[1] if first.shape[1] is None else first.shape[1]
         state = self._start(initial_state, self.get_initial_state(batch_size))
+        if initial_state is not None:
+            state = same_batch(sequences, state, "initial_state")
+        if self.stateful:
+            kept = same_batch(sequences, self.states, "the layer's state (stateful)")
+            state = tf.nest.pack_sequence_as(state, kept) if initial_state is None else state
         mask = _first(mask)
         if mask is not None:
             mask = _time_major(tf.cast(mask, tf.bool))
@@ -133,6 +138,8 @@ class RNN(keras.layers.RNN):
 
     def compute_mask(self, sequences, mask):
         mask = _first(mask)
+        if mask is not None and self.go_backwards:  # the outputs are in the order of the run
+            mask = keras.ops.flip(mask, axis=1)
         return [mask] * len(tf.nest.flatten(getattr(self.cell, "output_size", None))) if self.return_sequences else None
 
 

@@ -1,8 +1,11 @@
 """What every row of the table must do. A property is a function of a row that raises AssertionError."""
 
+import concurrent.futures
 import contextlib
 import functools
+import itertools
 import json
+import threading
 
 import keras
 import numpy as np
@@ -182,6 +185,72 @@ def bad_arguments(row: Row):
     value_error(lambda: tfmem.RNN(cell)(batch_major(row.inputs(STEPS, BATCH)), initial_state=[tf.zeros([BATCH, 77])]))
 
 
+def four_threads_trace_at_once(row: Row):
+    """Each thread has a `tf.function` of its own; the core is theirs together, and as before when they are done."""
+    core, _ = row.make()
+    inputs = row.inputs(STEPS, 2)
+    expected = unroll(core, inputs, core.initial_state(2))
+    start = threading.Barrier(4)
+
+    def trace():
+        start.wait()
+        return [tf.function(lambda: unroll(core, inputs, core.initial_state(2)), autograph=False)() for _ in range(3)]
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        results = [future.result() for future in [threads.submit(trace) for _ in range(4)]]
+    for result in itertools.chain.from_iterable(results):
+        assert_close(result, expected)
+    assert_close(unroll(core, inputs, core.initial_state(2)), expected, 0.0)
+
+
+def state_of_another_batch_is_refused(row: Row):
+    core, cell = row.make()
+    inputs = row.inputs(STEPS, BATCH)
+    step = tf.nest.map_structure(lambda x: x[0], inputs)
+    layer = tfmem.RNN(cell)
+    kept = tfmem.RNN(cell, stateful=True)
+    kept(batch_major(inputs))
+    before = [s.numpy() for s in kept.states]
+    one = batch_major(tf.nest.map_structure(lambda x: x[:, :1], inputs))
+    for size in (1, BATCH - 1, BATCH + 1):
+        other = core.initial_state(size)
+        calls = [
+            lambda s=other: core(step, s),
+            lambda s=other: unroll(core, inputs, s),
+            lambda s=other: unroll(cell, inputs, s),
+            lambda s=other: layer(batch_major(inputs), initial_state=tf.nest.flatten(s)),
+            lambda s=other: kept(batch_major(inputs), initial_state=tf.nest.flatten(s)),
+            lambda: kept(one),
+            lambda: kept(one, initial_state=tf.nest.flatten(core.initial_state(1))),
+        ]
+        if type(cell).__module__.startswith("tfmem."):
+            calls.append(lambda s=other: cell(step, s))
+        for call in calls:
+            assert "batch" in value_error(call)
+    specs = tf.nest.map_structure(lambda s: tf.TensorSpec([None, *s.shape[1:]], s.dtype), other)
+    sequence = tf.function(lambda x, s: unroll(core, x, s), input_signature=[row.specs(None, None), specs])
+    run = tf.function(lambda x: kept(x), input_signature=[row.specs(None, None)])
+    sequence(inputs, core.initial_state(BATCH))
+    for call in (lambda: sequence(inputs, core.initial_state(1)), lambda: run(one)):
+        assert "batch" in raised(tf.errors.InvalidArgumentError, call)
+    for state, value in zip(kept.states, before, strict=True):
+        np.testing.assert_array_equal(state, value)
+
+
+def mask_in_reverse(row: Row):
+    """The mask of the outputs is in their order: what is padding does not count."""
+    _, cell = row.make()
+    inputs = batch_major(row.inputs(STEPS, BATCH))
+    mask = tf.sequence_mask([STEPS - 1] * BATCH, STEPS)
+    layer = tfmem.RNN(cell, return_sequences=True, go_backwards=True)
+    outputs = layer(inputs, mask=mask)
+    expected = layer(tf.nest.map_structure(lambda x: x[:, : STEPS - 1], inputs))
+    masks = layer.compute_mask(inputs, mask)
+    for output, output_mask, e in zip(tf.nest.flatten(outputs), masks, tf.nest.flatten(expected), strict=True):
+        np.testing.assert_array_equal(output_mask, mask[:, ::-1])
+        assert_close(tf.boolean_mask(output, output_mask), tf.reshape(e, [-1, *e.shape[2:]]))
+
+
 PROPERTIES = {
     "graph": graph_of_unknown_batch_and_time,
     "XLA": xla,
@@ -194,15 +263,23 @@ PROPERTIES = {
     "config": configuration,
     "bfloat16": mixed_bfloat16,
     "errors": bad_arguments,
+    "threads": four_threads_trace_at_once,
+    "batch of state": state_of_another_batch_is_refused,
+    "mask in reverse": mask_in_reverse,
 }
 
 
 def value_error(call):
+    return raised(ValueError, call)
+
+
+def raised(kind, call):
+    """The message of the error that a call raises."""
     try:
         call()
-    except ValueError as error:
+    except kind as error:
         return str(error)
-    raise AssertionError("no ValueError was raised")
+    raise AssertionError(f"no {kind.__name__} was raised")
 
 
 def batch_major(nest):

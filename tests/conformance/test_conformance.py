@@ -10,7 +10,7 @@ from tests.conformance.fresh import FRESH, results
 from tests.conformance.properties import PROPERTIES
 
 ROWS_BY_NAME = {row.name: row for row in ROWS}
-COMPILED = {"graph", "XLA", "StableHLO", "conventions"}
+COMPILED = {"graph", "XLA", "StableHLO", "conventions", "threads", "batch of state"}
 SLOW = pytest.mark.slow
 TESTS = Path(__file__).parents[1]
 

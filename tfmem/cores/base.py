@@ -14,6 +14,8 @@ import abc
 import sonnet as snt
 import tensorflow as tf
 
+from tfmem.recurrence import same_batch
+
 LOW_PRECISION = (tf.bfloat16, tf.float16)
 
 
@@ -37,6 +39,7 @@ class RNNCore(snt.RNNCore):
         """One step from a projected input [B, ...] and a state: `(output, next_state)`."""
 
     def __call__(self, inputs, prev_state):
+        prev_state = same_batch(inputs, prev_state)
         return self.step(self.project_inputs(inputs), prev_state)
 
 

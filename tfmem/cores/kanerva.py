@@ -21,7 +21,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfmem.cores.base import Linear, RNNCore, SplitLinear, lstm_update, variable_dtype
-from tfmem.recurrence import unroll
+from tfmem.recurrence import same_batch, unroll
 
 tfd = tfp.distributions
 
@@ -291,13 +291,18 @@ class KanervaMemory(snt.Module):
         """
         z, memory_state = self._check(z, memory_state)
         self.initialize(z.dtype)
-        inputs = (z, tf.random.split(self._check_seed(seed), tf.shape(z)[0], alg="philox")) if self._is_random else (z,)
-        (w, dkl_w, dkl_M), final_memory = unroll(self._write, inputs, memory_state)
+        num_codes = tf.shape(z)[0]
+        seeds = tf.random.split(self._check_seed(seed), num_codes, alg="philox") if self._is_random else None
+
+        def write(inputs, memory_state):
+            z, index = inputs
+            return self._write(z, memory_state, None if seeds is None else seeds[index])
+
+        (w, dkl_w, dkl_M), final_memory = unroll(write, (z, tf.range(num_codes)), memory_state)
         return final_memory, w, dkl_w, dkl_M
 
-    def _write(self, inputs, memory_state):
-        z, *seed = inputs
-        seeds = tf.unstack(tf.random.split(seed[0], self.num_opt_iters + 1, alg="philox")) if seed else None
+    def _write(self, z, memory_state, seed):
+        seeds = None if seed is None else tf.unstack(tf.random.split(seed, self.num_opt_iters + 1, alg="philox"))
         noise_variance = self.noise_stddev(z.dtype) ** 2
         new_state = memory_state
         # w is refined against the newest mean, but Bayes' rule always starts from the memory before the code.
@@ -358,15 +363,13 @@ class KanervaMemory(snt.Module):
         _check_positive(num_iters=num_iters)
         self._check(z, memory_state)
         self.initialize(memory_state.M_mean.dtype)
-        seeds = (
-            tf.random.split(self._check_seed(seed), num_iters, alg="philox") if self._is_random else tf.range(num_iters)
-        )
+        seeds = tf.random.split(self._check_seed(seed), num_iters, alg="philox") if self._is_random else None
 
-        def read(seed, z):
-            z, dkl_w = self.read_with_z(z, memory_state, seed)
+        def read(index, z):
+            z, dkl_w = self.read_with_z(z, memory_state, None if seeds is None else seeds[index])
             return (z, dkl_w), z
 
-        reads, _ = unroll(read, seeds, z)
+        reads, _ = unroll(read, tf.range(num_iters), z)
         return reads
 
     def generate(self, seq_length, memory_state, seed):
@@ -396,7 +399,7 @@ class KanervaMemory(snt.Module):
         for name, (tensor, shape) in expected.items():
             if not tensor.shape.is_compatible_with(shape):
                 raise ValueError(f"{name}: got shape {tensor.shape}, must be {tf.TensorShape(shape)}")
-        return z, MemoryState(M_mean, M_cov)
+        return z, same_batch(z, MemoryState(M_mean, M_cov), "memory_state", time_major=True)
 
     def _check_seed(self, seed):
         if seed is None:

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfmem.cores.base import matmul
+from tfmem.recurrence import same_batch
 
 
 class Cell(keras.layers.Layer):
@@ -24,7 +25,7 @@ class Cell(keras.layers.Layer):
 
     def call(self, inputs, states, training=False):
         # keras.layers.RNN turns the NamedTuple into a tuple.
-        states = tf.nest.pack_sequence_as(self.state_size, tf.nest.flatten(states))
+        states = same_batch(inputs, tf.nest.pack_sequence_as(self.state_size, tf.nest.flatten(states)))
         return self.step(self.project_inputs(inputs), states)
 
     def zero_state(self, batch_size, dtype):

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from tfmem.cores.keras_base import Cell
+
 LARGE = 12  # sides from which `upsampled_convolution` is faster than a convolution of the upsampled grid (measured)
 
 
@@ -329,7 +331,7 @@ def conv_lstm_scan(projected, states, kernels, forget_bias=1.0, peepholes=None):
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
-class ConvLSTM(keras.layers.Layer):
+class ConvLSTM(Cell):
     """Convolutional LSTM cell (Shi et al. 2015; TF 1.15 `contrib.rnn.Conv2DLSTMCell`).
 
     One convolution over concat[x, h] with zero SAME padding; its kernel is one variable
@@ -435,9 +437,6 @@ class ConvLSTM(keras.layers.Layer):
             [projected], [ConvLSTMState(*states)], [kernel], self.forget_bias, peepholes and [peepholes]
         )
         return hidden, state
-
-    def call(self, inputs, states, training=False):
-        return self.step(self.project_inputs(inputs), states)
 
     def get_config(self):
         return {
@@ -581,7 +580,7 @@ class MultigridConv(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
-class MultigridConvLSTM(keras.layers.Layer):
+class MultigridConvLSTM(Cell):
     """Multigrid memory layer (MG-conv-LSTM) as an RNN cell over pyramids: routing, and a `ConvLSTM` at every level.
 
     Args:
@@ -644,9 +643,6 @@ class MultigridConvLSTM(keras.layers.Layer):
             [peepholes for _, peepholes in weights] if self.peepholes else None,
         )
         return tuple(hidden), tuple(states)
-
-    def call(self, inputs, states, training=False):
-        return self.step(self.project_inputs(inputs), states)
 
     def get_config(self):
         return {

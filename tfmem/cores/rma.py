@@ -25,7 +25,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from tfmem.cores.base import Linear, ReadOnly, RNNCore, SplitLinear, lstm_update, variable_dtype
-from tfmem.recurrence import unroll
+from tfmem.recurrence import same_batch, unroll
 
 EPSILON = 1e-12  # of |x|^2 in x / |x|, as tf.math.l2_normalize has it: an empty row has similarity 0
 
@@ -168,6 +168,7 @@ class RMAReader(snt.Module):
         """Reads with the words `linear(read_inputs)`: `(reads [B, H D], ReadInformation)`."""
         check_memory(memory, self.memory_size, self.word_size)
         check_top_k(self.top_k, memory.shape[1])
+        memory = same_batch(read_inputs, memory, "memory")
         return read(self.linear(read_inputs), memory, self.num_reads, self.top_k)
 
 
@@ -205,6 +206,7 @@ class RMAWriter(snt.RNNCore):
     def __call__(self, inputs, prev_state):
         z, memory = inputs
         check_memory(memory, *self.mem_shape)
+        prev_state = same_batch(inputs, prev_state)
         return write(z, memory, prev_state), prev_state + 1
 
 
