@@ -8,6 +8,7 @@ An experiment module has
     PAPER                  {metric: (the paper's number or None, where it stands)}
     DATASETS               names of the data sets it needs, for `reproduce list`
     Experiment             a tfmem.training.Experiment, made from a Config
+    Config.supports_mixed_precision  whether its models take `config.policy`; by default no, and the field is refused
     SIGNATURES             of its SavedModel, where they are not {"step", "sequence"}
 
 Modules whose names begin with an underscore are helpers of their paper's experiments.

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tests.reproductions import toy
 from tfmem import loop, training
@@ -161,6 +162,167 @@ def test_stopped_between_the_last_checkpoint_and_the_result(tmp_path, uninterrup
     assert not list(tmp_path.glob("saved_model*"))
     train(toy.Experiment(CONFIG), tmp_path, "paper", toy.PAPER)
     assert_same_run(tmp_path, state_of(uninterrupted))
+
+
+def assert_same_numbers(path, expected):
+    """As `assert_same_run`, where calls were cut otherwise."""
+    metrics, ours, checkpoint = state_of(path)
+    assert (metrics, ours, checkpoint.update) == (*expected[:2], expected[2].update)
+    for name, array in checkpoint.arrays.items():
+        np.testing.assert_array_equal(array, expected[2].arrays[name], err_msg=name)
+
+
+@pytest.mark.parametrize("ends", [(6, 23), (4, 23), (7, 23), (12, 23), (3, 10, 23), (22, 23)])
+def test_a_run_that_is_made_longer_equals_one_of_as_many_updates(tmp_path, uninterrupted, ends):
+    for end in ends:
+        train(
+            toy.Experiment(dataclasses.replace(CONFIG, num_updates=end)), tmp_path, "paper", toy.PAPER, end != ends[0]
+        )
+    assert_same_numbers(tmp_path, state_of(uninterrupted))
+    folder, whole = RunFolder(tmp_path), RunFolder(uninterrupted)
+    assert folder.config() == {**whole.config(), "num_updates_history": list(ends)}
+    assert folder.result()["num_updates_history"] == list(ends)
+    assert folder.result()["updates"] == 23
+    assert "num_updates_history" not in whole.result()
+
+
+def test_a_longer_run_survives_crashes_and_the_same_call_finishes_it(tmp_path, uninterrupted):
+    short = dataclasses.replace(CONFIG, num_updates=10)
+    train(toy.Experiment(short), tmp_path, "paper", toy.PAPER)
+    crashing = CrashingExperiment(CONFIG)
+    for crash_at in (13, 20):
+        crashing.crash_at = crash_at
+        with pytest.raises(Crash):
+            train(crashing, tmp_path, "paper", toy.PAPER, extend=True)
+        assert RunFolder(tmp_path).result() is None
+        assert RunFolder(tmp_path).config()["num_updates_history"] == [10, 23]
+    train(toy.Experiment(CONFIG), tmp_path, "paper", toy.PAPER, extend=True)
+    assert_same_numbers(tmp_path, state_of(uninterrupted))
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    for extend in (True, False):
+        assert train(crashing, tmp_path, "paper", toy.PAPER, extend) == RunFolder(tmp_path).result()
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+
+
+def everything(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_only_num_updates_may_be_raised(tmp_path):
+    short = dataclasses.replace(CONFIG, num_updates=6)
+    train(toy.Experiment(short), tmp_path, "paper", toy.PAPER)
+    before = everything(tmp_path)
+    for change, extend, message in [
+        ({"num_updates": 12}, False, "config.num_updates: 6 there, 12 now"),
+        ({"num_updates": 4}, True, "config.num_updates: 6 there, 4 now"),
+        ({"num_updates": 12, "width": 5}, True, "config.width: 4 there, 5 now"),
+        ({"num_updates": 12, "seed": 3}, True, "config.seed: 0 there, 3 now"),
+    ]:
+        with pytest.raises(RunFolderError, match=message):
+            train(toy.Experiment(dataclasses.replace(short, **change)), tmp_path, "paper", toy.PAPER, extend)
+    with pytest.raises(RunFolderError, match="preset: 'paper' there, 'demo' now"):
+        train(toy.Experiment(CONFIG), tmp_path, "demo", toy.PAPER, extend=True)
+    assert everything(tmp_path) == before
+
+
+def test_a_longer_run_needs_a_run_and_its_checkpoint(tmp_path):
+    with pytest.raises(RunFolderError, match="not a run folder"):
+        train(toy.Experiment(CONFIG), tmp_path / "none", "paper", toy.PAPER, extend=True)
+    assert not (tmp_path / "none").exists()
+    train(toy.Experiment(dataclasses.replace(CONFIG, num_updates=6)), tmp_path / "run", "paper", toy.PAPER)
+    for file in (tmp_path / "run/checkpoints").iterdir():
+        file.unlink()
+    before = everything(tmp_path)
+    with pytest.raises(RunFolderError, match="has no checkpoint to continue from"):
+        train(toy.Experiment(CONFIG), tmp_path / "run", "paper", toy.PAPER, extend=True)
+    assert everything(tmp_path) == before
+
+
+def test_a_longer_run_says_that_its_earlier_end_was_evaluated(tmp_path, capsys):
+    for end, said in ((7, False), (12, True), (24, False)):
+        train(toy.Experiment(dataclasses.replace(CONFIG, num_updates=end)), tmp_path, "paper", toy.PAPER, end > 7)
+        assert ("was evaluated at its end" in capsys.readouterr().err) == said
+
+
+def test_evaluations_see_the_variables_of_their_update(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        toy.Experiment, "evaluate", lambda self: seen.append(int(self.optimizer.iterations)) or {"e": 0.0}
+    )
+    for end in (7, 24):
+        train(toy.Experiment(dataclasses.replace(CONFIG, num_updates=end)), tmp_path, "paper", toy.PAPER, end > 7)
+    assert seen == [7, 12, 24]
+
+
+def test_config_json_of_an_older_version_lacks_fields_that_had_their_defaults(tmp_path, uninterrupted):
+    crashing = CrashingExperiment(CONFIG)
+    crashing.crash_at = 14
+    with pytest.raises(Crash):
+        train(crashing, tmp_path, "paper", toy.PAPER)
+    file = tmp_path / "config.json"
+    about = json.loads(file.read_text())
+    for name in ("mixed_precision", "slow"):
+        del about["config"][name]
+    file.write_text(json.dumps(about))
+    other = dataclasses.replace(CONFIG, slow=0.5)
+    with pytest.raises(RunFolderError, match=r"config\.slow: 'absent' there, 0\.5 now"):
+        train(toy.Experiment(other), tmp_path, "paper", toy.PAPER)
+    train(toy.Experiment(CONFIG), tmp_path, "paper", toy.PAPER)
+    assert_same_run(tmp_path, state_of(uninterrupted))
+    train(toy.Experiment(dataclasses.replace(CONFIG, num_updates=24)), tmp_path, "paper", toy.PAPER, extend=True)
+    assert RunFolder(tmp_path).config()["config"] == about["config"] | {"num_updates": 24}
+
+
+def test_an_update_that_cannot_be_built_makes_no_folder(tmp_path, monkeypatch):
+    def train_step(self, update, batch, carry):
+        return tf.matmul(batch["inputs"], batch["targets"]), {}
+
+    monkeypatch.setattr(toy.Experiment, "train_step", train_step)
+    with pytest.raises(training.UpdateError, match=r"the update cannot be built: .*[Dd]imensions must be equal"):
+        train(toy.Experiment(CONFIG), tmp_path / "run", "paper", toy.PAPER)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_update_is_traced_once_for_a_new_run(tmp_path, monkeypatch):
+    traced, original = [], toy.Experiment.train_step
+
+    def train_step(self, update, batch, carry):
+        traced.append(update)
+        return original(self, update, batch, carry)
+
+    monkeypatch.setattr(toy.Experiment, "train_step", train_step)
+    train(toy.Experiment(dataclasses.replace(CONFIG, num_updates=24)), tmp_path, "paper", toy.PAPER)
+    assert len(traced) == 1
+
+
+def summaries(folder):
+    """What is in TensorBoard's files: {tag: values or serialized plug-in data}."""
+    found = {}
+    for file in sorted((folder / "tensorboard").iterdir()):
+        for record in tf.data.TFRecordDataset(str(file)):
+            for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value:
+                content = (
+                    value.metadata.plugin_data.content if "hparams" in value.tag else tf.make_ndarray(value.tensor)
+                )
+                found.setdefault(value.tag, []).append(content)
+    return found
+
+
+def test_tensorboard_has_hyper_parameters_configuration_and_speed(uninterrupted):
+    found = summaries(uninterrupted)
+    data = plugin_data_pb2.HParamsPluginData.FromString(found["_hparams_/session_start_info"][0])
+    values = data.session_start_info.hparams
+    assert set(values) == {field.name for field in dataclasses.fields(CONFIG)}
+    assert values["num_updates"].number_value == 23
+    assert values["rate"].number_value == CONFIG.rate
+    assert values["mixed_precision"].bool_value is False
+    assert values["sizes"].string_value == "(1, 2)"
+    (text,) = found["config"][0].reshape(-1)
+    assert json.loads(text) == RunFolder(uninterrupted).config()
+    rates = np.array(found["updates_per_second"])
+    assert rates.size >= 2
+    assert (rates > 0).all()
+    assert not any("updates_per_second" in row for row in RunFolder(uninterrupted).metrics())
 
 
 def test_another_config_or_experiment_is_refused(uninterrupted):
@@ -338,6 +500,9 @@ def test_data_are_made_ahead_in_order_and_bounded():
         ("checkpoint_every", -4),
         ("checkpoint_seconds", 0.0),
         ("jit_compile", "yes"),
+        ("mixed_precision", "mixed_float16"),
+        ("mixed_precision", 1),
+        ("mixed_precision", True),
     ],
 )
 def test_bad_configurations(field, value):

@@ -117,8 +117,8 @@ class Loop(abc.ABC):
         """
         size = self.schedule.updates_per_call
         starts = range(self.update - self.update % size, self.num_updates, size)  # evaluations come at ends of calls
-        calls = [(max(first, self.update), min(first + size, self.num_updates)) for first in starts]
-        calls = [(first, end - first) for first, end in calls if first < end]
+        ends = [(max(first, self.update), min(first + size, self.num_updates)) for first in starts]
+        calls = [(first, end - first) for first, end in ends if first < end]
         with (
             _Display(self.update, self.num_updates) as display,
             _stop_signals() as stop,

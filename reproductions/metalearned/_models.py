@@ -7,7 +7,7 @@ modules"). Table 2 and App. A below are the paper's.
 import abc
 import dataclasses
 import functools
-from typing import Literal
+from typing import ClassVar, Literal
 
 import tensorflow as tf
 
@@ -55,6 +55,8 @@ class AlgorithmicConfig(SequenceConfig, abc.ABC):
     feedback_activation: str = "tanh"
     """Of MNM-p's q^l; unknown, our choice."""
 
+    supports_mixed_precision: ClassVar[bool] = True
+
     def __post_init__(self):
         super().__post_init__()
         for name in ("units", "embedding_size", "word_size", "num_heads", "memory_layers", "memory_size"):
@@ -74,9 +76,15 @@ class AlgorithmicConfig(SequenceConfig, abc.ABC):
     def core(self):
         match self.model:
             case "lstm":
-                return LSTMStack(self.units, num_layers=1)
+                return LSTMStack(self.units, num_layers=1, dtype=self.policy)
             case "lstm_salu":
-                return LookupMemory(self.units, self.num_heads, self.word_size, max_steps=self.data().num_steps)
+                return LookupMemory(
+                    self.units,
+                    self.num_heads,
+                    self.word_size,
+                    max_steps=self.data().num_steps,
+                    dtype=self.policy,
+                )
             case "mnm_p" | "mnm_g":
                 return MetalearnedMemory(
                     self.units,
@@ -94,6 +102,7 @@ class AlgorithmicConfig(SequenceConfig, abc.ABC):
                     feedback_activation=self.feedback_activation,
                     initial_rate=self.initial_rate,
                     memory_gain=self.memory_gain,
+                    dtype=self.policy,
                 )
 
 
@@ -154,7 +163,12 @@ class AlgorithmicExperiment(SequenceExperiment):
     def make_model(self):
         config = self.config
         model = SequenceModel(
-            config.core(), self.data.target_size, (), return_sequences=True, embedding_size=config.embedding_size
+            config.core(),
+            self.data.target_size,
+            (),
+            return_sequences=True,
+            embedding_size=config.embedding_size,
+            dtype=config.policy,
         )
         model.build((None, None, self.input_size()))
         return model
@@ -178,6 +192,6 @@ class AlgorithmicExperiment(SequenceExperiment):
         loss, count = scores["task_loss"]
         loss /= count
         if self.config.model in ("mnm_p", "mnm_g"):
-            scores["meta_loss"] = tf.reduce_mean(outputs.outputs.meta_loss)
+            scores["meta_loss"] = tf.reduce_mean(tf.cast(outputs.outputs.meta_loss, tf.float32))
             loss += self.config.meta_weight * scores["meta_loss"]
         return {"loss": loss, **scores}

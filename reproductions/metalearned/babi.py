@@ -5,7 +5,7 @@ those papers' own; EntNet's read sentences, ours reads words like the others.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +14,7 @@ from reproductions._babi import BabiExperiment, check_config
 from reproductions._sequence import SequenceConfig
 from tfmem import plotting
 from tfmem.cores import DNC, EntityMemory, LookupMemory, MetalearnedMemory
+from tfmem.interop import SonnetCell
 from tfmem.losses.masking import selected
 from tfmem.losses.sequence import accuracy, cross_entropy
 from tfmem.models.sequence import SequenceModel
@@ -59,6 +60,8 @@ class Config(SequenceConfig):
     dev_questions: int = 0
     """Sequences of each task in an evaluation on the dev set; 0: all. Ours."""
 
+    supports_mixed_precision: ClassVar[bool] = True
+
     def __post_init__(self):
         super().__post_init__()
         check_config(self)
@@ -86,11 +89,12 @@ class Config(SequenceConfig):
                     mean_error=self.mean_error,
                     initial_rate=self.initial_rate,
                     memory_gain=self.memory_gain,
+                    dtype=self.policy,
                 )
             case "lstm_salu":
-                return LookupMemory(self.units, num_heads=self.num_heads, word_size=self.word_size)
+                return LookupMemory(self.units, num_heads=self.num_heads, word_size=self.word_size, dtype=self.policy)
             case "dnc":
-                return DNC(
+                core = DNC(
                     access_config=dict(
                         memory_size=self.memory_size, word_size=self.word_size, num_reads=self.num_heads, num_writes=1
                     ),
@@ -98,8 +102,9 @@ class Config(SequenceConfig):
                     output_size=self.units,
                     clip_value=20.0,  # google-deepmind/dnc, train.py
                 )
+                return SonnetCell(core, dtype=self.policy)
             case "entnet":
-                return EntityMemory(self.memory_size, self.units)
+                return EntityMemory(self.memory_size, self.units, dtype=self.policy)
 
 
 PAPER_CONFIG = Config(
@@ -189,7 +194,12 @@ class Experiment(BabiExperiment):
     def make_model(self):
         num_words = len(self.words)
         model = SequenceModel(
-            self.config.core(), num_words, (), return_sequences=True, embedding_size=self.config.embedding_size
+            self.config.core(),
+            num_words,
+            (),
+            return_sequences=True,
+            embedding_size=self.config.embedding_size,
+            dtype=self.config.policy,
         )
         model.build((None, None, num_words))
         return model
@@ -201,7 +211,7 @@ class Experiment(BabiExperiment):
         if self.config.model in ("mnm_p", "mnm_g"):
             steps = tf.shape(batch["inputs"])[0]
             read = tf.range(steps)[:, tf.newaxis] < batch["lengths"]  # not what is padded
-            meta = tf.reduce_sum(selected(outputs.outputs.meta_loss, read))
+            meta = tf.reduce_sum(selected(tf.cast(outputs.outputs.meta_loss, tf.float32), read))
             meta /= tf.reduce_sum(tf.cast(read, tf.float32))  # Eq. 5
             scores["meta_loss"] = meta
             total += self.config.meta_weight * meta  # Eq. 6
@@ -218,14 +228,14 @@ class Experiment(BabiExperiment):
         sequence = next((s for s in sequences if 30 <= len(s.inputs) <= 60), sequences[-1])
         cell, state = self.model.cell, self.model.get_initial_state(1)
         traces = {"read value": [], "write value": [], "write key": []}
-        for word in self.one_hot(sequence.inputs[:, np.newaxis]):
+        for word in tf.cast(self.one_hot(sequence.inputs[:, np.newaxis]), self.model.compute_dtype):
             projected = cell.project_inputs(self.model.embed(word))
             _, _, vectors = cell.control(projected, state.hidden, state.cell, state.read_out)
             _, state = cell.step(projected, state)
             for name, vector in zip(
                 traces, (state.read_out[:, tf.newaxis], vectors.write_values, vectors.write_keys), strict=True
             ):
-                traces[name].append(np.mean(vector[0], axis=0))
+                traces[name].append(np.mean(tf.cast(vector[0], tf.float32), axis=0))
         unit = {n: np.array(v) / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9) for n, v in traces.items()}
         words = [self.words[i] for i in sequence.inputs]
         question = max(i for i, word in enumerate(words[: words.index("?")]) if word == ".") + 1

@@ -5,7 +5,7 @@ P-App below is the paper's supplement, CODE github.com/trihuynh88/multigrid_mem,
 
 import abc
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +15,7 @@ from reproductions._sequence import EVALUATION_SEED, SequenceConfig, SequenceExp
 from reproductions.multigrid._optimisation import public_rmsprop
 from tfmem import plotting
 from tfmem.cores import DNC, LSTMStack
+from tfmem.interop import SonnetCell
 from tfmem.losses.sequence import accuracy, binary_cross_entropy, bit_accuracy, cross_entropy
 from tfmem.models.multigrid import SortModel
 from tfmem.models.sequence import SequenceModel
@@ -61,6 +62,8 @@ class AlgorithmicConfig(SequenceConfig):
     """After decay_updates; CODE END_ALPHA 1e-4."""
     decay_updates: int = 100_000
     """Updates over which the rate falls linearly; CODE, MNIST recall: 1e6 images, 10 to an update."""
+
+    supports_mixed_precision: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -154,7 +157,7 @@ class AlgorithmicExperiment(SequenceExperiment):
         config = self.config
         input_size, output_size = self.baseline_sizes()
         if config.model == "lstm":
-            model = SequenceModel(LSTMStack(config.units, num_layers=1), output_size, (), return_sequences=True)
+            cell = LSTMStack(config.units, num_layers=1, dtype=config.policy)
         else:
             core = DNC(
                 access_config=dict(
@@ -167,7 +170,8 @@ class AlgorithmicExperiment(SequenceExperiment):
                 output_size=output_size,
                 clip_value=20.0,  # DNC, train.py
             )
-            model = SequenceModel(core, output_size, (), return_sequences=True)
+            cell = SonnetCell(core, dtype=config.policy)
+        model = SequenceModel(cell, output_size, (), return_sequences=True, dtype=config.policy)
         model.build((None, None, input_size))
         return model
 
@@ -218,7 +222,7 @@ class AlgorithmicExperiment(SequenceExperiment):
         Grids are means over channels.
         """
         if self.config.model == "multigrid":
-            grids = (grid[:, 0].numpy().mean(-1) for grid in self.multigrid_memory(batch))
+            grids = (tf.cast(grid[:, 0], tf.float32).numpy().mean(-1) for grid in self.multigrid_memory(batch))
             return {f"{grid.shape[-1]}×{grid.shape[-1]}": grid for grid in grids}
         if self.config.model == "lstm":
             return {}
@@ -228,9 +232,9 @@ class AlgorithmicExperiment(SequenceExperiment):
             _, state = cell(inputs, state)
             return state.access_state.memory, state
 
-        inputs = self.baseline_inputs(batch)[: self.config.num_items, :1]
+        inputs = tf.cast(self.baseline_inputs(batch)[: self.config.num_items, :1], self.model.compute_dtype)
         memory, _ = unroll(step, inputs, self.model.get_initial_state(1))
-        return {f"{memory.shape[2]} slots of {memory.shape[3]}": memory[:, 0].numpy()}
+        return {f"{memory.shape[2]} slots of {memory.shape[3]}": tf.cast(memory[:, 0], tf.float32).numpy()}
 
     def figures(self, folder):
         super().figures(folder)
@@ -262,11 +266,13 @@ class SortExperiment(AlgorithmicExperiment):
             decoder_residuals=config.decoder_residuals,
             normalization=config.normalization,
             peepholes=config.peepholes,
+            dtype=config.policy,
         )
 
     def forward(self, batch, carry, training):
         if self.config.model == "multigrid":
             logits, _ = self.model.run(self.items(batch), self.config.num_outputs)
+            logits = tf.cast(logits, tf.float32)
         else:
             logits = self.model.run(self.baseline_inputs(batch)).logits[-self.config.num_outputs :]
         return logits, carry

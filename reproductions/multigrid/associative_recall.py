@@ -7,6 +7,8 @@ are and how they are drawn is in no source we found.
 
 import dataclasses
 
+import tensorflow as tf
+
 from reproductions.multigrid._algorithmic import (
     DEMO_SETTINGS,
     DNC_SETTINGS,
@@ -106,6 +108,7 @@ class Experiment(AlgorithmicExperiment):
             decoder_residuals=config.decoder_residuals,
             normalization=config.normalization,
             peepholes=config.peepholes,
+            dtype=config.policy,
         )
 
     def baseline_sizes(self):
@@ -126,6 +129,7 @@ class Experiment(AlgorithmicExperiment):
     def forward(self, batch, carry, training):
         if self.config.model == "multigrid":
             logits, _ = self.model.run(self.shown(batch), self.model.get_initial_state(self.config.batch_size))
+            logits = tf.cast(logits, tf.float32)
         else:
             logits = self.model.run(self.baseline_inputs(batch)).logits[-1]
         return logits, carry

@@ -5,13 +5,14 @@ not readable in any source we found; what is ours is said below each field.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import tensorflow as tf
 
 from reproductions._babi import BabiExperiment, check_config
 from reproductions._sequence import SequenceConfig
 from tfmem.cores import DNC
+from tfmem.interop import SonnetCell
 from tfmem.losses.sequence import accuracy, cross_entropy
 from tfmem.models.question_answering import QuestionAnsweringModel
 from tfmem.models.sequence import SequenceModel
@@ -57,6 +58,8 @@ class Config(SequenceConfig):
     """Of the DNC's LSTM; ours, as Mostafa-Samir/DNC-tensorflow."""
     dev_questions: int = 0
     """Sequences of each task in an evaluation on the dev set; 0: all. Ours."""
+
+    supports_mixed_precision: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -146,7 +149,8 @@ class Experiment(BabiExperiment):
                 output_size=num_words,
                 clip_value=20.0,  # google-deepmind/dnc, train.py
             )
-            model = SequenceModel(core, num_words, (), return_sequences=True)
+            cell = SonnetCell(core, dtype=config.policy)
+            model = SequenceModel(cell, num_words, (), return_sequences=True, dtype=config.policy)
         else:
             model = QuestionAnsweringModel(
                 num_words,
@@ -157,6 +161,7 @@ class Experiment(BabiExperiment):
                 writer_residuals=config.residuals,
                 normalization=config.normalization,
                 peepholes=config.peepholes,
+                dtype=config.policy,
             )
         model.build((None, None, num_words))
         return model

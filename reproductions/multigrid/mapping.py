@@ -5,7 +5,7 @@ shown to them has been seen. CODE below is github.com/trihuynh88/multigrid_mem, 
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -77,6 +77,8 @@ class Config(RunConfig):
     """Largest global norm; CODE GRAD_NORM_CLIP 10000."""
     eval_episodes: int = 2
     """Batches of unseen mazes that an evaluation walks through; ours."""
+
+    supports_mixed_precision: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -191,6 +193,7 @@ class Experiment(training.Experiment):
             reader_residuals=config.reader_residuals,
             decoder_residuals=config.decoder_residuals,
             peepholes=config.peepholes,
+            dtype=config.policy,
         )
         model.build()
         return model
@@ -223,8 +226,7 @@ class Experiment(training.Experiment):
 
     def loss(self, batch, state):
         """Sum over readers, steps, batch and cells (P-App B.1.2), and the state after the window."""
-        inputs = {"observation": batch["writer"], **{f"query_{q}": batch[f"query_{q}"] for q in self.model.query_sizes}}
-        logits, state = self.model.run(inputs, state)
+        logits, state = self._window_logits(batch, state)
         losses = [
             localisation_loss(logits[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
             for q in self.model.query_sizes
@@ -251,7 +253,8 @@ class Experiment(training.Experiment):
 
     def _window_logits(self, batch, state):
         inputs = {"observation": batch["writer"], **{f"query_{q}": batch[f"query_{q}"] for q in self.model.query_sizes}}
-        return self.model.run(inputs, state)
+        logits, state = self.model.run(inputs, state)
+        return {name: tf.cast(values, tf.float32) for name, values in logits.items()}, state
 
     def _evaluation_stream(self):
         config = self.config
@@ -328,7 +331,7 @@ class Experiment(training.Experiment):
                     query=np.where(query[..., 0] + query[..., 1] > 0, query[..., 1], UNKNOWN),
                     prediction=probability[step, item],
                     target=window[f"target_{size}"][step, item],
-                    memory=tuple(grid[step, item].numpy() for grid in memories[-1]),
+                    memory=tuple(tf.cast(grid[step, item], tf.float32).numpy() for grid in memories[-1]),
                     title=f"step {t + 1} of {episode.length}",
                 )
             start += self.config.window

@@ -5,7 +5,7 @@ CODE below is github.com/trihuynh88/multigrid_mem, P-App the paper's supplement.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -48,6 +48,8 @@ class Config(RunConfig):
     """Largest global norm; CODE GRAD_NORM_CLIP 100000."""
     eval_batches: int = 100
     """Batches of unseen digits in an evaluation; ours."""
+
+    supports_mixed_precision: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -114,6 +116,7 @@ class Experiment(training.Experiment):
             decoder_residuals=[(n - 2, n) for n in range(4, decoder_depth + 1, 2)],
             normalization=config.normalization,
             peepholes=config.peepholes,
+            dtype=config.policy,
         )
         self.model.build()
         self.optimizer = make_optimizer(config)
@@ -142,7 +145,7 @@ class Experiment(training.Experiment):
     def _forward(self, batch):
         state = self.model.get_initial_state(self.config.batch_size)
         logits, _ = self.model.run({"images": batch["images"], "query": batch["query"]}, state)
-        return logits
+        return tf.cast(logits, tf.float32)
 
     def train_step(self, update, batch, carry):
         config = self.config

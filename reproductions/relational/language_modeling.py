@@ -6,7 +6,7 @@ A4 below is the paper's appendix A.4. Texts are read in contiguous parts; states
 import dataclasses
 import functools
 import itertools
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -61,8 +61,6 @@ class Config(SequenceConfig):
     softmax_chunk: int = 2048
     """Places whose logits exist at the same time; without effect on the numbers. Ours; the softmax is the full one, as
     the paper names no other."""
-    mixed_precision: bool = False
-    """Whether products are computed in bfloat16 (weights, softmax and normalisation in float32); ours."""
     replicas: int = 1
     """Devices that share a batch (tf.distribute.MirroredStrategy, without XLA); A4: 6 GPUs, 64 sequences each."""
     eval_streams: int = 8
@@ -73,15 +71,19 @@ class Config(SequenceConfig):
     """Steps after which the state is reset at test time (Figure 12); ours, read off its axis as far as possible."""
     unroll_words: int = 0
     """Words of the test text that are read for that; 0: all. Ours."""
+    result_words: int = 0
+    """Words of the validation and the test text that the result is of; 0: all. Ours."""
     frequency_bounds: tuple[int, ...] = (10_000, 1_000)
     """Occurrences in the training text that part the words of Table 3."""
+
+    supports_mixed_precision: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
         sizes = ("num_memories", "total_units", "num_heads", "mlp_layers", "num_blocks", "lstm_units", "lstm_layers")
         for name in (*sizes, "embedding_size", "window", "softmax_chunk", "replicas", "eval_streams"):
             check_range(self, name, 1)
-        for name in ("eval_words", "unroll_words"):
+        for name in ("eval_words", "unroll_words", "result_words"):
             check_range(self, name, 0)
         if self.vocabulary_size is not None:
             check_range(self, "vocabulary_size", 3)
@@ -98,10 +100,6 @@ class Config(SequenceConfig):
             raise ValueError(f"jit_compile: {self.jit_compile!r}, must be False where replicas is above 1")
         if any(length < 1 for length in self.unroll_lengths):
             raise ValueError(f"unroll_lengths: {self.unroll_lengths}, must be at least 1 each")
-
-    @property
-    def policy(self):
-        return "mixed_bfloat16" if self.mixed_precision else "float32"
 
     def cell(self):
         """The core as a Keras cell in the policy's dtype."""
@@ -174,6 +172,9 @@ PRESETS = {
         updates_per_call=2,
         log_every=2,
         checkpoint_every=4,
+        eval_words=500,
+        unroll_words=500,
+        result_words=500,
         unroll_lengths=(2, 5),
         frequency_bounds=(20, 10),
     ),
@@ -345,28 +346,34 @@ class Experiment(SequenceExperiment):
         return self.evaluation().scores(self.validation.batch)
 
     def result(self, evaluation):
-        """Perplexities of the whole validation and test text, by frequency (Table 3) and unroll length (Figure 12)."""
-        config = self.config
-        nats, words = self.nats(self.corpus.valid).sum(axis=1)
+        """Perplexities of `result_words` of each text, by frequency (Table 3) and unroll length (Figure 12)."""
+        config, test = self.config, self._first_words(self.corpus.test, self.config.result_words)
+        nats, words = self.nats(self._first_words(self.corpus.valid, config.result_words)).sum(axis=1)
         ours = {"valid_perplexity": perplexity(nats, words), "unigram_perplexity": self.unigram_perplexity()}
-        nats, words = self.nats(self.corpus.test)
+        nats, words = self.nats(test)
         ours["test_perplexity"] = perplexity(nats.sum(), words.sum())
         bounds = config.frequency_bounds
         names = [f"above_{bounds[0]}", *(f"{low}_to_{high}" for high, low in itertools.pairwise(bounds))]
         for name, n, count in zip([*names, f"below_{bounds[-1]}"], nats, words, strict=True):
             if count:
                 ours[f"test_perplexity_{name}"] = perplexity(n, count)
-        ids = self.corpus.test[: config.unroll_words + 1] if config.unroll_words else self.corpus.test
+        ids = self._first_words(self.corpus.test, config.unroll_words)
         best = perplexity(*self.nats(ids).sum(axis=1))
         for length in config.unroll_lengths:
             self.unrolled[length] = perplexity(*self.nats(ids, length, transfer=False).sum(axis=1)) - best
             ours[f"increase_at_unroll_{length}"] = self.unrolled[length]
         return ours
 
+    @staticmethod
+    def _first_words(ids, words):
+        """The ids of so many words that are predicted, the first of all is not; 0: the whole text."""
+        return ids[: words + 1] if words else ids
+
     def unigram_perplexity(self):
-        """Of the test text by the words' frequencies in the training text, each counted once more than it occurred."""
+        """Of that test text by the words' frequencies in the training text, each counted once more than it occurred."""
         counts = self.corpus.vocabulary.counts + 1.0
-        return float(np.exp(-np.mean(np.log(counts / counts.sum())[self.corpus.test[1:]])))
+        test = self._first_words(self.corpus.test, self.config.result_words)
+        return float(np.exp(-np.mean(np.log(counts / counts.sum())[test[1:]])))
 
     def figures(self, folder):
         super().figures(folder)

@@ -5,10 +5,11 @@ A1 below is the paper's appendix A.1, CODE Sonnet 1's examples/rmc_nth_farthest.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from reproductions._sequence import SequenceConfig, SequenceExperiment
 from tfmem.cores import DNC, LSTMStack, RelationalMemory
+from tfmem.interop import SonnetCell
 from tfmem.losses.sequence import accuracy, cross_entropy
 from tfmem.models.sequence import SequenceModel
 from tfmem.tasks.nth_farthest import NthFarthest
@@ -40,6 +41,8 @@ class Config(SequenceConfig):
     mlp_sizes: tuple[int, ...] = (256, 256, 256, 256)
     """Layers between the core's last output and the logits; A1, for every core."""
 
+    supports_mixed_precision: ClassVar[bool] = True
+
     def __post_init__(self):
         super().__post_init__()
         if min(self.mlp_sizes, default=1) < 1:
@@ -56,17 +59,18 @@ class Config(SequenceConfig):
     def core(self):
         match self.model:
             case "rmc":
-                return RelationalMemory(
+                core = RelationalMemory(
                     mem_slots=self.num_memories,
                     head_size=self.total_units // (self.num_memories * self.num_heads),
                     num_heads=self.num_heads,
                     num_blocks=self.num_blocks,
                     gate_style=self.gate_style,
                 )
+                return SonnetCell(core, dtype=self.policy)
             case "lstm":
-                return LSTMStack(self.units, num_layers=1)
+                return LSTMStack(self.units, num_layers=1, dtype=self.policy)
             case "dnc":
-                return DNC(
+                core = DNC(
                     access_config=dict(
                         memory_size=self.num_memories,
                         word_size=self.units,
@@ -77,6 +81,7 @@ class Config(SequenceConfig):
                     output_size=self.units,
                     clip_value=20.0,  # google-deepmind/dnc, train.py
                 )
+                return SonnetCell(core, dtype=self.policy)
 
 
 PAPER_CONFIG = Config(
@@ -142,7 +147,7 @@ class Experiment(SequenceExperiment):
 
     def make_model(self):
         config = self.config
-        model = SequenceModel(config.core(), config.num_objects, config.mlp_sizes)
+        model = SequenceModel(config.core(), config.num_objects, config.mlp_sizes, dtype=config.policy)
         model.build((None, None, config.num_features + 3 * config.num_objects))
         return model
 

@@ -4,13 +4,14 @@ A2 below is the paper's appendix A.2, CODE Sonnet 1's examples/rmc_learn_to_exec
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import tensorflow as tf
 
 from reproductions._sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment
 from tfmem.cores import DNC, EntityMemory, LSTMStack, RelationalMemory
+from tfmem.interop import SonnetCell
 from tfmem.losses.sequence import accuracy, cross_entropy, solved
 from tfmem.models.sequence import EncoderDecoder
 from tfmem.tasks.learning_to_execute import MEMORY_TASKS, START, VOCABULARY, LearningToExecute, ProgramStream, text
@@ -49,6 +50,8 @@ class Config(SequenceConfig):
     mlp_sizes: tuple[int, ...] = (256, 256, 256, 256)
     """Layers between the core's outputs and the logits; A2, for every core."""
 
+    supports_mixed_precision: ClassVar[bool] = True
+
     def __post_init__(self):
         super().__post_init__()
         if min(self.mlp_sizes, default=1) < 1:
@@ -75,20 +78,21 @@ class Config(SequenceConfig):
         memory_units = self.total_units // self.num_memories
         match self.model:
             case "rmc":
-                return RelationalMemory(
+                core = RelationalMemory(
                     mem_slots=self.num_memories,
                     head_size=memory_units // self.num_heads,
                     num_heads=self.num_heads,
                     gate_style=self.gate_style,
                 )
+                return SonnetCell(core, dtype=self.policy)
             case "lstm":
-                return LSTMStack(self.units, num_layers=2)
+                return LSTMStack(self.units, num_layers=2, dtype=self.policy)
             case "entnet":
-                return EntityMemory(self.num_memories, memory_units)
+                return EntityMemory(self.num_memories, memory_units, dtype=self.policy)
             case "dnc":
                 # A2: an LSTM as controller, but for the memorisation tasks a feed-forward one.
                 controller = "feedforward" if self.task in MEMORY_TASKS else "lstm"
-                return DNC(
+                core = DNC(
                     access_config=dict(
                         memory_size=self.num_memories, word_size=memory_units, num_reads=self.num_heads, num_writes=1
                     ),
@@ -96,6 +100,7 @@ class Config(SequenceConfig):
                     output_size=self.units,
                     clip_value=20.0,  # google-deepmind/dnc, train.py
                 )
+                return SonnetCell(core, dtype=self.policy)
 
 
 PAPER_CONFIG = Config(
@@ -168,7 +173,8 @@ class Experiment(SequenceExperiment):
 
     def make_model(self):
         start = None if self.config.decoding == "non_autoregressive" else START
-        model = EncoderDecoder(self.config.core(), len(VOCABULARY), start, self.config.mlp_sizes)
+        config = self.config
+        model = EncoderDecoder(config.core(), len(VOCABULARY), start, config.mlp_sizes, dtype=config.policy)
         model.build()
         return model
 

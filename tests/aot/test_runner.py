@@ -1,6 +1,8 @@
 """The runner: what TensorFlow computes, without TensorFlow; a killed run equals one that was not."""
 
 import dataclasses
+import json
+import shutil
 import signal
 
 import numpy as np
@@ -71,6 +73,28 @@ def test_killed_and_resumed_equals_uninterrupted(bundle, whole, tmp_path):
     (one, _), (other, _) = RunFolder(tmp_path).restore(), RunFolder(whole[0]).restore()
     for name, array in one.arrays.items():
         np.testing.assert_array_equal(array, other.arrays[name], err_msg=name)
+
+
+def test_a_bundle_of_an_older_version_runs_and_can_be_made_longer(bundle, whole, tmp_path, capsys, monkeypatch):
+    """Its manifest lacks a later field; a run of 12 updates that is made one of 24 equals one of 24 from the start."""
+    old = shutil.copytree(bundle, tmp_path / "bundle")
+    manifest = json.loads((old / "manifest.json").read_text())
+    del manifest["config"]["mixed_precision"]
+    (old / "manifest.json").write_text(json.dumps(manifest))
+    run = ("run", old, "--folder", tmp_path / "run")
+    for steps in ("12", "24"):
+        done = aot(*run, "--steps", steps)
+        assert done.returncode == 0, done.stderr
+    assert RunFolder(tmp_path / "run").metrics_path.read_text() == RunFolder(whole[0]).metrics_path.read_text()
+    monkeypatch.setattr(toy, "Experiment", Toy)
+    modules = {"toy/regression": "tests.reproductions.toy"}
+    assert main(["import-bundle", str(tmp_path / "run"), str(tmp_path / "out")], modules) == 0
+    assert RunFolder(tmp_path / "out").config()["config"]["mixed_precision"] is False
+    capsys.readouterr()
+    (tmp_path / "run/result.json").write_text("{}")
+    done = aot(*run)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "result.json is damaged: it has no 'ours'" in done.stderr
 
 
 def test_back_to_tensorflow(whole, tmp_path, capsys, monkeypatch):

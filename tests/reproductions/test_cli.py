@@ -243,6 +243,28 @@ def test_the_life_of_a_run(reproduce, tmp_path):
     assert "toy" in output
 
 
+def test_continue_trains_a_finished_run_longer(reproduce, tmp_path):
+    command = ("run", "toy/regression", "--preset", "smoke", "--sizes", "3")
+    assert reproduce(*command, "--folder", "whole", "--num-updates", "12")[0] == 0
+    assert reproduce(*command, "--folder", "longer")[0] == 0
+    status, _, errors = reproduce(*command, "--folder", "longer", "--num-updates", "12")
+    assert (status, "config.num_updates: 6 there, 12 now" in errors) == (1, True)
+    status, output, _ = reproduce(*command, "--folder", "longer", "--num-updates", "12", "--continue")
+    assert (status, "12 updates" in output) == (0, True)
+    whole, longer = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "longer")
+    assert longer.metrics_path.read_text() == whole.metrics_path.read_text()
+    assert longer.result()["ours"] == whole.result()["ours"]
+    assert longer.result()["num_updates_history"] == longer.config()["num_updates_history"] == [6, 12]
+    for name, array in whole.restore()[0].arrays.items():
+        np.testing.assert_array_equal(array, longer.restore()[0].arrays[name])
+    assert reproduce(*command, "--folder", "longer", "--num-updates", "12")[0] == 0
+    status, _, errors = reproduce(*command, "--folder", "longer", "--num-updates", "12", "--width", "5", "--continue")
+    assert (status, "config.width: 4 there, 5 now" in errors) == (1, True)
+    status, _, errors = reproduce(*command, "--folder", "nowhere", "--continue")
+    assert (status, "not a run folder" in errors) == (1, True)
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_runs_that_are_not_there(reproduce, tmp_path):
     for command in ("evaluate", "export"):
         status, _, errors = reproduce(command, "nowhere", *["out"] * (command == "export"))

@@ -1,5 +1,6 @@
 """Every experiment's smoke preset from end to end, through the command line; resume of a real experiment."""
 
+import dataclasses
 import gzip
 import json
 
@@ -11,7 +12,8 @@ from reproductions import experiment_modules, load_experiment
 from reproductions.__main__ import main
 from tests.text_data import write_babi, write_wikitext
 from tfmem.runfolder import RunFolder
-from tfmem.training import train
+from tfmem.tasks.language_modeling import EvaluationWindows
+from tfmem.training import compiled_updates, stacked_batches, train
 
 
 def write_idx(path, array):
@@ -54,6 +56,86 @@ def test_smoke_runs_evaluates_and_exports(name, tmp_path, data_folder, capsys):
     if name == "multigrid/mapping":  # the others export by the same call, which the run has just made
         assert main(["export", str(run), str(tmp_path / "exported")]) == 0
         assert (tmp_path / "exported" / "saved_model.pb").exists()
+
+
+MIXED = [name for name in experiment_modules() if not name.startswith("belief_states/")]
+
+
+def first_update(config, module):
+    experiment = module.Experiment(config)
+    updates, carry = compiled_updates(experiment, 1), experiment.initial_carry()
+    _, metrics = updates(tf.constant(0, tf.int64), stacked_batches(experiment, 0, 1), carry)
+    return experiment, float(metrics["loss"][0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(  # those whose pictures show what the core holds
+    "name", ["metalearned/babi", "multigrid/mapping", "multigrid/associative_recall", "relational/nth_farthest"]
+)
+def test_mixed_precision_trains_and_finishes(name, tmp_path, data_folder):
+    run = tmp_path / "run"
+    assert main(["run", name, "--preset", "smoke", "--mixed-precision", "--folder", str(run)]) == 0
+    folder = RunFolder(run)
+    assert folder.config()["config"]["mixed_precision"] is True
+    checkpoint, _ = folder.restore()
+    weights = {n: array.dtype.name for n, array in checkpoint.arrays.items() if n.startswith("variables/model/")}
+    assert set(weights.values()) <= {"float32", "int32", "int64"}
+    rows = folder.metrics()
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *((name, {}) for name in MIXED),
+        ("relational/nth_farthest", {"model": "lstm"}),
+        ("relational/program_evaluation", {"model": "dnc"}),
+        ("metalearned/double_copy", {"model": "mnm_p"}),
+        ("metalearned/babi", {"model": "entnet"}),
+        ("metalearned/babi", {"model": "dnc"}),
+        ("multigrid/associative_recall", {"model": "dnc"}),
+        ("multigrid/babi", {"model": "dnc"}),
+    ],
+)
+@pytest.mark.slow
+def test_mixed_precision_differs_by_rounding_alone(name, change, data_folder):
+    module = load_experiment(name)
+    config = dataclasses.replace(module.PRESETS["smoke"], **change)
+    _, exact = first_update(config, module)
+    experiment, rounded = first_update(dataclasses.replace(config, mixed_precision=True), module)
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.05)
+    assert experiment.model.compute_dtype == "bfloat16"
+    assert all(v.dtype in ("float32", "int32") for v in experiment.model.variables)
+
+
+@pytest.mark.parametrize("name", [name for name in experiment_modules() if name not in MIXED])
+def test_an_experiment_without_mixed_precision_says_so(name, tmp_path, capsys):
+    assert main(["run", name, "--preset", "smoke", "--mixed-precision", "--folder", str(tmp_path / "run")]) == 2
+    errors = capsys.readouterr().err
+    assert "mixed_precision: True, must be False: this experiment computes in float32 alone" in errors
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_smoke_of_language_modeling_reads_a_part_of_a_long_text(tmp_path, monkeypatch):
+    texts = write_wikitext(tmp_path)
+    for split in ("valid", "test"):
+        (tmp_path / "wikitext-2" / f"{split}.txt").write_text(texts[split] * 200)
+    monkeypatch.setenv("TFMEM_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("TFMEM_CACHE_DIR", str(tmp_path / "cache"))
+    module = load_experiment("relational/language_modeling")
+    experiment = module.Experiment(module.PRESETS["smoke"])
+    read = []
+    monkeypatch.setattr(module, "EvaluationWindows", lambda ids, *rest: read.append(len(ids)) or windows(ids, *rest))
+    windows = EvaluationWindows
+    assert len(experiment.validation) * experiment.config.window * experiment.config.eval_streams <= 510
+    experiment.result(experiment.evaluate())
+    assert max(read) <= 501
+    whole = dataclasses.replace(experiment.config, result_words=0)
+    assert (
+        len(experiment._first_words(experiment.corpus.test, whole.result_words)) == len(experiment.corpus.test) > 5_000
+    )
 
 
 def test_every_experiment_has_the_three_presets():

@@ -16,7 +16,7 @@ from jax.extend import backend
 from tfmem.aot.bundle import BundleError, open_pipeline, read_bundle
 from tfmem.aot.modules import PRECISIONS, arithmetic, with_precision
 from tfmem.loop import Loop, fitting_arrays
-from tfmem.runfolder import RunFolder, describe_machine
+from tfmem.runfolder import RunFolder, describe_machine, run_result
 
 MIB = 2**20
 
@@ -234,7 +234,7 @@ def run_bundle(path, folder=None, steps=None, precision="float32"):
     about = {"experiment": bundle.experiment, "preset": bundle.preset, "config": bundle.config}
     folder.claim(about | {"bundle": {"manifest": bundle.digest, "precision": precision}})
     try:
-        finished = folder.result()
+        finished = run_result(folder)
         if finished is not None and finished["updates"] >= steps:
             return finished
         folder.result_path.unlink(missing_ok=True)
