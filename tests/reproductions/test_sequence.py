@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from reproductions import load_experiment
-from reproductions._sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment, make_optimizer
 from tfmem.optimizers import TF1RMSprop
+from tfmem.training.sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment, make_optimizer
 
 CONFIG = SequenceConfig(batch_size=2, learning_rate=0.5, optimizer="sgd", num_updates=4, eval_batches=3)
 

@@ -23,13 +23,26 @@ class CoreConfig:
     core: ClassVar[str]
     meta_weight: ClassVar[float] = 0.0  # of the core's own loss, `meta_loss`, where its output has one
 
-    def make(self, num_steps=None):
+    def make(self, num_steps=None, policy="float32"):
         """Make the core.
 
         Args:
           num_steps: length of the longest sequence, for cores that store every step; None: not known.
+          policy: name of the Keras dtype policy that it computes by. With another than "float32" a Sonnet core comes
+            as a Keras cell.
         """
-        return getattr(cores, self.core)(**dataclasses.asdict(self))
+        return self._made(policy, **dataclasses.asdict(self))
+
+    def _made(self, policy, **arguments):
+        import keras
+
+        from tfmem.interop import SonnetCell
+
+        kind = getattr(cores, self.core)
+        if issubclass(kind, keras.layers.Layer):
+            return kind(dtype=policy, **arguments)
+        core = kind(**arguments)
+        return core if policy == "float32" else SonnetCell(core, dtype=policy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +105,9 @@ class DNCConfig(CoreConfig):
     clip_value: float | None = 20.0
     """Bound of the controller's and the core's outputs. Public code: 20 (google-deepmind/dnc, train.py)."""
 
-    def make(self, num_steps=None):
-        return cores.DNC(
+    def make(self, num_steps=None, policy="float32"):
+        return self._made(
+            policy,
             access_config=dict(
                 memory_size=self.memory_size,
                 word_size=self.word_size,
@@ -129,8 +143,8 @@ class LookupMemoryConfig(CoreConfig):
     word_size: int = 32
     """Size of keys and values."""
 
-    def make(self, num_steps=None):
-        return cores.LookupMemory(self.units, self.num_heads, self.word_size, max_steps=num_steps)
+    def make(self, num_steps=None, policy="float32"):
+        return self._made(policy, **dataclasses.asdict(self), max_steps=num_steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,10 +191,10 @@ class MetalearnedMemoryConfig(CoreConfig):
                 f"recall_weights: {self.recall_weights}, must be recall_delay + 1 = {self.recall_delay + 1} numbers"
             )
 
-    def make(self, num_steps=None):
+    def make(self, num_steps=None, policy="float32"):
         arguments = dataclasses.asdict(self)
         del arguments["meta_weight"]
-        return cores.MetalearnedMemory(return_meta_loss=True, **arguments)
+        return self._made(policy, return_meta_loss=True, **arguments)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

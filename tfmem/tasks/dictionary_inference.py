@@ -15,6 +15,7 @@ QUERY_DRAWS times. With l = 1 there is no unseen word, and the query is a letter
 """
 
 import dataclasses
+
 import tensorflow as tf
 
 from tfmem.tasks.base import Batch, Task

@@ -10,10 +10,10 @@ after those of its dictionary inference.
 """
 
 import dataclasses
+
 import tensorflow as tf
 
 from tfmem.tasks.base import Batch, Task
-
 from tfmem.tasks.sizes import check_array
 
 

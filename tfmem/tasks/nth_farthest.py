@@ -8,6 +8,7 @@ among the candidates, at distance 0, so that n = N always asks for m.
 """
 
 import dataclasses
+
 import tensorflow as tf
 
 from tfmem.losses.sequence import accuracy, cross_entropy

@@ -11,6 +11,7 @@ Bits are random, priorities uniform in [-1, 1) (Graves et al.); both papers have
 
 import dataclasses
 import math
+
 import tensorflow as tf
 
 from tfmem.tasks.base import Batch, Task
