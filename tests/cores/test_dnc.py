@@ -116,6 +116,50 @@ UNITS = {
 }
 
 
+def cosine_reference(memory, keys, strengths):
+    """In float64, whose squares do not overflow."""
+    memory, keys = memory.astype(np.float64), keys.astype(np.float64)
+    lengths = [np.sqrt(np.sum(x**2, -1) + 1e-6) for x in (keys, memory)]
+    norms = lengths[0][:, :, None] * lengths[1][:, None]
+    logits = np.einsum("bhw,bnw->bhn", keys, memory) / (norms + 1e-6) * np.log1p(np.exp(strengths))[:, :, None]
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("of_keys", [1e-20, 1e-3, 1.0, 1e20, 1e30])
+@pytest.mark.parametrize("of_memory", [0.0, 1e-20, 1e-3, 1.0, 1e19, 1e20, 1e30])
+def test_cosine_at_every_scale(rng, of_memory, of_keys, jit_compile):
+    memory = (rng.normal(size=[2, 5, 4]) * of_memory).astype(np.float32)
+    keys, strengths = (rng.normal(size=[2, 3, 4]) * of_keys).astype(np.float32), rng.normal(size=[2, 3]) * 3
+
+    @tf.function(jit_compile=jit_compile)
+    def run(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            weights = addressing.cosine_weights(*inputs)
+            loss = tf.reduce_sum(weights[..., 0])
+        return weights, tape.gradient(loss, inputs)
+
+    weights, gradients = run(*(tf.constant(x, tf.float32) for x in (memory, keys, strengths)))
+    np.testing.assert_allclose(weights, cosine_reference(memory, keys, strengths), atol=1e-6)
+    assert all(np.all(np.isfinite(g)) for g in gradients)
+
+
+def test_cosine_of_usual_numbers_is_not_changed_by_its_scale(rng):
+    memory, keys = (tf.constant(rng.normal(size=[4, n, 6]), tf.float32) for n in (9, 3))
+    memory *= tf.constant(10.0 ** rng.integers(-3, 4, [4, 9, 1]), tf.float32)
+
+    def norm(x):
+        return tf.sqrt(tf.reduce_sum(tf.square(x), axis=-1) + 1e-6)
+
+    norms = norm(keys)[:, :, tf.newaxis] * norm(memory)[:, tf.newaxis, :]
+    plain = tf.nn.softmax(
+        tf.matmul(keys, memory, transpose_b=True) / (norms + 1e-6) * tf.nn.softplus(tf.ones([4, 3, 1]))
+    )
+    np.testing.assert_array_equal(addressing.cosine_weights(memory, keys, tf.ones([4, 3])), plain)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("unit", UNITS)
 def test_public_units(golden, unit, jit_compile):

@@ -62,3 +62,36 @@ def test_hands_over_and_contract(rng):
 def test_bad_arguments(bad):
     with pytest.raises(ValueError, match="must be a positive integer, got"):
         EntityMemory(**bad)
+
+
+SCALES = [1e-37, 1e-30, 1e-20, 1e-10, 1.0, 1e10, 1e19, 1e20, 1e30, 1e38]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("scale", SCALES)
+def test_normalize_has_length_1_at_every_scale(rng, scale, jit_compile):
+    directions = rng.uniform(0.3, 1, size=[4, 6]) * rng.choice([-1, 1], [4, 6])
+    x = (directions * scale).astype(np.float32)
+
+    @tf.function(jit_compile=jit_compile)
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = normalize(x)
+            first = tf.reduce_sum(y[:, 0])
+        return y, tape.gradient(first, x)
+
+    y, gradient = run(tf.constant(x))
+    unit = x / np.linalg.norm(x.astype(np.float64), axis=-1, keepdims=True)
+    np.testing.assert_allclose(y, unit, rtol=1e-6)
+    length = np.linalg.norm(x.astype(np.float64), axis=-1, keepdims=True)
+    expected = (np.eye(6)[0] - unit[:, :1] * unit) / length
+    if 1e-30 <= scale <= 1e30:  # beyond, 1 / scale leaves float32
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6 / scale)
+
+
+def test_normalize_is_unscaled_where_squares_fit(rng):
+    x = tf.constant(rng.normal(size=[50, 8]) * 10.0 ** rng.integers(-6, 6, [50, 1]), tf.float32)
+    plain = x * tf.math.rsqrt(tf.reduce_sum(x**2, axis=-1, keepdims=True))
+    np.testing.assert_array_equal(normalize(x), plain)
+    np.testing.assert_array_equal(normalize(tf.zeros([2, 3])), np.zeros([2, 3]))

@@ -33,8 +33,14 @@ class ProjectedInput(NamedTuple):
 
 
 def normalize(x):
-    """x / ||x|| on the last axis, zero where x is zero; computed in float32 or more."""
+    """x / ||x|| on the last axis, zero where x is zero; computed in float32 or more.
+
+    Very large or small x are scaled before they are squared; all others are not, so that no digit changes.
+    """
     y = tf.cast(x, variable_dtype(x.dtype))
+    largest = tf.stop_gradient(tf.reduce_max(tf.abs(y), axis=-1, keepdims=True))
+    usual = (largest == 0) | ((largest > 1e-15) & (largest < 1e15))
+    y /= tf.where(usual, tf.ones_like(largest), largest)
     squared = tf.reduce_sum(y**2, axis=-1, keepdims=True)
     return tf.cast(y * tf.math.rsqrt(tf.where(squared > 0, squared, 1.0)), x.dtype)
 

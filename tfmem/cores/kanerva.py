@@ -56,6 +56,11 @@ def factorise(M, ridge):
     """`A = M M^T` and the Cholesky factor of `A A + ridge I`, both [B, K, K].
 
     The public code gives A itself to a regularised least-squares solver, so the system is squared once more.
+
+    Range in float32: weights lose about 6e-8 s^4 / (t^4 + ridge) of themselves, where s and t are the largest and the
+    smallest singular value of M (t = 0 where K > C). Where that nears 1 the factor is NaN. Larger codes have larger
+    weights, and errors grow with them: 0.1 to 0.3 for codes of size 1000. No scale before squaring mends that, for the
+    condition stays; a memory in float64 has nine digits more.
     """
     A = tf.matmul(M, M, transpose_b=True)
     identity = tf.eye(M.shape[-2], dtype=M.dtype)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 EPSILON = 1e-6  # in the norms, the cosine's denominator and the allocation's usage, as in the public code
+SCALE = 2.0**-40  # before squaring, so that float32 holds squares of numbers up to 1e30; a power of two costs no digit
+LARGE = 1e6  # size of keys
 
 
 class TemporalLinkageState(NamedTuple):
@@ -42,8 +44,8 @@ def cosine_weights(memory, keys, strengths):
     """Content weighting: the softmax over slots of sharpened cosine similarities.
 
     Args:
-      memory: [B, N, W].
-      keys: [B, heads, W].
+      memory: [B, N, W], numbers up to 1e30.
+      keys: [B, heads, W], numbers up to 1e30.
       strengths: [B, heads], any real numbers; softplus makes them positive.
 
     Returns:
@@ -51,8 +53,11 @@ def cosine_weights(memory, keys, strengths):
     """
 
     def norm(x):
-        return tf.sqrt(tf.reduce_sum(tf.square(x), axis=-1) + EPSILON)
+        return tf.sqrt(tf.reduce_sum(tf.square(SCALE * x), axis=-1) + SCALE**2 * EPSILON) / SCALE
 
+    # Keys beyond LARGE are made as large as that, for their products with the memory; EPSILON is nothing beside either.
+    largest = tf.stop_gradient(tf.reduce_max(tf.abs(keys), axis=-1, keepdims=True))
+    keys /= tf.maximum(largest / LARGE, 1.0)
     norms = norm(keys)[:, :, tf.newaxis] * norm(memory)[:, tf.newaxis, :]
     similarity = tf.matmul(keys, memory, transpose_b=True) / (norms + EPSILON)
     return tf.nn.softmax(similarity * tf.nn.softplus(strengths)[:, :, tf.newaxis])
