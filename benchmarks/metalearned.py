@@ -43,10 +43,20 @@ def measure(name, preset, overrides, repeats):
     import tensorflow as tf
 
     from reproductions import load_experiment
+    from tfmem.cores.config import LookupMemoryConfig, LSTMConfig
     from tfmem.training import compiled_updates
 
     module = load_experiment(f"metalearned/{name}")
-    config = dataclasses.replace(module.PRESETS[preset], updates_per_call=1, eval_every=0, **overrides)
+    config = dataclasses.replace(module.PRESETS[preset], updates_per_call=1, eval_every=0)
+    length, model = overrides.pop("length", None), overrides.pop("model")
+    core = {
+        "mnm_p": config.core,
+        "mnm_g": dataclasses.replace(config.core, write="gradient"),
+        "lstm_salu": LookupMemoryConfig(units=config.core.units, word_size=config.core.word_size),
+        "lstm": LSTMConfig(units=config.core.units),
+    }[model]
+    task = config.task if length is None else dataclasses.replace(config.task, length=length)
+    config = dataclasses.replace(config, core=core, task=task, **overrides)
     experiment = module.Experiment(config)
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     update = compiled_updates(experiment, 1)
@@ -57,7 +67,7 @@ def measure(name, preset, overrides, repeats):
         loss = float(metrics["loss"][0])
         times.append(time.perf_counter() - start)
     return {
-        "steps": experiment.data.num_steps,
+        "steps": config.task.num_steps,
         "seconds": min(times[1:]),
         "first": times[0],
         "gigabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1e6,

@@ -22,7 +22,7 @@ SETTINGS = {
     # WikiText-2 for WikiText-103, and a quarter of the batch of 384, for the time it takes.
     "language_modeling": ("relational/language_modeling", "paper", {"corpus": "wikitext-2", "batch_size": 96}),
     "mnm_p": ("metalearned/dictionary_inference", "paper_8_4", {}),
-    "mnm_g": ("metalearned/dictionary_inference", "paper_8_4", {"model": "mnm_g"}),
+    "mnm_g": ("metalearned/dictionary_inference", "paper_8_4", {"core": {"write": "gradient"}}),
 }
 
 
@@ -31,7 +31,10 @@ def measure(name, xla, repeats):
 
     experiment, preset, changes = SETTINGS[name]
     module = load_experiment(experiment)
-    config = dataclasses.replace(module.PRESETS[preset], updates_per_call=1, jit_compile=xla, **changes)
+    config = dataclasses.replace(module.PRESETS[preset], updates_per_call=1, jit_compile=xla)
+    if "core" in changes:
+        changes = {"core": dataclasses.replace(config.core, **changes["core"])}
+    config = dataclasses.replace(config, **changes)
     return update_cost(module.Experiment(config), repeats)
 
 

@@ -260,7 +260,7 @@ def parse_config(module, preset, overrides, prog):
     lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()[1:]]
     lines = itertools.dropwhile(lambda line: not line.strip("-"), lines)
     message = " ".join(itertools.takewhile(lambda line: line.strip("-"), lines))
-    names = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(module.Config)]
+    names = ["--" + name.replace("_", "-") for name in _options(preset)]
     for option in (override.split("=")[0].replace("_", "-") for override in overrides):
         if option.startswith("--") and option not in names:
             near = close(option, names) or names
@@ -269,16 +269,25 @@ def parse_config(module, preset, overrides, prog):
     raise UsageError(f"{message.removeprefix('Error parsing Config: ')}; see `{prog} --help`")
 
 
+def _options(config, prefix=""):
+    """The names of a configuration's options; those of a nested one begin with its field's name."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _options(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
 def _open_run(path, modules):
     """A run's module, and its experiment with the variables of its newest readable checkpoint, which comes third."""
     folder = RunFolder(path)
     about = run_config(folder)
     module = _load(about["experiment"], modules)
-    from tfmem.training import load_checkpoint
+    from tfmem.training import config_from_fields, load_checkpoint
 
-    fields = {name: _as_tuples(value) for name, value in about["config"].items()}
     try:
-        config = module.Config(**fields)
+        config = config_from_fields(module.Config, about["config"])
     except (TypeError, ValueError) as error:
         raise RunFolderError(f"{folder.config_path} is not of this version of {about['experiment']}: {error}") from None
     with _refusals():
@@ -291,10 +300,6 @@ def _open_run(path, modules):
     load_checkpoint(experiment, checkpoint)
     print(f"{about['experiment']} after update {checkpoint.update} of {experiment.config.num_updates}")
     return module, experiment, checkpoint
-
-
-def _as_tuples(value):
-    return tuple(_as_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 def evaluate_run(arguments, modules, argv):

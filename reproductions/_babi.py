@@ -5,9 +5,9 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from reproductions._sequence import SequenceExperiment
 from tfmem.tasks import babi, datasets
 from tfmem.training import check_range, numbered
+from tfmem.training.sequence import SequenceExperiment
 
 
 def check_config(config):

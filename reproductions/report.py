@@ -2,7 +2,6 @@
 learning curves over seeds by appendix E of Gregor et al. 2019."""
 
 import collections
-import dataclasses
 import datetime
 import json
 import os
@@ -26,6 +25,7 @@ from tfmem.runfolder import (
     run_result,
     write_atomically,
 )
+from tfmem.training import config_defaults, config_fields
 
 COLUMNS = ("experiment", "preset", "metric", "paper", "ours", "seeds", "updates", "time per run")
 
@@ -99,9 +99,8 @@ def _finished_run(folder, modules):
 def _setting(about, module):
     """The preset and what was changed in it; a field that an older run does not have was at its default."""
     preset = about.get("preset")
-    original = as_json(dataclasses.asdict(module.PRESETS[preset])) if preset in [*module.PRESETS] else {}
-    defaults = {f.name: f.default for f in dataclasses.fields(module.Config) if f.default is not dataclasses.MISSING}
-    changed = differences(original, as_json(defaults) | about["config"])
+    original = as_json(config_fields(module.PRESETS[preset])) if preset in [*module.PRESETS] else {}
+    changed = differences(original, as_json(config_defaults(module.Config)) | about["config"])
     if "bundle" in about:
         changed.append(("bundle", None, about["bundle"].get("precision")))
     return ", ".join([str(preset), *(f"{name}={json.dumps(new)}" for name, _, new in changed if name != "seed")])

@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from reproductions._babi import BabiExperiment, check_config
-from reproductions._sequence import SequenceConfig
 from tfmem import plotting
 from tfmem.cores import DNC, EntityMemory, LookupMemory, MetalearnedMemory
 from tfmem.interop import SonnetCell
@@ -20,6 +19,7 @@ from tfmem.losses.sequence import accuracy, cross_entropy
 from tfmem.models.sequence import SequenceModel
 from tfmem.tasks import babi
 from tfmem.training import check_range
+from tfmem.training.sequence import SequenceConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

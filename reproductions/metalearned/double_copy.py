@@ -2,39 +2,30 @@
 
 import dataclasses
 
-from reproductions.metalearned._models import (
-    DEMO_SETTINGS,
-    PAPER_SETTINGS,
-    TINY,
-    AlgorithmicConfig,
-    AlgorithmicExperiment,
-)
+from reproductions.metalearned._models import DEMO_LSTM, DEMO_SETTINGS, PAPER_SETTINGS, SMOKE_SETTINGS
+from tfmem.cores.config import LookupMemoryConfig
 from tfmem.tasks.double_copy import DoubleCopy
+from tfmem.training import SupervisedConfig, SupervisedExperiment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(AlgorithmicConfig):
-    length: int = 50
-    """Characters of an episode; App. A."""
-    num_characters: int = 10
-    """Different characters; App. A."""
-
-    def data(self):
-        return DoubleCopy(self.length, self.num_characters, self.batch_size)
+class Config(SupervisedConfig):
+    task: DoubleCopy
+    """Paper: 50 of ten characters (App. A)."""
 
 
-PAPER_CONFIG = Config(**PAPER_SETTINGS)
+PAPER_CONFIG = Config(task=DoubleCopy(length=50, num_characters=10), **PAPER_SETTINGS)
 # A shorter sequence.
-DEMO_CONFIG = Config(length=8, num_updates=4_000, **DEMO_SETTINGS)
+DEMO_CONFIG = Config(task=DoubleCopy(length=8), num_updates=4_000, **DEMO_SETTINGS)
 PRESETS = {
     "paper": PAPER_CONFIG,
     "demo": DEMO_CONFIG,
-    "demo_lstm": dataclasses.replace(DEMO_CONFIG, model="lstm"),
-    "smoke": Config(length=2, model="lstm_salu", **TINY),
+    "demo_lstm": dataclasses.replace(DEMO_CONFIG, core=DEMO_LSTM),
+    "smoke": Config(task=DoubleCopy(length=2), core=LookupMemoryConfig(units=8, word_size=4), **SMOKE_SETTINGS),
 }
 PAPER = {"error": (None, "§4.1, Fig. 4: MNM solves it quickly; curves alone")}
 DATASETS = ()
 
 
-class Experiment(AlgorithmicExperiment):
+class Experiment(SupervisedExperiment):
     name = "metalearned/double_copy"

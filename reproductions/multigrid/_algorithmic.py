@@ -10,8 +10,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import tensorflow as tf
 
-from reproductions import _sequence
-from reproductions._sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment
 from reproductions.multigrid._optimisation import public_rmsprop
 from tfmem import plotting
 from tfmem.cores import DNC, LSTMStack
@@ -22,6 +20,8 @@ from tfmem.models.sequence import SequenceModel
 from tfmem.optimizers import linear_decay
 from tfmem.recurrence import unroll
 from tfmem.training import check_range
+from tfmem.training import sequence as _sequence
+from tfmem.training.sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

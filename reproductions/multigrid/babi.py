@@ -10,13 +10,13 @@ from typing import ClassVar, Literal
 import tensorflow as tf
 
 from reproductions._babi import BabiExperiment, check_config
-from reproductions._sequence import SequenceConfig
 from tfmem.cores import DNC
 from tfmem.interop import SonnetCell
 from tfmem.losses.sequence import accuracy, cross_entropy
 from tfmem.models.question_answering import QuestionAnsweringModel
 from tfmem.models.sequence import SequenceModel
 from tfmem.training import check_range
+from tfmem.training.sequence import SequenceConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

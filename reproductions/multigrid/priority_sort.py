@@ -19,6 +19,7 @@ from reproductions.multigrid._algorithmic import (
     check_bits,
 )
 from tfmem.tasks.priority_sort import PrioritySort, patches
+from tfmem.tasks.sizes import check_array
 from tfmem.training import check_range
 
 
@@ -35,10 +36,13 @@ class Config(AlgorithmicConfig):
         super().__post_init__()
         check_range(self, "num_outputs", 1, self.num_items)
         check_bits(self)
-        self.data()
+        task = self.data()
+        check_array(
+            task.num_steps, self.batch_size, task.input_size, num_items=self.num_items, batch_size=self.batch_size
+        )
 
     def data(self):
-        return PrioritySort(self.num_items, self.num_outputs, self.num_bits, self.batch_size)
+        return PrioritySort(self.num_items, self.num_outputs, self.num_bits)
 
 
 PAPER_CONFIG = Config(
@@ -90,11 +94,11 @@ class Experiment(SortExperiment):
         super().__init__(config)
 
     def baseline_sizes(self):
-        return self.data.observation_size, self.data.num_bits
+        return self.data.input_size, self.data.num_bits
 
     def task(self, seed):
-        batch = self.data(seed)
-        return {"inputs": batch.observations, "target": batch.target[-self.data.num_outputs :]}
+        batch = self.data(seed, self.config.batch_size)
+        return {"inputs": batch.inputs, "target": batch.targets[-self.data.num_outputs :]}
 
     def items(self, batch):
         """The inputs as patches [n, B, 3, 3, 2] of bits and priority."""

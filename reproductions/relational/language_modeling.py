@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import tensorflow as tf
 
-from reproductions._sequence import SequenceConfig, SequenceExperiment
 from tfmem import plotting
 from tfmem.cores import LSTMStack, RelationalMemory
 from tfmem.interop import SonnetCell
@@ -26,6 +25,7 @@ from tfmem.tasks.language_modeling import (
     validation_windows,
 )
 from tfmem.training import Evaluation, check_range
+from tfmem.training.sequence import SequenceConfig, SequenceExperiment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

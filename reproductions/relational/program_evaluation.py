@@ -9,13 +9,13 @@ from typing import ClassVar, Literal
 import numpy as np
 import tensorflow as tf
 
-from reproductions._sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment
 from tfmem.cores import DNC, EntityMemory, LSTMStack, RelationalMemory
 from tfmem.interop import SonnetCell
 from tfmem.losses.sequence import accuracy, cross_entropy, solved
 from tfmem.models.sequence import EncoderDecoder
 from tfmem.tasks.learning_to_execute import MEMORY_TASKS, START, VOCABULARY, LearningToExecute, ProgramStream, text
 from tfmem.training import check_range
+from tfmem.training.sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ from tests.aot.support import ROOT
 from tfmem.runfolder import Checkpoint, RunFolder
 
 SMOKES = {
-    "first": ("relational/nth_farthest", "--model", "lstm"),
-    "second": ("relational/nth_farthest", "--seed", "2", "--model", "lstm"),
-    "third": ("metalearned/double_copy", "--model", "lstm"),
+    "first": ("relational/nth_farthest", "core:lstm"),
+    "second": ("relational/nth_farthest", "--seed", "2", "core:lstm"),
+    "third": ("metalearned/double_copy", "core:lstm"),
 }
 
 

@@ -136,7 +136,7 @@ def test_memory_that_ends_in_training_is_one_line(reproduce, tmp_path, monkeypat
 
 
 def test_sizes_of_a_real_experiment(tmp_path, capsys):
-    command = ["run", "metalearned/double_copy", "--length", "100000", "--batch-size", "1000000"]
+    command = ["run", "metalearned/double_copy", "--task.length", "100000", "--batch-size", "1000000"]
     assert main([*command, "--folder", str(tmp_path / "run")]) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("reproduce: error: ")

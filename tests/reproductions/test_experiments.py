@@ -11,6 +11,7 @@ import tensorflow as tf
 from reproductions import experiment_modules, load_experiment
 from reproductions.__main__ import main
 from tests.text_data import write_babi, write_wikitext
+from tfmem.cores.config import LSTMConfig, MetalearnedMemoryConfig
 from tfmem.runfolder import RunFolder
 from tfmem.tasks.language_modeling import EvaluationWindows
 from tfmem.training import compiled_updates, stacked_batches, train
@@ -88,9 +89,9 @@ def test_mixed_precision_trains_and_finishes(name, tmp_path, data_folder):
     ("name", "change"),
     [
         *((name, {}) for name in MIXED),
-        ("relational/nth_farthest", {"model": "lstm"}),
+        ("relational/nth_farthest", {"core": LSTMConfig(units=8)}),
         ("relational/program_evaluation", {"model": "dnc"}),
-        ("metalearned/double_copy", {"model": "mnm_p"}),
+        ("metalearned/double_copy", {"core": MetalearnedMemoryConfig(units=8, memory_size=4, word_size=4)}),
         ("metalearned/babi", {"model": "entnet"}),
         ("metalearned/babi", {"model": "dnc"}),
         ("multigrid/associative_recall", {"model": "dnc"}),

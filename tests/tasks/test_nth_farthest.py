@@ -20,42 +20,42 @@ def test_public_example(objects, features, golden):
     stored = np.load(golden("nth_farthest/dataset.npz"))
     inputs, labels = (stored[f"objects{objects}_features{features}/{key}"] for key in ("inputs", "labels"))
     vectors, order, m, n = parts(inputs, objects, features)
-    batch = NthFarthest(objects, features, len(inputs), public_example=True).batch(vectors, order, n, m)
+    batch = NthFarthest(objects, features, public_example=True).batch(vectors, order, n, m)
     np.testing.assert_array_equal(batch.inputs, inputs.swapaxes(0, 1))
-    np.testing.assert_array_equal(batch.labels, labels)
+    np.testing.assert_array_equal(batch.targets, labels)
 
 
 @pytest.mark.parametrize(("objects", "features"), [(8, 16), (3, 2)])
 def test_labels_are_the_papers(objects, features):
-    task = NthFarthest(objects, features, batch_size=50)
-    batch = task(tf.constant([3, 7]))
+    task = NthFarthest(objects, features)
+    batch = task(tf.constant([3, 7]), 50)
     assert batch.inputs.shape == [objects, 50, task.input_size]
     vectors, order, n, m = parts(batch.inputs.numpy().swapaxes(0, 1), objects, features)
     for element in range(50):
         distances = [np.linalg.norm(vector - vectors[element, m[element]]) for vector in vectors[element]]
-        assert np.argsort(distances)[::-1][n[element]] == batch.labels[element]
+        assert np.argsort(distances)[::-1][n[element]] == batch.targets[element]
         assert sorted(order[element]) == list(range(objects))
     if objects == 8:
         assert task.input_size == 40  # appendix A.1
 
 
 def test_draws_are_uniform_and_depend_on_the_seed():
-    task = NthFarthest(4, 2, batch_size=4000)
+    task = NthFarthest(4, 2)
     draw = tf.function(task, jit_compile=True)
-    batch = draw(tf.constant([1, 5]))
-    plain = task(tf.constant([1, 5]))
+    batch = draw(tf.constant([1, 5]), 4000)
+    plain = task(tf.constant([1, 5]), 4000)
     np.testing.assert_allclose(batch.inputs, plain.inputs, atol=1e-6)
-    np.testing.assert_array_equal(batch.labels, plain.labels)
-    assert not np.array_equal(batch.labels, draw(tf.constant([1, 6])).labels)
+    np.testing.assert_array_equal(batch.targets, plain.targets)
+    assert not np.array_equal(batch.targets, draw(tf.constant([1, 6]), 4000).targets)
     vectors, order, n, m = parts(batch.inputs.numpy().swapaxes(0, 1), 4, 2)
     np.testing.assert_allclose(np.histogram(vectors, 10, (-1, 1))[0] / vectors.size, 0.1, atol=0.01)
-    for counted in (batch.labels, n, m, order[:, 0]):
+    for counted in (batch.targets, n, m, order[:, 0]):
         np.testing.assert_allclose(np.bincount(counted) / 4000, 0.25, atol=0.04)
-    told = np.where(n == 3, m, (m + 1) % 4)
-    assert np.mean(told == batch.labels) == pytest.approx(task.guess_accuracy, abs=0.04)
+    guess = np.where(n == 3, m, (m + 1) % 4)
+    assert np.mean(guess == batch.targets) == pytest.approx(task.baselines()["guess_accuracy"], abs=0.04)
 
 
 def test_bad_arguments():
-    for name in ("num_objects", "num_features", "batch_size"):
+    for name in ("num_objects", "num_features"):
         with pytest.raises(ValueError, match=name):
             NthFarthest(**{name: 0})

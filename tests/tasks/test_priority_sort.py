@@ -1,4 +1,4 @@
-"""Priority sort against a selection sort of what the observations show."""
+"""Priority sort against a selection sort of what the inputs show."""
 
 import numpy as np
 import pytest
@@ -9,18 +9,18 @@ from tfmem.tasks.priority_sort import PrioritySort, patches
 
 
 def test_episodes_by_the_definition():
-    task = PrioritySort(num_inputs=9, num_outputs=5, num_bits=4, batch_size=30)
-    batch = task(tf.constant([1, 2]))
+    task = PrioritySort(num_inputs=9, num_outputs=5, num_bits=4)
+    batch = task(tf.constant([1, 2]), 30)
     assert [tuple(t.shape) for t in batch] == [(15, 30, 6), (15, 30, 4), (15, 30)]
     assert {t.dtype for t in batch} == {tf.float32}
-    observations, target, mask = (np.swapaxes(array, 0, 1) for array in batch)
+    inputs, targets, mask = (np.swapaxes(array, 0, 1) for array in batch)
     for b in range(30):
-        bits, priorities = observations[b, :9, :4], observations[b, :9, 4]
-        np.testing.assert_array_equal(target[b, 10:], sort(bits, priorities, 5))
-    np.testing.assert_array_equal(observations[:, 9], np.tile([0, 0, 0, 0, 0, 1], [30, 1]))
-    assert not observations[:, :9, 5].any()
-    assert not observations[:, 10:].any()
-    assert not target[:, :10].any()
+        bits, priorities = inputs[b, :9, :4], inputs[b, :9, 4]
+        np.testing.assert_array_equal(targets[b, 10:], sort(bits, priorities, 5))
+    np.testing.assert_array_equal(inputs[:, 9], np.tile([0, 0, 0, 0, 0, 1], [30, 1]))
+    assert not inputs[:, :9, 5].any()
+    assert not inputs[:, 10:].any()
+    assert not targets[:, :10].any()
     np.testing.assert_array_equal(mask, np.tile(np.arange(15) >= 10, [30, 1]))
 
 
@@ -28,13 +28,13 @@ def test_equal_priorities_keep_their_order():
     task = PrioritySort(num_inputs=4, num_outputs=4, num_bits=2)
     bits = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)[:, np.newaxis]
     batch = task.batch(tf.constant(bits), tf.constant([[0.5], [-0.5], [0.5], [0.75]]))
-    np.testing.assert_array_equal(batch.target[5:, 0], [[1, 1], [0, 0], [1, 0], [0, 1]])
+    np.testing.assert_array_equal(batch.targets[5:, 0], [[1, 1], [0, 0], [1, 0], [0, 1]])
 
 
 def test_bits_and_priorities_are_uniform():
-    task = PrioritySort(batch_size=500)
-    observations = task(tf.constant([0, 1])).observations.numpy()[:20]
-    bits, priorities = observations[..., :8], observations[..., 8]
+    task = PrioritySort()
+    inputs = task(tf.constant([0, 1]), 500).inputs.numpy()[:20]
+    bits, priorities = inputs[..., :8], inputs[..., 8]
     np.testing.assert_allclose(bits.mean((0, 1)), 0.5, atol=0.02)
     assert set(np.unique(bits)) == {0, 1}
     counts, _ = np.histogram(priorities, 10, (-1, 1))
@@ -43,12 +43,12 @@ def test_bits_and_priorities_are_uniform():
 
 
 def test_function_of_the_seed_compiled_or_not():
-    task = PrioritySort(num_inputs=5, num_outputs=4, batch_size=3)
-    batch = task(tf.constant([1, 2]))
-    compiled = tf.function(task.__call__, jit_compile=True)(tf.constant([1, 2]))
+    task = PrioritySort(num_inputs=5, num_outputs=4)
+    batch = task(tf.constant([1, 2]), 3)
+    compiled = tf.function(task.__call__, jit_compile=True)(tf.constant([1, 2]), 3)
     for a, b in zip(batch, compiled, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(batch.observations, task(tf.constant([1, 3])).observations)
+    assert not np.array_equal(batch.inputs, task(tf.constant([1, 3]), 3).inputs)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,6 @@ def test_function_of_the_seed_compiled_or_not():
         ("num_inputs", {"num_inputs": 0}),
         ("num_outputs", {"num_outputs": 0}),
         ("num_bits", {"num_bits": 0}),
-        ("batch_size", {"batch_size": 0}),
         ("num_outputs is 5; it must be at most num_inputs = 4", {"num_inputs": 4, "num_outputs": 5}),
     ],
 )

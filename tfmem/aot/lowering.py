@@ -4,7 +4,6 @@ XLA's function has the arguments, then the captured variables, as parameters; it
 variables that changed. Which those are is told by the module's attribute `mhlo.input_output_alias`.
 """
 
-import dataclasses
 import json
 import re
 
@@ -14,7 +13,7 @@ import tree
 
 from tfmem.aot.bundle import Bundle, BundleError, Leaf, Program, open_pipeline
 from tfmem.runfolder import as_json, describe_machine
-from tfmem.training import checkpoint_arrays, compiled_updates, stacked_batches
+from tfmem.training import checkpoint_arrays, compiled_updates, config_fields, stacked_batches
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _LOCATION = re.compile(rf"\s+loc\((?:[^()\"]|{_STRING}|\((?:[^()\"]|{_STRING})*\))*\)")
@@ -183,7 +182,7 @@ def make_bundle(experiment, preset=None):
     return Bundle(
         experiment=experiment.name,
         preset=preset,
-        config=as_json(dataclasses.asdict(config)),
+        config=as_json(config_fields(config)),
         updates_per_call=config.updates_per_call,
         programs=programs,
         evaluation_steps=steps,

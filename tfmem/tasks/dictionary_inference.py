@@ -15,10 +15,10 @@ QUERY_DRAWS times. With l = 1 there is no unseen word, and the query is a letter
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmem.tasks.base import Batch, Task
 from tfmem.tasks.sizes import check_array
 
 NUM_LETTERS = 26
@@ -27,22 +27,13 @@ END_OF_SEQUENCE, SEPARATOR, END_OF_SUPPORT, PLACEHOLDER = range(NUM_LETTERS, NUM
 QUERY_DRAWS = 4
 
 
-class DictionaryInferenceBatch(NamedTuple):
-    """Time-major: observations int32 [T, B], target int32 [T, B] (0 where the mask is 0), mask float32 [T, B]."""
-
-    observations: tf.Tensor
-    target: tf.Tensor
-    mask: tf.Tensor
-
-
 @dataclasses.dataclass(frozen=True)
-class DictionaryInference:
+class DictionaryInference(Task):
     """Batches of the dictionary inference task.
 
     Args:
       support_size: k, examples of the support set.
       length: l, letters of a word.
-      batch_size: episodes of a batch.
       new_alphabets: whether each episode draws which letters are the source's; else a to m are, and only F is drawn.
 
     Raises:
@@ -51,16 +42,14 @@ class DictionaryInference:
 
     support_size: int = 4
     length: int = 1
-    batch_size: int = 1
     new_alphabets: bool = True
 
     def __post_init__(self):
-        for name in ("support_size", "length", "batch_size"):
+        for name in ("support_size", "length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        sizes = {name: getattr(self, name) for name in ("support_size", "length", "batch_size")}
-        check_array(self.batch_size, self.support_size + 1, self.length, max(QUERY_DRAWS, NUM_PAIRS), **sizes)
-        check_array(self.num_steps, self.batch_size, **sizes)
+        sizes = {name: getattr(self, name) for name in ("support_size", "length")}
+        check_array(self.support_size + 1, self.length, max(QUERY_DRAWS, NUM_PAIRS), **sizes)
 
     @property
     def num_steps(self):
@@ -68,21 +57,21 @@ class DictionaryInference:
         return (self.support_size + 1) * (2 * self.length + 2) - 1
 
     @property
-    def vocabulary_size(self):
-        """Different observations: letters and special characters."""
+    def input_size(self):
+        """Different inputs: letters and special characters."""
         return NUM_LETTERS + 4
 
     @property
-    def target_size(self):
+    def output_size(self):
         """Different targets: letters."""
         return NUM_LETTERS
 
-    def __call__(self, seed):
-        """A random batch as a function of `seed`, int32 or int64 [2]."""
+    def __call__(self, seed, batch_size):
+        """Draw the `Batch` of `seed`, int32 or int64 [2]: tokens and classes (0 where the mask is 0)."""
         letters_seed, support_seed, query_seed = tf.unstack(tf.random.split(seed, 3, alg="philox"))
 
         def integers(seed, shape, high=tf.int32.max):  # floats would differ between the plain graph and XLA
-            return tf.random.stateless_uniform([self.batch_size, *shape], seed, 0, high, tf.int32, alg="philox")
+            return tf.random.stateless_uniform([batch_size, *shape], seed, 0, high, tf.int32, alg="philox")
 
         if self.new_alphabets:
             letters = tf.reshape(tf.argsort(integers(letters_seed, [NUM_LETTERS])), [-1, 2, NUM_PAIRS])
@@ -108,7 +97,7 @@ class DictionaryInference:
           query: int32 [B, l], likewise.
 
         Returns:
-          A `DictionaryInferenceBatch`.
+          A `Batch`.
         """
         batch_size = tf.shape(query)[0]
 
@@ -123,7 +112,7 @@ class DictionaryInference:
         ends = tf.concat([mark(SEPARATOR, self.support_size - 1, 1), mark(END_OF_SUPPORT, 1, 1)], axis=1)
         examples = tf.concat([source, mark(END_OF_SEQUENCE, self.support_size, 1), target, ends], axis=-1)
         question, answer = words(query)
-        observations = tf.concat(
+        inputs = tf.concat(
             [
                 tf.reshape(examples, [batch_size, self.support_size * (2 * self.length + 2)]),
                 question,
@@ -133,8 +122,8 @@ class DictionaryInference:
             axis=1,
         )
         before = self.num_steps - self.length
-        return DictionaryInferenceBatch(
-            observations=tf.transpose(observations),
-            target=tf.pad(tf.transpose(answer), [[before, 0], [0, 0]]),
+        return Batch(
+            inputs=tf.transpose(inputs),
+            targets=tf.pad(tf.transpose(answer), [[before, 0], [0, 0]]),
             mask=tf.pad(tf.ones([self.length, batch_size]), [[before, 0], [0, 0]]),
         )

@@ -8,28 +8,21 @@ among the candidates, at distance 0, so that n = N always asks for m.
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmem.losses.sequence import accuracy, cross_entropy
+from tfmem.tasks.base import Batch, Task
 from tfmem.tasks.sizes import check_array
 
 
-class NthFarthestBatch(NamedTuple):
-    """Time-major: inputs [N, B, F + 3 N] float32, labels [B] int32 (0 to N - 1)."""
-
-    inputs: tf.Tensor
-    labels: tf.Tensor
-
-
 @dataclasses.dataclass(frozen=True)
-class NthFarthest:
+class NthFarthest(Task):
     """Batches of the task, drawn in the graph.
 
     Args:
       num_objects: N, vectors of a sequence.
       num_features: F, their size.
-      batch_size: sequences of a batch.
       public_example: as Sonnet 1's examples/dataset_nth_farthest.py has it: n counts from the nearest (0 is m itself),
         and rows are (vector; label; m; n). Not the task of the paper.
 
@@ -39,29 +32,41 @@ class NthFarthest:
 
     num_objects: int = 8
     num_features: int = 16
-    batch_size: int = 1600
     public_example: bool = False
 
     def __post_init__(self):
-        for name in ("num_objects", "num_features", "batch_size"):
+        for name in ("num_objects", "num_features"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        sizes = {name: getattr(self, name) for name in ("num_objects", "num_features", "batch_size")}
-        check_array(self.num_objects, self.batch_size, self.input_size, **sizes)
+        sizes = {name: getattr(self, name) for name in ("num_objects", "num_features")}
+        check_array(self.num_objects, self.input_size, **sizes)
+
+    every_step = False
+
+    @property
+    def num_steps(self):
+        return self.num_objects
 
     @property
     def input_size(self):
         return self.num_features + 3 * self.num_objects
 
     @property
-    def guess_accuracy(self):
-        """What is reached without looking at a vector: m where n asks for m, else any other label."""
-        return min(2 / self.num_objects, 1.0)
+    def output_size(self):
+        return self.num_objects
 
-    def __call__(self, seed):
-        """A random batch as a function of `seed`, int32 or int64 [2]."""
+    def scores(self, logits, batch):
+        """Cross entropy and accuracy."""
+        return {"loss": cross_entropy(logits, batch.targets), "accuracy": accuracy(logits, batch.targets)}
+
+    def baselines(self):
+        """The accuracy without looking at a vector: m where n asks for m, else any other label."""
+        return {"guess_accuracy": min(2 / self.num_objects, 1.0)}
+
+    def __call__(self, seed, batch_size):
+        """Draw the `Batch` of `seed`, int32 or int64 [2]: inputs [N, B, F + 3 N], targets [B] from 0 to N - 1."""
         vector_seed, order_seed, n_seed, m_seed = tf.unstack(tf.random.split(seed, 4, alg="philox"))
-        batch, count = self.batch_size, self.num_objects
+        batch, count = batch_size, self.num_objects
 
         def integers(seed, shape, high):  # TF 2.21: integers are the same under XLA and without, floats are not
             return tf.random.stateless_uniform(shape, seed, 0, high, tf.int32, alg="philox")
@@ -82,7 +87,7 @@ class NthFarthest:
           n, m: int32 [B], from 0: n = 0 is the farthest (`public_example`: the nearest).
 
         Returns:
-          A `NthFarthestBatch`.
+          A `Batch`.
         """
         reference = tf.gather(vectors, m, batch_dims=1)
         distances = tf.reduce_sum(tf.square(vectors - reference[:, tf.newaxis]), -1)
@@ -97,4 +102,4 @@ class NthFarthest:
 
         question = [m, n] if self.public_example else [n, m]
         rows = [tf.gather(vectors, order, batch_dims=1), one_hot(order), *(in_every_row(one_hot(q)) for q in question)]
-        return NthFarthestBatch(tf.transpose(tf.concat(rows, -1), [1, 0, 2]), labels)
+        return Batch(tf.transpose(tf.concat(rows, -1), [1, 0, 2]), labels)

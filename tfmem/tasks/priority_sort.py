@@ -11,33 +11,21 @@ Bits are random, priorities uniform in [-1, 1) (Graves et al.); both papers have
 
 import dataclasses
 import math
-from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmem.tasks.base import Batch, Task
 from tfmem.tasks.sizes import check_array
 
 
-class PrioritySortBatch(NamedTuple):
-    """Time-major float32: observations [T, B, num_bits + 2], target [T, B, num_bits], mask [T, B].
-
-    An observation is the bits, the priority and the end mark.
-    """
-
-    observations: tf.Tensor
-    target: tf.Tensor
-    mask: tf.Tensor
-
-
 @dataclasses.dataclass(frozen=True)
-class PrioritySort:
+class PrioritySort(Task):
     """Batches of the priority sort task.
 
     Args:
       num_inputs: n, vectors of the input.
       num_outputs: m, vectors of the output.
       num_bits: size of a vector.
-      batch_size: episodes of a batch.
 
     Raises:
       ValueError: a size is less than one, there are more outputs than inputs, or an array would be too large.
@@ -46,33 +34,32 @@ class PrioritySort:
     num_inputs: int = 20
     num_outputs: int = 16
     num_bits: int = 8
-    batch_size: int = 1
 
     def __post_init__(self):
-        for name in ("num_inputs", "num_outputs", "num_bits", "batch_size"):
+        for name in ("num_inputs", "num_outputs", "num_bits"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.num_outputs > self.num_inputs:
             raise ValueError(f"num_outputs is {self.num_outputs}; it must be at most num_inputs = {self.num_inputs}")
-        sizes = {name: getattr(self, name) for name in ("num_inputs", "num_outputs", "num_bits", "batch_size")}
-        check_array(self.num_steps, self.batch_size, self.observation_size, **sizes)
+        sizes = {name: getattr(self, name) for name in ("num_inputs", "num_outputs", "num_bits")}
+        check_array(self.num_steps, self.input_size, **sizes)
 
     @property
     def num_steps(self):
         return self.num_inputs + 1 + self.num_outputs
 
     @property
-    def observation_size(self):
+    def input_size(self):
         return self.num_bits + 2
 
     @property
-    def target_size(self):
+    def output_size(self):
         return self.num_bits
 
-    def __call__(self, seed):
-        """A random batch as a function of `seed`, int32 or int64 [2]."""
+    def __call__(self, seed, batch_size):
+        """Draw the `Batch` of `seed`, int32 or int64 [2]; an input is the bits, the priority and the end mark."""
         bits_seed, priorities_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
-        shape = [self.num_inputs, self.batch_size]
+        shape = [self.num_inputs, batch_size]
 
         def integers(seed, shape, high):  # floats would differ between the plain graph and XLA
             return tf.cast(tf.random.stateless_uniform(shape, seed, 0, high, tf.int32, alg="philox"), tf.float32)
@@ -88,16 +75,16 @@ class PrioritySort:
           priorities: float32 [n, B].
 
         Returns:
-          A `PrioritySortBatch`.
+          A `Batch`.
         """
         _, order = tf.math.top_k(tf.transpose(priorities), self.num_outputs)  # equal ones: the first one first
         ordered = tf.transpose(tf.gather(tf.transpose(bits, [1, 0, 2]), order, batch_dims=1), [1, 0, 2])
-        observations = tf.concat([bits, priorities[..., tf.newaxis], tf.zeros_like(priorities)[..., tf.newaxis]], -1)
-        end = tf.one_hot(tf.fill(tf.shape(priorities[:1]), self.num_bits + 1), self.observation_size)
+        inputs = tf.concat([bits, priorities[..., tf.newaxis], tf.zeros_like(priorities)[..., tf.newaxis]], -1)
+        end = tf.one_hot(tf.fill(tf.shape(priorities[:1]), self.num_bits + 1), self.input_size)
         before = [[self.num_inputs + 1, 0], [0, 0]]
-        return PrioritySortBatch(
-            observations=tf.pad(tf.concat([observations, end], axis=0), [[0, self.num_outputs], [0, 0], [0, 0]]),
-            target=tf.pad(ordered, [*before, [0, 0]]),
+        return Batch(
+            inputs=tf.pad(tf.concat([inputs, end], axis=0), [[0, self.num_outputs], [0, 0], [0, 0]]),
+            targets=tf.pad(ordered, [*before, [0, 0]]),
             mask=tf.pad(tf.ones(tf.shape(ordered)[:2]), before),
         )
 

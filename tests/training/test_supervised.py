@@ -1,0 +1,182 @@
+"""A core and a task from outside the package: the guide docs/guides/extend.md is this test."""
+
+import dataclasses
+from typing import get_args
+
+import keras
+import numpy as np
+import pytest
+import sonnet as snt
+import tensorflow as tf
+
+from reproductions import load_experiment
+from reproductions.__main__ import main
+from tfmem.cores.config import AnyCoreConfig, DNCConfig, LSTMConfig, MetalearnedMemoryConfig, RelationalMemoryConfig
+from tfmem.runfolder import RunFolder
+from tfmem.tasks.base import Batch, Task
+from tfmem.tasks.double_copy import DoubleCopy
+from tfmem.tasks.nth_farthest import NthFarthest
+from tfmem.tasks.priority_sort import PrioritySort
+from tfmem.training import SupervisedConfig, SupervisedExperiment, config_fields, config_from_fields, train
+
+
+class LeakyCore(snt.RNNCore):
+    """h_t = a h_{t-1} + (1 - a) tanh(W x_t): a core of five lines."""
+
+    def __init__(self, units, keep=0.9, name="leaky"):
+        super().__init__(name=name)
+        self.units, self.keep, self.linear = units, keep, snt.Linear(units)
+
+    def __call__(self, inputs, state):
+        state = self.keep * state + (1 - self.keep) * tf.tanh(self.linear(inputs))
+        return state, state
+
+    def initial_state(self, batch_size, dtype=tf.float32):
+        return tf.zeros([batch_size, self.units], dtype)
+
+    @property
+    def state_size(self):
+        return tf.TensorShape([self.units])
+
+    output_size = state_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeakyConfig:
+    units: int = 16
+    """Units of the state."""
+
+    def make(self, num_steps=None, policy="float32"):
+        return LeakyCore(self.units)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity(Task):
+    """The parity of `num_steps` bits."""
+
+    num_steps: int = 3
+    input_size, output_size, every_step = 1, 2, False
+
+    def __call__(self, seed, batch_size):
+        shape = [self.num_steps, batch_size, 1]
+        bits = tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32, alg="philox")
+        return Batch(tf.cast(bits, tf.float32), tf.reduce_sum(bits[..., 0], 0) % 2)
+
+    def baselines(self):
+        return {"guess_error": 0.5}
+
+
+def run(task, core, folder, **changes):
+    settings = dict(batch_size=16, learning_rate=1e-2, num_updates=10, updates_per_call=5, eval_batches=2) | changes
+    return train(SupervisedExperiment(SupervisedConfig(task=task, core=core, **settings)), folder)
+
+
+@pytest.mark.parametrize("task", [DoubleCopy(length=2), PrioritySort(3, 2, 2), NthFarthest(3, 2)])
+def test_own_core_trains_on_every_task(task, tmp_path):
+    result = run(task, LeakyConfig(), tmp_path / "run")
+    assert np.isfinite(result["ours"]["loss"])
+    assert set(tf.saved_model.load(str(tmp_path / "run/saved_model")).signatures) >= {"step", "sequence"}
+    assert RunFolder(tmp_path / "run").config()["config"]["core"] == {"type": "LeakyConfig", "units": 16}
+
+
+@pytest.mark.parametrize("core", [LSTMConfig(units=16), DNCConfig(memory_size=4, hidden_size=16), LeakyConfig()])
+def test_own_task_trains_with_every_core(core, tmp_path):
+    result = run(Parity(), core, tmp_path / "run")
+    assert np.isfinite(result["ours"]["loss"])
+    assert result["ours"]["guess_error"] == 0.5
+
+
+def test_an_lstm_learns_own_task(tmp_path):
+    result = run(Parity(), LSTMConfig(units=16), tmp_path / "run", num_updates=300, batch_size=32, updates_per_call=50)
+    assert result["ours"]["error"] == 0
+
+
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    run(Parity(), LeakyConfig(), tmp_path / "whole", num_updates=20)
+    run(Parity(), LeakyConfig(), tmp_path / "longer")
+    config = SupervisedConfig(
+        task=Parity(),
+        core=LeakyConfig(),
+        batch_size=16,
+        learning_rate=1e-2,
+        num_updates=20,
+        updates_per_call=5,
+        eval_batches=2,
+    )
+    train(SupervisedExperiment(config), tmp_path / "longer", extend=True)
+    whole, longer = ((tmp_path / name / "metrics.csv").read_text() for name in ("whole", "longer"))
+    assert whole.splitlines()[-1].split(",")[:4] == longer.splitlines()[-1].split(",")[:4]
+
+
+def test_an_own_loss_of_the_core_is_weighted():
+    core = MetalearnedMemoryConfig(units=4, memory_layers=1, memory_size=4, word_size=4, meta_weight=2.0)
+    config = SupervisedConfig(task=Parity(), core=core, batch_size=4, learning_rate=1e-2, num_updates=1)
+    experiment = SupervisedExperiment(config)
+    batch = experiment.task(tf.constant([1, 2]))
+    scores = experiment.scores(batch, experiment.forward(batch, (), training=False)[0])
+    loss, count = scores["task_loss"]
+    assert float(scores["loss"]) == pytest.approx(float(loss / count + 2.0 * scores["meta_loss"]))
+
+
+CONFIG = SupervisedConfig(
+    task=Parity(),
+    core=RelationalMemoryConfig(mem_slots=2),
+    mlp_sizes=(3, 2),
+    batch_size=4,
+    learning_rate=1.0,
+    num_updates=1,
+)
+
+
+def test_configurations_come_back_from_their_fields():
+    config = load_experiment("metalearned/double_copy").PRESETS["paper"]
+    fields = config_fields(config)
+    assert fields["core"]["type"] == "MetalearnedMemoryConfig"
+    assert config_from_fields(type(config), fields) == config
+    with pytest.raises(ValueError, match=r"core: 'Own', must be one of LSTMConfig, "):
+        config_from_fields(type(config), fields | {"core": {"type": "Own"}})
+    with pytest.raises(TypeError, match="word"):
+        config_from_fields(type(config), fields | {"core": {"type": "LSTMConfig", "word": 1}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mlp_sizes": (3, 0)}, r"mlp_sizes: \(3, 0\), must be at least 1 each"),
+        ({"embedding_size": 0}, "embedding_size: 0, must be at least 1"),
+        ({"batch_size": 2**31}, "must make arrays of at most"),
+    ],
+)
+def test_bad_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **changes)
+
+
+def test_every_core_of_the_union_trains_on_a_task():
+
+    small = {
+        "units": 4,
+        "hidden_size": 4,
+        "memory_size": 3,
+        "word_size": 4,
+        "num_cells": 2,
+        "mem_slots": 2,
+        "head_size": 2,
+    }
+    for option in get_args(AnyCoreConfig):
+        kind = get_args(option)[0]
+        sizes = {f.name: small[f.name] for f in dataclasses.fields(kind) if f.name in small}
+        experiment = SupervisedExperiment(dataclasses.replace(CONFIG, core=kind(**sizes)))
+        _, metrics = experiment.train_step(tf.constant(0, tf.int64), {}, ())
+        assert np.isfinite(float(metrics["loss"])), kind
+        assert isinstance(experiment.model, keras.Model)
+
+
+def test_another_core_from_the_command_line(tmp_path, capsys):
+    command = ["run", "metalearned/double_copy", "--preset", "smoke", "--folder", str(tmp_path / "run")]
+    assert main([*command, "core:rmc", "--core.mem-slots", "2", "--core.head-size", "4"]) == 0
+    fields = RunFolder(tmp_path / "run").config()["config"]["core"]
+    assert (fields["type"], fields["mem_slots"], fields["head_size"]) == ("RelationalMemoryConfig", 2, 4)
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert main([*command, "core:rcm"]) == 2
+    assert "core:rcm" in capsys.readouterr().err
