@@ -232,7 +232,8 @@ def test_half_precision_is_the_cells_as_well():
     half = PlasticRNN(4, dtype="mixed_bfloat16")
     x = tf.ones([2, 3, 4])
     assert tfmem.RNN(half, dtype="mixed_bfloat16")(x).dtype == tf.bfloat16
-    assert tfmem.RNN([keras.layers.LSTMCell(4, dtype="mixed_bfloat16")], dtype="mixed_bfloat16")(x).dtype == tf.bfloat16
+    stack = [keras.layers.LSTMCell(4, dtype="mixed_bfloat16") for _ in range(2)]
+    assert tfmem.RNN(stack, dtype="mixed_bfloat16")(x).dtype == tf.bfloat16
     assert tfmem.RNN(half)(x).dtype == tf.float32
 
 
