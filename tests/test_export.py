@@ -131,6 +131,9 @@ def test_errors(tmp_path):
     for wrong in (keras.layers.Dense(3), snt.Linear(3), "core"):
         with pytest.raises(ValueError, match="model_or_core was"):
             tfmem.export.saved_model(wrong, tmp_path / "a", input_shape=(4,))
+    for shape in (4, np.int64(4), "4", (None,), (4, True), ((4,), (0,)), 4.0):
+        with pytest.raises(ValueError, match=r"input_shape: .*, such as \(4,\)"):
+            tfmem.export.saved_model(SonnetToy(5, {}), tmp_path / "a", input_shape=shape)
     (tmp_path / "file").write_text("kept")
     with pytest.raises(ValueError, match=r"path was .* must be a folder that does not exist or is empty"):
         tfmem.export.saved_model(SonnetToy(5, {}), tmp_path, input_shape=(4,))

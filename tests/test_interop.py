@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tfmem
 from tests.conformance.toys import KerasToy, SonnetToy
+from tfmem.cores import MetalearnedMemory
 from tfmem.recurrence import unroll
 
 
@@ -131,6 +132,9 @@ def test_arguments_that_are_no_cores_are_errors():
         tfmem.as_keras_cell(keras.layers.LSTMCell(3))
     with pytest.raises(ValueError, match=r"cell was .*must be a Keras RNN cell"):
         tfmem.as_sonnet_core(snt.LSTM(3))
+    for layer in (keras.layers.LSTM(3), tfmem.RNN(keras.layers.LSTMCell(3))):
+        with pytest.raises(ValueError, match=r"cell was .*must be a Keras RNN cell: give the layer's `cell`"):
+            tfmem.as_sonnet_core(layer)
     with pytest.raises(ValueError, match=r"inputs had the shape .*must be known"):
         tfmem.as_keras_cell(snt.LSTM(3)).build((None, None))
 
@@ -151,3 +155,21 @@ def test_a_cell_that_needs_weights_for_its_state_says_so():
 
     with pytest.raises(ValueError, match="must be built"):
         tfmem.as_sonnet_core(Learned(4)).initial_state(2)
+
+
+def test_a_deferred_restore_is_in_the_first_initial_state(tmp_path, rng):
+    """The core is restored before its cell is built, and its initial state is a weight."""
+    x = tf.constant(rng.standard_normal([2, 4]), tf.float32)
+    core = tfmem.as_sonnet_core(MetalearnedMemory(4, memory_size=4, word_size=3))
+    core(x, core.initial_state(2))
+    for variable in core.variables:
+        variable.assign_add(tf.constant(0.3 * rng.standard_normal(variable.shape), tf.float32))
+    expected = core(x, core.initial_state(2))
+    path = tf.train.Checkpoint(core=core).save(str(tmp_path / "checkpoint"))
+    copy = tfmem.as_sonnet_core(MetalearnedMemory(4, memory_size=4, word_size=3))
+    status = tf.train.Checkpoint(core=copy).restore(path)
+    actual = copy(x, copy.initial_state(2))
+    status.assert_existing_objects_matched()
+    for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
+        np.testing.assert_allclose(a, e, atol=1e-6)
+    assert [v.ref() for v in copy.variables] == [v.value.ref() for v in copy.cell.variables]

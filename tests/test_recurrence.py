@@ -159,7 +159,7 @@ def test_a_copy_with_reads_shares_what_holds_no_variable(weights):
     value = weights.numpy()
     weights.assign(2 * weights)
     np.testing.assert_array_equal(tf.convert_to_tensor(read), value)
-    np.testing.assert_array_equal((1 - read[0]) @ read, (1 - value[0]) @ value)
+    np.testing.assert_array_equal((1 - read) @ read, (1 - value) @ tf.constant(value))
     np.testing.assert_array_equal(read.read_value(), value)
     assert read.shape == weights.shape
     assert read.name == weights.name
@@ -225,3 +225,30 @@ def test_inputs_of_two_batches_are_refused():
         same_batch((tf.ones([8, 4]), tf.ones([1, 4])), tf.ones([8, 2]))
     with pytest.raises(ValueError, match=r"initial_state: batch of 5, must be 8, that of the inputs \[T, B, ...\]"):
         unroll(dense(tf.eye(4)), tf.ones([5, 8, 4]), tf.ones([5, 4]))
+
+
+def test_lengths_and_masks_of_another_shape():
+    core, x, state = SonnetToy(5, {}), tf.ones([6, 4, 3]), SonnetToy(5, {}).initial_state(4)
+    for mask in (np.ones([4, 6], bool), np.ones([6], bool), np.ones([6, 1], bool), np.ones([6, 4], np.float32)):
+        with pytest.raises(ValueError, match=r"mask: .*must be bool \[T, B\], here \(6, 4\)"):
+            unroll(core, x, state, mask=mask)
+    for length in (np.ones([6], int), np.ones([4, 1], int), 2.5, np.ones([4])):
+        with pytest.raises(ValueError, match=r"sequence_length: .*must be integers, a scalar or \[B\], here \(4,\)"):
+            unroll(core, x, state, sequence_length=length)
+    expected = unroll(core, x, state, sequence_length=[2, 2, 2, 2])
+    for length in (2, np.int64(2), np.full([4], 2, np.int64), tf.fill([4], tf.constant(2, tf.int64))):
+        for a, e in zip(
+            tf.nest.flatten(unroll(core, x, state, sequence_length=length)), tf.nest.flatten(expected), strict=True
+        ):
+            np.testing.assert_array_equal(a, e)
+
+
+@pytest.mark.parametrize("dtype", [tf.int32, tf.uint8, tf.bool, tf.float64])
+def test_inputs_are_computed_with_in_the_dtype_of_the_state(dtype):
+    core, x = SonnetToy(5, {}), tf.cast(tf.reshape(tf.range(24) % 2, [2, 4, 3]), dtype)
+    expected = unroll(core, tf.cast(x, tf.float32), core.initial_state(4))
+    for actual in (unroll(core, x, core.initial_state(4)), unroll(as_keras_cell(core), x, core.initial_state(4))):
+        for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
+            np.testing.assert_array_equal(a, e)
+    with pytest.raises(ValueError, match=r"inputs: shape \(2, 4\), must have 3 axes, \[T, B, ...\]"):
+        unroll(core, x[:, :, 0], core.initial_state(4))

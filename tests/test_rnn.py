@@ -5,12 +5,13 @@ import json
 import keras
 import numpy as np
 import pytest
+import sonnet as snt
 import tensorflow as tf
 
 import tfmem
 from tests.conformance.toys import KerasToy, SonnetToy, ToyOutput, ToyState
 from tests.support import relative_error
-from tfmem.cores import PlasticRNN
+from tfmem.cores import ConvLSTM, EntityMemory, KanervaCore, LookupMemory, MetalearnedMemory, PlasticRNN
 
 
 @pytest.fixture
@@ -135,6 +136,113 @@ def test_a_stateful_layer_refuses_another_batch_and_keeps_its_state(sequences, j
             compiled(*part)
     compiled(*sequences)
     assert any(np.any(s != b) for s, b in zip(layer.states, before, strict=True))
+
+
+STARTS_FROM_WEIGHTS = {
+    "MetalearnedMemory": lambda: MetalearnedMemory(4, memory_size=4, word_size=3),
+    "EntityMemory": lambda: EntityMemory(3, 4),
+    "KanervaCore": lambda: tfmem.as_keras_cell(KanervaCore(4, 4, 3)),
+}
+
+
+@pytest.mark.parametrize("name", STARTS_FROM_WEIGHTS)
+def test_a_stateful_layer_starts_from_the_weights_that_it_then_has(tmp_path, rng, name):
+    def build():
+        layer = tfmem.RNN(STARTS_FROM_WEIGHTS[name](), return_sequences=True, stateful=True)
+        return keras.Sequential([keras.Input(batch_shape=(2, 6, 4)), layer])
+
+    x = rng.standard_normal([2, 6, 4]).astype(np.float32)
+    model = build()
+    model.set_weights([w + 0.3 * rng.standard_normal(w.shape).astype(w.dtype) for w in model.get_weights()])
+    cell = model.layers[0].cell
+    expected = tfmem.RNN(cell, return_sequences=True)(x)
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    by_weights, by_file = build(), build()
+    by_weights.set_weights(model.get_weights())
+    by_file.load_weights(tmp_path / "model.weights.h5")
+    for one in (model, loaded, by_weights, by_file):
+        close(tf.function(one)(x), expected)
+    _, *state = tfmem.RNN(cell, return_state=True)(x)
+    again = tfmem.RNN(cell, return_sequences=True)(x, initial_state=state)
+    for one in (model, loaded):
+        close(one(x), again)
+        one.layers[0].reset_state()
+        close(one(x), expected)
+
+
+def test_keras_arithmetic_before_the_layer(rng):
+    x = rng.standard_normal([2, 5, 3]).astype(np.float32)
+    inputs = keras.Input([None, 3])
+    layer = tfmem.RNN(PlasticRNN(4))
+    for arithmetic in (lambda x: x * 2, lambda x: 3 * x - 1, lambda x: x / 2, lambda x: -x):
+        close(keras.Model(inputs, layer(arithmetic(inputs)))(x), layer(arithmetic(x)))
+
+
+def test_integers_are_cast():
+    x = np.arange(24).reshape(2, 4, 3) % 5
+    layer = tfmem.RNN(PlasticRNN(4))
+    expected = layer(x.astype(np.float32))
+    for dtype in (np.int32, np.int64, np.uint8, np.float64):
+        close(layer(x.astype(dtype)), expected)
+    inputs = keras.Input([None, 3], dtype="int32")
+    close(keras.Model(inputs, layer(inputs))(x), expected)
+
+
+def test_too_few_and_too_many_axes():
+    layer = tfmem.RNN(PlasticRNN(4))
+    for _ in range(2):  # before and after it is built
+        for shape in ((8, 4), (8, 4, 2, 3)):
+            with pytest.raises(ValueError, match=rf"expected ndim=3, found ndim={len(shape)}"):
+                layer(tf.ones(shape))
+        with pytest.raises(ValueError, match="expected ndim=3, found ndim=2"):
+            layer(keras.Input([4]))
+        layer(tf.ones([8, 4, 3]))
+    with pytest.raises(ValueError, match="expected ndim=5, found ndim=3"):
+        tfmem.RNN(ConvLSTM(3))(tf.ones([8, 4, 3]))
+    with pytest.raises(ValueError, match="expected min_ndim=3, found ndim=2"):
+        tfmem.RNN(keras.layers.LSTMCell(4))(tf.ones([8, 4]))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (6, 4), (1, 6), (4,), (4, 6, 1)])
+def test_a_mask_of_another_shape(shape):
+    with pytest.raises(ValueError, match=r"mask: shape .* must be \[B, T\], here \(4, 6\)"):
+        tfmem.RNN(PlasticRNN(4))(tf.ones([4, 6, 3]), mask=np.ones(shape, bool))
+
+
+def test_stateful_needs_a_table_of_fixed_size():
+    with pytest.raises(ValueError, match=r"stateful: True, .*`max_steps`"):
+        tfmem.RNN(LookupMemory(4), stateful=True)(tf.ones([2, 6, 3]))
+    layer = tfmem.RNN(LookupMemory(4, max_steps=8), stateful=True)
+    layer(tf.ones([2, 6, 3]))
+    before = [s.numpy() for s in layer.states]
+    with pytest.raises(ValueError, match="larger `max_steps`"):
+        layer(tf.ones([2, 6, 3]))
+    for state, value in zip(layer.states, before, strict=True):
+        np.testing.assert_array_equal(state, value)
+
+
+def test_half_precision_is_the_cells_as_well():
+    for cell in (PlasticRNN(4), [keras.layers.LSTMCell(4)], tfmem.as_keras_cell(SonnetToy(5, {}))):
+        with pytest.raises(
+            ValueError, match=r"dtype: 'mixed_bfloat16', must be float32 or that of the cell, .* float32"
+        ):
+            tfmem.RNN(cell, dtype="mixed_bfloat16")
+    half = PlasticRNN(4, dtype="mixed_bfloat16")
+    x = tf.ones([2, 3, 4])
+    assert tfmem.RNN(half, dtype="mixed_bfloat16")(x).dtype == tf.bfloat16
+    stack = [keras.layers.LSTMCell(4, dtype="mixed_bfloat16") for _ in range(2)]
+    assert tfmem.RNN(stack, dtype="mixed_bfloat16")(x).dtype == tf.bfloat16
+    assert tfmem.RNN(half)(x).dtype == tf.float32
+
+
+def test_what_is_no_cell_says_what_to_use():
+    with pytest.raises(ValueError, match=r"cell: .*LSTM.*, must be a Keras cell: give tfmem.as_keras_cell\(core\)"):
+        tfmem.RNN(snt.LSTM(4))
+    for layer in (keras.layers.LSTM(4), tfmem.RNN(PlasticRNN(4))):
+        with pytest.raises(ValueError, match=r"cell: .*must be a cell and not a layer: give the layer's `cell`"):
+            tfmem.RNN(layer)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 import tree
 
+from tfmem.cores.base import is_integer
 from tfmem.interop import as_sonnet_core
 from tfmem.recurrence import same_batch, unroll
 from tfmem.rnn import RNN
@@ -57,7 +58,7 @@ def saved_model(model_or_core, path, input_shape=None):
         resource = _as_core(model_or_core)
         if input_shape is None:
             raise ValueError("input_shape was None, must be the shape of one step's input without the batch")
-        functions = _core_functions(resource, input_shape)
+        functions = _core_functions(resource, _checked_shape(input_shape))
 
     archive = keras.export.ExportArchive()
     archive.track(resource)
@@ -86,6 +87,17 @@ def _as_core(core):
     if not hasattr(core, "initial_state"):
         raise ValueError(f"model_or_core was {core!r}, must be a core, a cell, or a model with export_functions")
     return core
+
+
+def _checked_shape(input_shape):
+    """The shape, or nest of shapes, with sizes as ints."""
+    if not isinstance(input_shape, tuple | list | tf.TensorShape):
+        raise ValueError(f"input_shape: {input_shape!r}, must be a tuple of sizes, such as (4,)")
+    if all(isinstance(part, tuple | list | tf.TensorShape) for part in input_shape) and len(input_shape):
+        return type(input_shape)(_checked_shape(part) for part in input_shape)
+    if not all(map(is_integer, input_shape)):
+        raise ValueError(f"input_shape: {input_shape!r}, must be of integers of at least 1, such as (4,)")
+    return tuple(map(int, input_shape))
 
 
 def _core_functions(core, input_shape):

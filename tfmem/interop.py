@@ -68,7 +68,8 @@ class SonnetCell(keras.layers.Layer):
     def __init__(self, core, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(core, snt.RNNCore):
-            raise ValueError(f"core was {core!r}, must be an snt.RNNCore")
+            hint = "; it is a Keras layer already" if isinstance(core, keras.layers.Layer) else ""
+            raise ValueError(f"core was {core!r}, must be an snt.RNNCore{hint}")
         self.core = core
         self._output_size = None
 
@@ -98,6 +99,10 @@ class SonnetCell(keras.layers.Layer):
         ]
         output, _ = traced.structured_outputs
         self._output_size = tf.nest.map_structure(lambda o: o.shape[1:], output)
+
+    @property
+    def input_axes(self):
+        return getattr(self.core, "input_axes", None)
 
     @property
     def state_size(self):
@@ -157,9 +162,17 @@ class KerasCore(RNNCore):
         super().__init__(name=name)
         if not isinstance(cell, keras.layers.Layer) or not hasattr(cell, "get_initial_state"):
             raise ValueError(f"cell was {cell!r}, must be a Keras RNN cell: a layer with get_initial_state")
+        if isinstance(cell, keras.layers.RNN):
+            raise ValueError(f"cell was {cell!r}, must be a Keras RNN cell: give the layer's `cell`, such as LSTMCell")
         self.cell = cell
+        # What the constructor made, the initial state may need: a checkpoint finds it here before the cell is built.
+        self.constructor_variables = [v.value for v in cell.variables]
         if cell.built:
             self._build(None)
+
+    @property
+    def input_axes(self):
+        return getattr(self.cell, "input_axes", None)
 
     @property
     def state_size(self):

@@ -22,6 +22,32 @@ def reserve(core, state, num_steps):
     return core.reserve(state, num_steps) if hasattr(core, "reserve") else state
 
 
+def checked_inputs(core, inputs, state, time_major=False):
+    """The inputs [B, ...], or [T, B, ...], as a core computes with them: their axes counted, integers made real.
+
+    A core that has `input_axes`, the number of axes of an input behind its batch, computes with real numbers: integers
+    become the dtype of the state, as does float64 where the state has less. Other cores get their inputs as they are.
+
+    Raises:
+      ValueError: an input has another number of axes.
+    """
+    axes = getattr(core, "input_axes", None)
+    if axes is None:
+        return inputs
+    layout = "[T, B, ...]" if time_major else "[B, ...]"
+    expected = axes + 1 + int(time_major)
+    dtype = next((s.dtype for s in map(tf.convert_to_tensor, tf.nest.flatten(state)) if s.dtype.is_floating), None)
+
+    def check(x):
+        x = tf.convert_to_tensor(x)
+        if x.shape.rank not in (None, expected):
+            raise ValueError(f"inputs: shape {x.shape}, must have {expected} axes, {layout}")
+        convert = dtype is not None and (x.dtype.is_integer or x.dtype == tf.bool or x.dtype == tf.float64)
+        return tf.cast(x, dtype) if convert else x
+
+    return tf.nest.map_structure(check, inputs)
+
+
 @tf.autograph.experimental.do_not_convert
 def same_batch(inputs, state, argument="state", time_major=False):
     """The state, once its batch is known to be that of the inputs: TensorFlow broadcasts a batch of 1, or crashes.
@@ -88,6 +114,7 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
 
     Under XLA, and for gradients under XLA, T must be static.
     """
+    inputs = checked_inputs(core, inputs, initial_state, time_major=True)
     initial_state = same_batch(inputs, initial_state, "initial_state", time_major=True)
     projected = project_inputs(core, inputs)
     flat_projected = [tf.convert_to_tensor(p) for p in tf.nest.flatten(projected)]
@@ -95,9 +122,8 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
     if static_steps == 0:
         raise ValueError(f"inputs must have at least one time step, got shape {flat_projected[0].shape}")
     num_steps = tf.shape(flat_projected[0])[0] if static_steps is None else static_steps
-    if sequence_length is not None:
-        prefix = tf.range(num_steps)[:, tf.newaxis] < tf.cast(sequence_length, tf.int32)
-        mask = prefix if mask is None else tf.logical_and(mask, prefix)
+    batch = flat_projected[0].shape[1] if (flat_projected[0].shape.rank or 0) > 1 else None
+    mask = _valid_steps(num_steps, tf.TensorShape([static_steps, batch]), sequence_length, mask)
     if mask is None and hasattr(core, "scan"):
         return core.scan(projected, initial_state)
     initial_state = reserve(core, initial_state, num_steps)
@@ -293,6 +319,24 @@ def _gradients_apart(after, before):
 
     changed = [x is not old and x.dtype.is_floating for x, old in zip(after, before, strict=True)]
     return [apart(x) if new else x for x, new in zip(after, changed, strict=True)]
+
+
+def _valid_steps(num_steps, shape, sequence_length, mask):
+    """Which steps are valid, bool [T, B] or [T, 1], by `sequence_length` and `mask` together; None: all."""
+    if mask is not None:
+        mask = tf.convert_to_tensor(mask)
+        if mask.dtype != tf.bool or not mask.shape.is_compatible_with(shape):
+            raise ValueError(f"mask: {mask.dtype.name} of shape {mask.shape}, must be bool [T, B], here {shape}")
+    if sequence_length is not None:
+        length = tf.convert_to_tensor(sequence_length)
+        if not length.dtype.is_integer or not (length.shape.rank == 0 or length.shape.is_compatible_with(shape[1:])):
+            raise ValueError(
+                f"sequence_length: {length.dtype.name} of shape {length.shape}, must be integers, a scalar or [B], "
+                f"here {shape[1:]}"
+            )
+        prefix = tf.range(num_steps)[:, tf.newaxis] < tf.cast(length, tf.int32)
+        mask = prefix if mask is None else tf.logical_and(mask, prefix)
+    return mask
 
 
 def _where(valid, new, old):

@@ -21,8 +21,8 @@ class RNN(keras.layers.RNN):
       go_backwards: whether to run from the last step to the first; the outputs are in the order of the run. Default
         False.
       stateful: whether a call starts from the final state of the call before (first, and after `reset_state()`: from
-        the cell's initial state). The batch size must be fixed. States kept so are no weights and are not saved; pass
-        `initial_state` where that matters. Default False.
+        the cell's initial state, as its weights then are). The batch size must be fixed. States kept so are no weights
+        and are not saved; pass `initial_state` where that matters. Default False.
       zero_output_for_mask: whether masked steps give zeros and not the output of the step before. Default False.
 
     Call arguments:
@@ -37,13 +37,29 @@ class RNN(keras.layers.RNN):
       are in the layer's compute dtype, states in the cell's dtypes.
 
     Raises:
-      ValueError: `unroll=True`, or the tensors of `initial_state` are not those of the cell's state.
+      ValueError: `cell` is no Keras cell, or computes in another dtype than a half-precision layer; `unroll=True`;
+        `stateful` with a state that grows or without a batch size; sequences, `mask` or `initial_state` of a shape or
+        batch that does not fit. (What is unknown when a graph is traced: InvalidArgumentError when it runs.)
     """
 
     def __init__(self, cell, *args, **kwargs):
+        cells = list(cell) if isinstance(cell, list | tuple) else [cell]
+        for each in cells:
+            if isinstance(each, keras.layers.RNN):
+                raise ValueError(f"cell: {each!r}, must be a cell and not a layer: give the layer's `cell`")
+            if not isinstance(each, keras.layers.Layer) and hasattr(each, "initial_state"):
+                raise ValueError(f"cell: {each!r}, must be a Keras cell: give tfmem.as_keras_cell(core)")
         super().__init__(cell, *args, **kwargs)
         if self.unroll:
             raise ValueError("unroll was True, must be False: tfmem.RNN loops; snt.static_unroll repeats the body")
+        if isinstance(cell, keras.layers.StackedRNNCells):
+            cells = cell.cells
+        computed = sorted({getattr(each, "compute_dtype", self.compute_dtype) for each in cells})
+        if self.compute_dtype != "float32" and computed != [self.compute_dtype]:
+            raise ValueError(
+                f"dtype: {self.dtype_policy.name!r}, must be float32 or that of the cell, which computes in "
+                f"{computed[0]}: give the dtype to the cell as well"
+            )
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -53,6 +69,7 @@ class RNN(keras.layers.RNN):
         return super().from_config(config, custom_objects)
 
     def build(self, sequences_shape, initial_state_shape=None):
+        self._check_axes(sequences_shape)
         if not self.cell.built:
             self.cell.build(keras.tree.map_shape_structure(lambda shape: (shape[0], *shape[2:]), sequences_shape))
         if self.stateful:
@@ -60,9 +77,16 @@ class RNN(keras.layers.RNN):
             keras.tree.map_shape_structure(lambda shape: batch_sizes.append(shape[0]), sequences_shape)
             if batch_sizes[0] is None:
                 raise ValueError(f"stateful needs a fixed batch size, the inputs have the shape {sequences_shape}")
+            if any(None in tf.TensorShape(size).as_list() for size in tf.nest.flatten(self.cell.state_size)):
+                raise ValueError(
+                    "stateful: True, must be False for a cell whose state grows; give the cell `max_steps`, or hand "
+                    f"over the state with return_state and initial_state. Its state_size is {self.cell.state_size}"
+                )
             with tf.init_scope():
                 initial_state = self.get_initial_state(batch_sizes[0])
                 self.states = [tf.Variable(s, trainable=False) for s in tf.nest.flatten(initial_state)]
+                # Until a call has left a state, a call starts from the cell's own, which may depend on its weights.
+                self.has_state = tf.Variable(False, trainable=False)
 
     def get_initial_state(self, batch_size):
         return self.cell.get_initial_state(batch_size=batch_size)
@@ -73,20 +97,31 @@ class RNN(keras.layers.RNN):
             initial_state = tf.nest.flatten(self.get_initial_state(self.states[0].shape[0]))
             for variable, value in zip(self.states, initial_state, strict=True):
                 variable.assign(value)
+            self.has_state.assign(False)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
-        inputs = tf.nest.map_structure(lambda x: _time_major(_cast(x, self.cell.compute_dtype)), sequences)
+        sequences = tf.nest.map_structure(lambda x: _cast(x, self.cell.compute_dtype), sequences)
+        self._check_axes(tf.nest.map_structure(lambda x: x.shape, sequences))
+        inputs = tf.nest.map_structure(_time_major, sequences)
         first = tf.nest.flatten(inputs)[0]
         batch_size = tf.shape(first)[1] if first.shape[1] is None else first.shape[1]
-        state = self._start(initial_state, self.get_initial_state(batch_size))
+        own = self.get_initial_state(batch_size)
         if initial_state is not None:
-            state = same_batch(sequences, state, "initial_state")
+            state = same_batch(sequences, self._start(initial_state, own), "initial_state")
+        else:
+            state = own
         if self.stateful:
             kept = same_batch(sequences, self.states, "the layer's state (stateful)")
-            state = tf.nest.pack_sequence_as(state, kept) if initial_state is None else state
+            if initial_state is None:
+                kept = tf.nest.pack_sequence_as(own, kept)
+                state = tf.nest.map_structure(lambda k, o: tf.where(self.has_state, k, o), kept, own)
         mask = _first(mask)
         if mask is not None:
-            mask = _time_major(tf.cast(mask, tf.bool))
+            mask = tf.cast(mask, tf.bool)
+            known = tf.TensorShape([first.shape[1], first.shape[0]])
+            if not mask.shape.is_compatible_with(known):
+                raise ValueError(f"mask: shape {mask.shape}, must be [B, T], here {known}")
+            mask = _time_major(mask)
         if self.go_backwards:
             inputs = tf.nest.map_structure(lambda x: tf.reverse(x, [0]), inputs)
             mask = None if mask is None else tf.reverse(mask, [0])
@@ -99,8 +134,12 @@ class RNN(keras.layers.RNN):
             for reset in ("reset_dropout_mask", "reset_recurrent_dropout_mask"):
                 getattr(cell, reset, lambda: None)()
         if self.stateful:
-            for variable, value in zip(self.states, tf.nest.flatten(state), strict=True):
+            left = list(zip(self.states, tf.nest.flatten(state), strict=True))
+            if not all(value.shape.is_compatible_with(variable.shape) for variable, value in left):
+                raise ValueError("stateful: the cell's state has grown, must keep its size: give a larger `max_steps`")
+            for variable, value in left:
                 variable.assign(value)
+            self.has_state.assign(True)
 
         outputs = tf.nest.map_structure(lambda x: _cast(_time_major(x), self.compute_dtype), outputs)
         if mask is not None and not (self.zero_output_for_mask and self.return_sequences):
@@ -112,9 +151,7 @@ class RNN(keras.layers.RNN):
         return (outputs, *_as_list(state)) if self.return_state else outputs
 
     def _start(self, initial_state, own):
-        """The state that a call starts from, in the structure and dtypes of the cell's own initial state."""
-        if initial_state is None:
-            initial_state = self.states if self.stateful else own
+        """A state that was given, in the structure and dtypes of the cell's own initial state."""
         given, wanted = tf.nest.flatten(initial_state), tf.nest.flatten(own)
         if len(given) != len(wanted) or not all(map(_fits, given, wanted)):
             raise ValueError(
@@ -124,8 +161,31 @@ class RNN(keras.layers.RNN):
         cast = [tf.cast(g, w.dtype) for g, w in zip(given, wanted, strict=True)]
         return tf.nest.pack_sequence_as(own, cast)
 
+    def _check_axes(self, shapes):
+        """Raises Keras's error where the sequences have too few or too many axes."""
+        found = []
+        keras.tree.map_shape_structure(lambda shape: found.append(tuple(shape)), shapes)
+        first_cell = getattr(self.cell, "cells", [self.cell])[0]
+        axes = getattr(self.cell, "input_axes", getattr(first_cell, "input_axes", None))
+        for index, shape in enumerate(found):
+            if axes is not None and len(shape) != axes + 2:
+                expected = f"ndim={axes + 2}"
+            elif axes is None and len(shape) < 3 and len(found) == 1:
+                expected = "min_ndim=3"
+            else:
+                continue
+            raise ValueError(
+                f"Input {index} of layer {self.name!r} is incompatible with the layer: expected {expected}, "
+                f"found ndim={len(shape)}. Full shape received: {shape}"
+            )
+
     def compute_output_spec(self, *args, **kwargs):
-        # By tracing `call`, which knows the shapes and dtypes of any nest.
+        # By tracing `call`, which knows the shapes and dtypes of any nest. Keras marks the product of an input and a
+        # number as sparse.
+        def dense(x):
+            return keras.KerasTensor(x.shape, x.dtype) if isinstance(x, keras.KerasTensor) and x.sparse else x
+
+        args, kwargs = keras.tree.map_structure(dense, (args, kwargs))
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def compute_output_shape(self, sequences_shape, initial_state_shape=None):
@@ -159,7 +219,7 @@ def _first(mask):
 
 
 def _cast(x, dtype):
-    x = tf.convert_to_tensor(x)
+    x = keras.ops.convert_to_tensor(x, sparse=False)
     return tf.cast(x, dtype) if x.dtype.is_floating else x
 
 

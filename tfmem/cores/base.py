@@ -10,13 +10,19 @@ A core with an external memory also takes `step(..., write=False)` and has `read
 """
 
 import abc
+import numbers
 
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.recurrence import same_batch
+from tfmem.recurrence import checked_inputs, same_batch
 
 LOW_PRECISION = (tf.bfloat16, tf.float16)
+
+
+def is_integer(value, least=1):
+    """Whether a value is an integer (NumPy's as well; True is none) of at least `least`."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
 
 
 def variable_dtype(dtype):
@@ -26,6 +32,8 @@ def variable_dtype(dtype):
 
 class RNNCore(snt.RNNCore):
     """A Sonnet core with the input's share of a step separated from the state's."""
+
+    input_axes = 1  # of an input, behind the batch: [B, features]
 
     @abc.abstractmethod
     def project_inputs(self, inputs):
@@ -39,6 +47,7 @@ class RNNCore(snt.RNNCore):
         """One step from a projected input [B, ...] and a state: `(output, next_state)`."""
 
     def __call__(self, inputs, prev_state):
+        inputs = checked_inputs(self, inputs, prev_state)
         prev_state = same_batch(inputs, prev_state)
         return self.step(self.project_inputs(inputs), prev_state)
 

@@ -31,10 +31,10 @@ class MemoryController(Cell):
         check_positive(units=units, num_heads=num_heads, word_size=word_size)
         if output_size is not None:
             check_positive(output_size=output_size)
-        self.units = units
-        self.num_heads = num_heads
-        self.word_size = word_size
-        self.output_units = output_size or units
+        self.units = int(units)
+        self.num_heads = int(num_heads)
+        self.word_size = int(word_size)
+        self.output_units = int(output_size or units)
         self.num_interactions = 3 * num_heads + num_others
 
     def build(self, input_shape):

@@ -63,8 +63,8 @@ class EntityMemory(Cell):
     def __init__(self, num_cells, units, **kwargs):
         super().__init__(**kwargs)
         check_positive(num_cells=num_cells, units=units)
-        self.num_cells = num_cells
-        self.units = units
+        self.num_cells = int(num_cells)
+        self.units = int(units)
         self.keys = self.add_weight(shape=(num_cells, units), initializer=gaussian(), name="keys")
 
     @property

@@ -20,7 +20,7 @@ import sonnet as snt
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfmem.cores.base import Linear, RNNCore, SplitLinear, lstm_update, variable_dtype
+from tfmem.cores.base import Linear, RNNCore, SplitLinear, is_integer, lstm_update, variable_dtype
 from tfmem.recurrence import same_batch, unroll
 
 tfd = tfp.distributions
@@ -156,7 +156,7 @@ class KanervaMemory(snt.Module):
         name="KanervaMemory",
     ):
         super().__init__(name=name)
-        _check_positive(code_size=code_size, memory_size=memory_size, num_opt_iters=num_opt_iters)
+        _check_sizes(code_size=code_size, memory_size=memory_size, num_opt_iters=num_opt_iters)
         _check_positive(w_prior_stddev=w_prior_stddev, initial_noise_stddev=initial_noise_stddev)
         self.code_size = code_size
         self.memory_size = memory_size
@@ -365,7 +365,7 @@ class KanervaMemory(snt.Module):
         Raises:
           ValueError: num_iters is not positive, a shape does not fit, or the seed is missing.
         """
-        _check_positive(num_iters=num_iters)
+        _check_sizes(num_iters=num_iters)
         self._check(z, memory_state)
         self.initialize(memory_state.M_mean.dtype)
         seeds = tf.random.split(self._check_seed(seed), num_iters, alg="philox") if self._is_random else None
@@ -449,8 +449,9 @@ class KanervaCore(RNNCore):
         name="kanerva_core",
     ):
         super().__init__(name=name)
-        _check_positive(hidden_size=hidden_size, memory_size=memory_size, word_size=word_size)
-        _check_positive(initial_noise_variance=initial_noise_variance, projection_hidden_size=projection_hidden_size)
+        _check_sizes(hidden_size=hidden_size, memory_size=memory_size, word_size=word_size)
+        _check_sizes(projection_hidden_size=projection_hidden_size)
+        _check_positive(initial_noise_variance=initial_noise_variance)
         self.hidden_size = hidden_size
         self.memory_size = memory_size
         self.word_size = word_size
@@ -591,6 +592,12 @@ class _Projection(snt.Module):
 
 def _standard_normal(shape, seed, dtype):
     return tf.random.stateless_normal(shape, seed, dtype=dtype, alg="philox")
+
+
+def _check_sizes(**arguments):
+    for name, value in arguments.items():
+        if not is_integer(value):
+            raise ValueError(f"{name}: got {value!r}, must be an integer of at least 1")
 
 
 def _check_positive(**arguments):

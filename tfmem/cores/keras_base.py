@@ -7,8 +7,8 @@ A cell maps `(inputs [B, features], states) -> (output, next states)`; its state
 import keras
 import tensorflow as tf
 
-from tfmem.cores.base import matmul
-from tfmem.recurrence import same_batch
+from tfmem.cores.base import is_integer, matmul
+from tfmem.recurrence import checked_inputs, same_batch
 
 
 class Cell(keras.layers.Layer):
@@ -18,6 +18,8 @@ class Cell(keras.layers.Layer):
     `step`, `get_initial_state` and `get_config`.
     """
 
+    input_axes = 1  # of an input, behind the batch: [B, features]
+
     def ensure_built(self, inputs):
         """Makes the variables on the first call of `project_inputs`, where that is not `call` but an unroll."""
         if not self.built:
@@ -25,6 +27,7 @@ class Cell(keras.layers.Layer):
 
     def call(self, inputs, states, training=False):
         # keras.layers.RNN turns the NamedTuple into a tuple.
+        inputs = checked_inputs(self, inputs, states)
         states = same_batch(inputs, tf.nest.pack_sequence_as(self.state_size, tf.nest.flatten(states)))
         return self.step(self.project_inputs(inputs), states)
 
@@ -48,7 +51,7 @@ def tile_batch(variable, batch_size, dtype):
 
 def check_positive(**arguments):
     for name, value in arguments.items():
-        if not isinstance(value, int) or value < 1:
+        if not is_integer(value):
             raise ValueError(f"{name} must be a positive integer, got {value!r}.")
 
 

@@ -96,7 +96,7 @@ class LookupMemory(MemoryController):
         super().__init__(units, num_heads, word_size, output_size, num_others=0, **kwargs)
         if max_steps is not None:
             check_positive(max_steps=max_steps)
-        self.max_steps = max_steps
+        self.max_steps = None if max_steps is None else int(max_steps)
 
     @property
     def state_size(self):

@@ -62,8 +62,8 @@ class LSTMStack(Cell):
     def __init__(self, units, num_layers=2, skip_connections=True, forget_bias=1.0, **kwargs):
         super().__init__(**kwargs)
         check_positive(units=units, num_layers=num_layers)
-        self.units = units
-        self.num_layers = num_layers
+        self.units = int(units)
+        self.num_layers = int(num_layers)
         self.skip_connections = skip_connections
         self.forget_bias = forget_bias
 

@@ -34,6 +34,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from tfmem.cores.base import is_integer
 from tfmem.cores.controller import MemoryController
 from tfmem.cores.keras_base import check_choice, check_positive, linear, tile_batch
 
@@ -163,7 +164,7 @@ class MetalearnedMemory(MemoryController):
         check_positive(memory_layers=memory_layers, memory_size=memory_size)
         check_choice("write", write, ("gradient", "local"))
         check_choice("output_activation", output_activation, ("tanh", "linear"))
-        if not isinstance(recall_delay, int) or recall_delay < 0:
+        if not is_integer(recall_delay, 0):
             raise ValueError(f"recall_delay must be a non-negative integer, got {recall_delay!r}.")
         if recall_delay and not return_meta_loss:
             raise ValueError(f"recall_delay must be 0 where return_meta_loss is False, got {recall_delay}.")
@@ -176,13 +177,13 @@ class MetalearnedMemory(MemoryController):
         if not memory_gain > 0:
             raise ValueError(f"memory_gain must be positive, got {memory_gain}.")
         keras.activations.get(feedback_activation)  # raises for an unknown name
-        self.memory_layers = memory_layers
-        self.memory_size = memory_size
+        self.memory_layers = int(memory_layers)
+        self.memory_size = int(memory_size)
         self.write = write
         self.read_first = read_first
         self.learn_initial_memory = learn_initial_memory
         self.return_meta_loss = return_meta_loss
-        self.recall_delay = recall_delay
+        self.recall_delay = int(recall_delay)
         self.recall_weights = (1.0,) * (recall_delay + 1) if recall_weights is None else tuple(recall_weights)
         self.mean_error = mean_error
         self.output_activation = output_activation

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from tfmem.cores.base import is_integer
 from tfmem.cores.keras_base import Cell
 
 LARGE = 12  # sides from which `upsampled_convolution` is faster than a convolution of the upsampled grid (measured)
@@ -130,20 +131,21 @@ def routed_channels(input_shapes, sizes):
 
 
 def check_sizes(sizes):
-    sizes = tuple(int(s) for s in sizes)
-    if not sizes or sizes[0] < 1 or any(b != 2 * a for a, b in itertools.pairwise(sizes)):
+    sizes = tuple(sizes)
+    if not sizes or not all(map(is_integer, sizes)) or any(b != 2 * a for a, b in itertools.pairwise(sizes)):
         raise ValueError(f"sizes: was {sizes}, must be sides that double from level to level, such as (3, 6, 12)")
-    return sizes
+    return tuple(map(int, sizes))
 
 
 def check_odd(name, value):
+    value = check_positive(name, value)
     if value % 2 == 0:
         raise ValueError(f"{name}: was {value!r}, must be odd: the levels of a pyramid share their centres")
-    return check_positive(name, value)
+    return value
 
 
 def check_positive(name, value):
-    if int(value) != value or value < 1:
+    if not is_integer(value):
         raise ValueError(f"{name}: was {value!r}, must be a positive integer")
     return int(value)
 
@@ -366,9 +368,9 @@ class ConvLSTM(Cell):
         super().__init__(**kwargs)
         self.filters = check_positive("filters", filters)
         self.kernel_size = check_positive("kernel_size", kernel_size)
-        if rank not in (1, 2):
+        if not is_integer(rank) or rank > 2:
             raise ValueError(f"rank: was {rank!r}, must be 1 or 2")
-        self.rank = rank
+        self.rank = int(rank)
         self.peepholes = bool(peepholes)
         self.forget_bias = float(forget_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -391,6 +393,10 @@ class ConvLSTM(Cell):
                 self.add_weight(name=f"peephole_{gate}", shape=(*self.grid, self.filters), initializer="zeros")
                 for gate in "ifo"
             ]
+
+    @property
+    def input_axes(self):
+        return self.rank + 1
 
     @property
     def state_size(self):
@@ -602,13 +608,17 @@ class MultigridConvLSTM(Cell):
             ConvLSTM(filters, kernel_size, rank, peepholes, forget_bias, name=f"level_{size}", dtype=self.dtype_policy)
             for size in self.sizes
         ]
-        self.filters, self.kernel_size, self.rank = filters, check_odd("kernel_size", kernel_size), rank
+        self.filters, self.kernel_size, self.rank = int(filters), check_odd("kernel_size", kernel_size), rank
         self.peepholes, self.forget_bias = peepholes, forget_bias
 
     def build(self, input_shape):
         shapes = as_pyramid(input_shape, is_leaf=lambda s: not isinstance(s[0], (tuple, list, tf.TensorShape)))
         for cell, size, channels in zip(self.cells, self.sizes, routed_channels(shapes, self.sizes), strict=True):
             cell.build((*[size] * self.rank, channels))
+
+    @property
+    def input_axes(self):
+        return self.rank + 1
 
     @property
     def state_size(self):

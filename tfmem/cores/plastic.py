@@ -44,7 +44,7 @@ class PlasticRNN(Cell):
         super().__init__(**kwargs)
         check_positive(units=units)
         check_choice("rule", rule, ("hebb", "oja"))
-        self.units = units
+        self.units = int(units)
         self.rule = rule
         self.homogeneous = homogeneous
         self.initial_eta = initial_eta

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.cores.base import LayerNorm, Linear, RNNCore, matmul
+from tfmem.cores.base import LayerNorm, Linear, RNNCore, is_integer, matmul
 
 GATE_STYLES = ("unit", "memory", None)
 
@@ -141,7 +141,7 @@ class RelationalMemory(RNNCore):
         name=None,
     ):
         super().__init__(name=name)
-        key_size = key_size or head_size
+        key_size = head_size if key_size is None or (is_integer(key_size, 0) and key_size == 0) else key_size
         sizes = {
             "mem_slots": mem_slots,
             "head_size": head_size,
@@ -151,7 +151,7 @@ class RelationalMemory(RNNCore):
             "key_size": key_size,
         }
         for argument, size in sizes.items():
-            if int(size) != size or size < 1:
+            if not is_integer(size):
                 raise ValueError(f"{argument}: {size!r}, must be an integer of at least 1")
         if gate_style not in GATE_STYLES:
             raise ValueError(f"gate_style: {gate_style!r}, must be one of {GATE_STYLES}")
@@ -178,6 +178,10 @@ class RelationalMemory(RNNCore):
             gate_size = self._num_gates * (self.mem_size if gate_style == "unit" else 1)
             self.gate_input = Linear(gate_size, name="gate_input")
             self.gate_memory = Linear(gate_size, name="gate_memory")
+
+    @property
+    def input_axes(self):
+        return 2 if self.treat_input_as_matrix else 1
 
     @property
     def output_size(self):

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.cores.base import Linear, ReadOnly, RNNCore, SplitLinear, lstm_update, variable_dtype
+from tfmem.cores.base import Linear, ReadOnly, RNNCore, SplitLinear, is_integer, lstm_update, variable_dtype
 from tfmem.recurrence import same_batch, unroll
 
 EPSILON = 1e-12  # of |x|^2 in x / |x|, as tf.math.l2_normalize has it: an empty row has similarity 0
@@ -133,12 +133,12 @@ def _without_gradient(state):
 
 def check_sizes(**sizes):
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
+        if not is_integer(size):
             raise ValueError(f"{name}: was {size!r}, must be an integer of at least 1")
 
 
 def check_top_k(top_k, memory_size):
-    if not isinstance(top_k, int) or top_k < 0 or (memory_size is not None and top_k > memory_size):
+    if not is_integer(top_k, 0) or (memory_size is not None and top_k > memory_size):
         limit = "0 (all rows) or more" if memory_size is None else f"in 0 (all rows) ... {memory_size} (memory_size)"
         raise ValueError(f"top_k: was {top_k!r}, must be an integer, {limit}")
 

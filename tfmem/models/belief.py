@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.cores.base import Linear, RNNCore, SplitLinear, check_features, lstm_update
+from tfmem.cores.base import Linear, RNNCore, SplitLinear, check_features, is_integer, lstm_update
 from tfmem.cores.kanerva import KanervaCore
 from tfmem.cores.rma import RMACore
 from tfmem.recurrence import unroll
@@ -531,5 +531,5 @@ def position_cells(positions, side, cells_per_side):
 def _check_sizes(**sizes):
     for name, size in sizes.items():
         numbers = size if isinstance(size, tuple | list) else [size]
-        if not numbers or not all(isinstance(n, int) and n > 0 for n in numbers):
+        if not numbers or not all(map(is_integer, numbers)):
             raise ValueError(f"{name}: was {size!r}, must be of integers greater than 0")

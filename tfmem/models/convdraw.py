@@ -37,7 +37,7 @@ import sonnet as snt
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfmem.cores.base import Linear
+from tfmem.cores.base import Linear, is_integer
 
 tfd = tfp.distributions
 
@@ -212,7 +212,7 @@ class _FrameModel(snt.Module):
         for argument, size in {"num_steps": num_steps, **sizes}.items():
             many = 2 if argument.endswith("_hidden") else 1
             values = tuple(size) if isinstance(size, tuple | list) else (size,)
-            if len(values) != many or not all(isinstance(n, int) and n > 0 for n in values):
+            if len(values) != many or not all(map(is_integer, values)):
                 what = "two integers" if many == 2 else "an integer"
                 raise ValueError(f"{argument}: was {size}, must be {what} greater than 0")
         self.num_steps, self.first_canvas = num_steps, float(canvas)

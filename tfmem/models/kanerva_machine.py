@@ -21,6 +21,7 @@ from typing import NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
+from tfmem.cores.base import is_integer
 from tfmem.cores.kanerva import KanervaMemory, MemoryState, solve_w
 from tfmem.models.convdraw import standard_normal
 from tfmem.recurrence import unroll
@@ -83,7 +84,7 @@ class KanervaMachine(snt.Module):
             raise ValueError(
                 f"frame_shape: was {frame_shape}, must be (height, width, channels); 8 must divide height and width"
             )
-        if len(channels) != 3 or not all(isinstance(n, int) and n > 0 for n in channels):
+        if len(channels) != 3 or not all(map(is_integer, channels)):
             raise ValueError(f"channels: was {channels}, must be three integers greater than 0")
         self.memory = KanervaMemory(code_size, memory_size, num_opt_iters, w_prior_stddev, obs_noise_stddev)
         self.memory.initialize()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfmem.cores.base import Linear, RNNCore, variable_dtype
+from tfmem.cores.base import Linear, RNNCore, is_integer, variable_dtype
 from tfmem.cores.dnc import addressing
 
 
@@ -167,6 +167,6 @@ class MemoryAccess(RNNCore):
 
 def positive_int(name, value):
     """`value`, if it is an integer of at least one; a `ValueError` that names it otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_integer(value):
         raise ValueError(f"{name} is {value!r}; it must be a positive integer")
-    return value
+    return int(value)
