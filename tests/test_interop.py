@@ -1,6 +1,9 @@
 """Interop: identity of variables, configurations, and the errors of cores that would not train."""
 
 import json
+import sys
+import types
+import zipfile
 
 import keras
 import numpy as np
@@ -151,3 +154,111 @@ def test_a_cell_that_needs_weights_for_its_state_says_so():
 
     with pytest.raises(ValueError, match="must be built"):
         tfmem.as_sonnet_core(Learned(4)).initial_state(2)
+
+
+def replaced(value, old, new):
+    """`value`, a nest of dicts and lists, with the dicts for which `old` holds updated by `new`."""
+    if isinstance(value, dict):
+        value = {**value, **new} if old(value) else value
+        return {key: replaced(inner, old, new) for key, inner in value.items()}
+    return [replaced(inner, old, new) for inner in value] if isinstance(value, list) else value
+
+
+class Options(snt.LSTM):
+    def __init__(self, options):
+        super().__init__(3)
+        self.options = options
+
+
+NESTINGS = {
+    "core": ("LSTM", lambda: snt.LSTM(3)),
+    "core in a core": ("GRU", lambda: snt.DeepRNN([snt.LSTM(3), snt.DeepRNN([snt.GRU(2)])])),
+    "initializer": ("TruncatedNormal", lambda: snt.GRU(3, w_i_init=snt.initializers.TruncatedNormal())),
+    "initializer in a core": (
+        "Constant",
+        lambda: snt.DeepRNN([snt.LSTM(3, b_init=snt.initializers.Constant(0.5))]),
+    ),
+    "initializer in a dict": ("Zeros", lambda: Options({"a": [{"b": snt.initializers.Zeros()}]})),
+}
+
+
+@pytest.mark.parametrize("nesting", NESTINGS)
+@pytest.mark.parametrize("within", ["RNN", "Bidirectional", "list"])
+def test_a_file_imports_no_foreign_module(tmp_path, monkeypatch, nesting, within):
+    (tmp_path / "installed_elsewhere.py").write_text("import sonnet\nclass Core(sonnet.RNNCore):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    named, create = NESTINGS[nesting]
+    cell = tfmem.as_keras_cell(create())
+    layer = {
+        "RNN": lambda: tfmem.RNN(cell),
+        "Bidirectional": lambda: keras.layers.Bidirectional(tfmem.RNN(cell)),
+        "list": lambda: tfmem.RNN([keras.layers.LSTMCell(2), cell]),
+    }[within]()
+    keras.Sequential([keras.Input([None, 3]), layer]).save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as read, zipfile.ZipFile(tmp_path / "crafted.keras", "w") as write:
+        for member in read.namelist():
+            content = read.read(member)
+            if member == "config.json":
+                foreign = {"module": "installed_elsewhere", "class": "Core"}
+                config = replaced(json.loads(content), lambda d: d.get("class") == named, foreign)
+                content = json.dumps(config).encode()
+                assert b"installed_elsewhere" in content
+            write.writestr(member, content)
+    for safe_mode in (True, False):
+        with pytest.raises(
+            ValueError, match=r"core: installed_elsewhere\.Core, must be a Sonnet module or initializer"
+        ):
+            keras.models.load_model(tmp_path / "crafted.keras", safe_mode=safe_mode)
+        assert "installed_elsewhere" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("module", "cls"),
+    [
+        ("antigravity", "fly"),
+        ("os", "system"),
+        ("tfmem.aot.__main__", "main"),
+        ("tfmem.no_such_module", "DNCs"),
+        ("tfmem.cores", "base"),
+        ("sonnet", "src"),
+        ("sonnet.src.conformance.descriptors", "Wrapped"),
+    ],
+)
+def test_a_configuration_names_nothing_but_cores_that_are_exported_or_imported(module, cls):
+    loaded = set(sys.modules)
+    with pytest.raises(ValueError, match=rf"core: {module}\.{cls}, must be a Sonnet module or initializer"):
+        tfmem.interop.SonnetObject.from_config({"module": module, "class": cls, "arguments": {}})
+    assert set(sys.modules) == loaded
+
+
+def test_a_module_that_loads_on_demand_is_not_asked():
+    calls = []
+    module = types.ModuleType("lazy_package")
+    module.__getattr__ = calls.append
+    sys.modules["lazy_package"] = module
+    config = {"module": "lazy_package", "class": "submodule", "arguments": {}}
+    with pytest.raises(ValueError, match=r"lazy_package\.submodule"):
+        tfmem.interop.SonnetObject.from_config(config)
+    del sys.modules["lazy_package"]
+    assert calls == []
+
+
+def test_configurations_of_older_files_load():
+    config = {"module": "tfmem.cores.dnc.core", "class": "DNC"}
+    config["arguments"] = {"access_config": {}, "controller_config": {"hidden_size": 3}, "output_size": 2}
+    assert type(tfmem.interop.SonnetObject.from_config(config)) is tfmem.cores.DNC
+    config = {"module": "sonnet.src.recurrent", "class": "LSTM", "arguments": {"hidden_size": 3}}
+    assert type(tfmem.interop.SonnetObject.from_config(config)) is snt.LSTM
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_core_whose_state_is_one_tensor_is_one_of_several_cells(batch_size):
+    cells = [tfmem.as_keras_cell(snt.GRU(4)), keras.layers.GRUCell(2), tfmem.as_keras_cell(snt.VanillaRNN(3))]
+    x = tf.random.stateless_normal([batch_size, 5, 3], [1, 2])
+    layer = tfmem.RNN(cells, return_sequences=True)
+    outputs = x
+    for cell in cells:
+        cell.build((None, outputs.shape[-1]))
+        outputs = tfmem.RNN(cell, return_sequences=True)(outputs)
+    np.testing.assert_allclose(layer(x), outputs, atol=1e-6)
+    np.testing.assert_allclose(tf.function(layer)(x), outputs, atol=1e-6)

@@ -9,10 +9,10 @@ import json
 import os
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 import tree
 
+from tfmem.backend import keras
 from tfmem.interop import as_sonnet_core
 from tfmem.recurrence import unroll
 from tfmem.rnn import RNN

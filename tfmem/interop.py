@@ -5,13 +5,14 @@ module, would silently not be trained. Here a wrapped core's variables are adopt
 that very variable, and a wrapped cell's `keras_variable.value` are listed by the module.
 """
 
-import importlib
 import inspect
+import sys
 
-import keras
 import sonnet as snt
 import tensorflow as tf
 
+import tfmem.cores
+from tfmem.backend import keras
 from tfmem.cores.base import RNNCore
 from tfmem.recurrence import project_inputs, reserve, step
 
@@ -129,9 +130,10 @@ class SonnetCell(keras.layers.Layer):
         return step(self.core, projected, states)
 
     def call(self, inputs, states, training=False):
-        # keras.layers.RNN gives a list of the state's elements.
-        states = tf.nest.pack_sequence_as(self.get_initial_state(1), tf.nest.flatten(states))
-        return self.core(inputs, states)
+        # Keras's layers give a list of the state's elements, and want a list back where there is one.
+        own = self.get_initial_state(1)
+        output, state = self.core(inputs, tf.nest.pack_sequence_as(own, tf.nest.flatten(states)))
+        return output, state if tf.nest.is_nested(own) or not tf.nest.is_nested(states) else [state]
 
     def get_config(self):
         return {**super().get_config(), "core": keras.saving.serialize_keras_object(SonnetObject(self.core))}
@@ -242,7 +244,20 @@ class SonnetObject:
     def from_config(cls, config):
         if "dtype" in config:
             return tf.as_dtype(config["dtype"])
-        constructed = getattr(importlib.import_module(config["module"]), config["class"], None)
+        arguments = keras.saving.deserialize_keras_object(config["arguments"])
+        constructed = _known(config["module"], config["class"])
         if not inspect.isclass(constructed) or not issubclass(constructed, snt.Module | snt.initializers.Initializer):
-            raise ValueError(f"{config['module']}.{config['class']} must be a Sonnet module or initialiser")
-        return constructed(**keras.saving.deserialize_keras_object(config["arguments"]))
+            raise ValueError(
+                f"core: {config['module']}.{config['class']}, must be a Sonnet module or initializer that Sonnet or "
+                "tfmem.cores exports; a file imports no other module, import that of your own core before loading"
+            )
+        return constructed(**arguments)
+
+
+def _known(module, name):
+    """What tfmem.cores or Sonnet exports as `name`, or an already imported module has; None where there is none."""
+    exporting = {"sonnet": (snt, snt.initializers, snt.nets), "tfmem": (tfmem.cores,)}
+    for package in exporting.get(module.partition(".")[0], ()):
+        if name in package.__all__:
+            return getattr(package, name)
+    return getattr(sys.modules.get(module), "__dict__", {}).get(name)  # getattr(module, name) might import

@@ -1,10 +1,8 @@
 """`tfmem.RNN`: the Keras layer that runs a memory core over sequences."""
 
-import importlib
-
-import keras
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.recurrence import unroll
 
 
@@ -44,13 +42,6 @@ class RNN(keras.layers.RNN):
         super().__init__(cell, *args, **kwargs)
         if self.unroll:
             raise ValueError("unroll was True, must be False: tfmem.RNN loops; snt.static_unroll repeats the body")
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        module = config["cell"]["module"]
-        if module.startswith("tfmem."):  # Keras knows a class only once its module is imported
-            importlib.import_module(module)
-        return super().from_config(config, custom_objects)
 
     def build(self, sequences_shape, initial_state_shape=None):
         if not self.cell.built:

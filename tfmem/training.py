@@ -16,11 +16,11 @@ import shutil
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfmem import plotting
+from tfmem.backend import keras
 from tfmem.loop import Loop, TrainingDivergedError, TrainingInterrupted, fitting_arrays, pending_metrics
 from tfmem.runfolder import RunFolder, RunFolderError, describe_machine
 

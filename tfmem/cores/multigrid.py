@@ -20,8 +20,9 @@ import itertools
 import math
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
+
+from tfmem.backend import keras
 
 LARGE = 12  # sides from which `upsampled_convolution` is faster than a convolution of the upsampled grid (measured)
 

@@ -1,8 +1,8 @@
 """The language model of Santoro et al. 2018 (appendix A.4): word embeddings that the softmax shares."""
 
-import keras
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.models.multigrid import memory_signatures, time_major
 from tfmem.models.sequence import SequenceOutput, _CoreModel
 from tfmem.recurrence import unroll

@@ -10,9 +10,9 @@ below is time-major, [T, B, ...]; the models' `call` is batch-major.
     both have, with zeros for the channels that a lacks.
 """
 
-import keras
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.cores.multigrid import (
     GridNormalization,
     MultigridConv,

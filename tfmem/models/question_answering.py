@@ -1,8 +1,8 @@
 """Question answering with multigrid memory (Huynh et al. 2020, supplement B.3): words in, words out, on 1-D grids."""
 
-import keras
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.cores.multigrid import GridNormalization, MultigridConv, MultigridConvLSTM, check_positive
 from tfmem.models.multigrid import add_residual, check_layers, check_residuals, memory_signatures, time_major
 from tfmem.models.sequence import SequenceOutput

@@ -5,14 +5,13 @@ answer with it. Both take any core of `tfmem.cores`, Sonnet's or Keras's. Inside
 models' `call` is batch-major.
 """
 
-import importlib
 import itertools
 from typing import Any, NamedTuple
 
-import keras
 import sonnet as snt
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.cores.keras_base import linear
 from tfmem.interop import as_keras_cell
 from tfmem.models.multigrid import memory_signatures, time_major
@@ -93,9 +92,6 @@ class _CoreModel(keras.Model):
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        module = config["core"]["module"]
-        if module and module.startswith("tfmem."):  # Keras knows a class only once its module is imported
-            importlib.import_module(module)
         return cls(keras.saving.deserialize_keras_object(config.pop("core")), **config)
 
     def get_build_config(self):

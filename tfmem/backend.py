@@ -1,0 +1,23 @@
+"""Keras, once it is certain that it computes with TensorFlow.
+
+The Keras parts of this package import `keras` from here: their tensors are TensorFlow's.
+"""
+
+import os
+import sys
+
+
+def _check(backend):
+    if backend != "tensorflow":
+        raise ImportError(
+            f"KERAS_BACKEND: {backend!r}, must be 'tensorflow' for the Keras parts of tfmem; set the environment "
+            'variable KERAS_BACKEND=tensorflow before Keras is imported, or "backend" in keras.json'
+        )
+
+
+if "keras" not in sys.modules:  # before Keras fails, where the other backend is not installed
+    _check(os.environ.get("KERAS_BACKEND") or "tensorflow")
+
+import keras  # noqa: E402
+
+_check(keras.config.backend())
