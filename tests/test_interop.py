@@ -13,6 +13,8 @@ import tensorflow as tf
 
 import tfmem
 from tests.conformance.toys import KerasToy, SonnetToy
+from tfmem.cores import DNC, MultigridConvLSTM, PlasticRNN
+from tfmem.models import LocalizationModel, SequenceModel
 from tfmem.recurrence import unroll
 
 
@@ -256,9 +258,141 @@ def test_a_core_whose_state_is_one_tensor_is_one_of_several_cells(batch_size):
     cells = [tfmem.as_keras_cell(snt.GRU(4)), keras.layers.GRUCell(2), tfmem.as_keras_cell(snt.VanillaRNN(3))]
     x = tf.random.stateless_normal([batch_size, 5, 3], [1, 2])
     layer = tfmem.RNN(cells, return_sequences=True)
+    layer.build(x.shape)
     outputs = x
     for cell in cells:
-        cell.build((None, outputs.shape[-1]))
         outputs = tfmem.RNN(cell, return_sequences=True)(outputs)
     np.testing.assert_allclose(layer(x), outputs, atol=1e-6)
     np.testing.assert_allclose(tf.function(layer)(x), outputs, atol=1e-6)
+    np.testing.assert_allclose(keras.layers.RNN(cells, return_sequences=True)(x), outputs, atol=1e-6)
+
+
+def dnc():
+    return DNC({"memory_size": 4, "word_size": 3}, {"hidden_size": 5}, output_size=4)
+
+
+def sequential(layer):
+    return keras.Sequential([keras.Input([None, 3]), layer, keras.layers.Dense(1)])
+
+
+FROZEN = {
+    "Sonnet core": lambda: tfmem.RNN(tfmem.as_keras_cell(dnc())),
+    "Keras cell": lambda: tfmem.RNN(PlasticRNN(4)),
+    "list": lambda: tfmem.RNN([tfmem.as_keras_cell(snt.GRU(2)), PlasticRNN(3)]),
+    "cell in a core": lambda: tfmem.RNN(
+        tfmem.as_keras_cell(snt.DeepRNN([tfmem.as_sonnet_core(PlasticRNN(3)), snt.LSTM(2)]))
+    ),
+    "model": lambda: SequenceModel(dnc(), 2, (3,), return_sequences=True),
+}
+
+
+@pytest.mark.parametrize("kind", FROZEN)
+@pytest.mark.parametrize("when", ["before building", "after building", "by the constructor"])
+def test_a_frozen_layer_is_frozen_saved_loaded_and_unfrozen_again(tmp_path, kind, when):
+    layer = FROZEN[kind]()
+    if when == "by the constructor":
+        layer = type(layer).from_config({**layer.get_config(), "trainable": False})
+    if when == "before building":
+        layer.trainable = False
+    model = sequential(layer)
+    if when == "after building":
+        layer.trainable = False
+    assert len(model.trainable_variables) == len(model.trainable_weights) == 2
+    x, y = np.ones([2, 4, 3], np.float32), np.ones([2, 1], np.float32)
+    model.compile("sgd", "mse")
+    before = model.get_weights()
+    model.fit(x, y if kind != "model" else np.ones([2, 4, 1]), verbose=0)
+    moved = [np.any(a != b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert moved == [*[False] * len(layer.weights), *[True] * 2]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(x), model(x))
+    for m in (model, loaded):
+        recurrent = m.layers[0]
+        assert len(m.trainable_variables) == 2
+        assert len(recurrent.trainable_variables) == 0
+        assert len(recurrent.weights) == len(layer.weights)
+        recurrent.trainable = True
+        assert len(m.trainable_variables) == len(m.weights) == len(layer.weights) + 2
+        recurrent.trainable = False
+        assert len(m.trainable_variables) == 2
+
+
+def test_a_frozen_part_is_frozen_wherever_it_is(tmp_path):
+    first, second = tfmem.as_keras_cell(dnc()), PlasticRNN(3)
+    first.trainable = False
+    model = sequential(tfmem.RNN([first, second]))
+    model.save(tmp_path / "model.keras")
+    for m in (model, keras.models.load_model(tmp_path / "model.keras")):
+        assert len(m.trainable_variables) == len(second.weights) + 2
+    second.w.trainable = False
+    assert len(model.trainable_variables) == len(second.weights) - 1 + 2
+    first.trainable = True
+    assert len(model.trainable_variables) == len(model.weights) - 1
+    first.core_variables[0].trainable = False
+    assert len(model.trainable_variables) == len(model.weights) - 2
+
+    sequence_model = SequenceModel(first, 2, (3,))
+    sequence_model.build([None, None, 3])
+    sequence_model.cell.trainable = False
+    assert len(sequence_model.trainable_variables) == 4
+    sequence_model.save(tmp_path / "sequence.keras")
+    assert len(keras.models.load_model(tmp_path / "sequence.keras").trainable_variables) == 4
+
+
+def test_a_frozen_cell_inside_a_core_follows_its_own_switch(tmp_path):
+    inner = PlasticRNN(3)
+    inner.trainable = False
+    cell = tfmem.as_keras_cell(snt.DeepRNN([tfmem.as_sonnet_core(inner), snt.LSTM(2)]))
+    model = sequential(tfmem.RNN(cell))
+    assert len(model.trainable_variables) == 3 + 2
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(0).standard_normal([2, 4, 3]).astype(np.float32)
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert len(loaded.trainable_variables) == 3 + 2
+    inner.trainable = True
+    assert len(model.trainable_variables) == len(model.weights)
+    model.save(tmp_path / "unfrozen.keras")
+    loaded = keras.models.load_model(tmp_path / "unfrozen.keras")
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert len(loaded.trainable_variables) == len(model.weights)
+
+
+@pytest.mark.parametrize("create", [lambda: PlasticRNN(4), lambda: tfmem.as_keras_cell(dnc())])
+def test_the_sonnet_core_of_a_frozen_cell_has_nothing_to_train(create):
+    for frozen_first in (True, False):
+        cell = create()
+        if frozen_first:
+            cell.trainable = False
+        cell.build((None, 3))
+        cell.trainable = False
+        core = tfmem.as_sonnet_core(cell)
+        x = tf.ones([2, 5, 3])
+        outputs, _ = unroll(core, x, core.initial_state(5))
+        np.testing.assert_allclose(
+            tf.transpose(outputs, [1, 0, 2]),
+            tfmem.RNN(cell, return_sequences=True)(tf.transpose(x, [1, 0, 2])),
+            atol=1e-6,
+        )
+        assert core.trainable_variables == ()
+        assert len(core.non_trainable_variables) == len(core.variables) == len(cell.weights)
+        assert tfmem.as_keras_cell(core) is cell
+        cell.trainable = True
+        assert len(core.trainable_variables) == len(cell.weights)
+        cell.weights[0].trainable = False
+        assert [v.ref() for v in core.non_trainable_variables] == [cell.weights[0].value.ref()]
+        again = tfmem.as_sonnet_core(cell)
+        assert len(again.trainable_variables) == len(cell.weights) - 1
+    with pytest.raises(ValueError, match="variables"):
+        _ = tfmem.as_sonnet_core(PlasticRNN(4)).trainable_variables  # Sonnet's own error: not connected yet
+
+
+def test_layers_made_frozen_hand_it_on():
+    memory = MultigridConvLSTM((3,), 2, trainable=False)
+    memory.build((None, 3, 3, 1))
+    for layer in (memory, LocalizationModel(trainable=False)):
+        if not layer.built:
+            layer.build()
+        assert layer.weights
+        assert not any(v.trainable for v in layer.weights)

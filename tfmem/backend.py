@@ -21,3 +21,9 @@ if "keras" not in sys.modules:  # before Keras fails, where the other backend is
 import keras  # noqa: E402
 
 _check(keras.config.backend())
+
+
+def hand_on_trainable(layer):
+    """Freezes what is inside a layer that was made with `trainable=False`, as Keras does where that is set later."""
+    if not layer.trainable:
+        type(layer).trainable.fset(layer, False)  # `layer.trainable = False` does nothing where it is False already

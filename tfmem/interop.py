@@ -41,12 +41,12 @@ def as_sonnet_core(cell):
       cell: a Keras cell, built or not; where it is not, the first call builds it.
 
     Returns:
-      A `KerasCore`; the core itself where `cell` is `as_keras_cell(core)`.
+      A `KerasCore`; the core itself where `cell` is `as_keras_cell(core)` and nothing in it is frozen.
 
     Raises:
       ValueError: `cell` is not a Keras RNN cell.
     """
-    if isinstance(cell, SonnetCell):
+    if isinstance(cell, SonnetCell) and not cell.is_frozen:
         return cell.core
     return KerasCore(cell)
 
@@ -86,19 +86,40 @@ class SonnetCell(keras.layers.Layer):
             traced = tf.function(lambda: self.core(inputs, state), autograph=False).get_concrete_function()
         snt.allow_empty_variables(self.core)
         replicas = tf.distribute.get_strategy().experimental_local_results
-        adopted = {replica.ref() for v in self.core.trainable_variables for replica in replicas(v)}
+        adopted = {replica.ref() for v in self.core.variables for replica in replicas(v)}
         strays = [v.name for v in traced.trainable_variables if v.ref() not in adopted]
         if strays:
             raise ValueError(
                 f"core was {self.core!r}, which uses the trainable variables {strays} that are not among its "
                 "trainable_variables and would not be trained; they must belong to the core or a module inside it"
             )
-        self.core_variables = [
-            keras.Variable(v, dtype=v.dtype, trainable=v.trainable, name=v.name.split(":")[0].replace("/", "_"))
-            for v in self.core.variables
-        ]
+        # Those of Keras cells inside the core are the cells' own, so that they are frozen where these are.
+        of_cells = {v.value.ref(): v for cell in self._inner_cells() for v in cell.variables}
+        variables = [of_cells[v.ref()] if v.ref() in of_cells else _keras_variable(v) for v in self.core.variables]
+        frozen = [v for v in variables if v.value.trainable and not (v.trainable and self.trainable)]
+        for v in frozen:
+            v.trainable = True  # Keras keeps a weight by what it is now: saved in one order, and free to be unfrozen
+        self.core_variables = variables
+        for v in frozen:
+            v.trainable = False
         output, _ = traced.structured_outputs
         self._output_size = tf.nest.map_structure(lambda o: o.shape[1:], output)
+
+    @property
+    def is_frozen(self):
+        """Whether something that the core trains is not trained here."""
+        if not self.built:
+            return not self.trainable
+        return len(self.trainable_variables) < len(self.core.trainable_variables)
+
+    def _inner_cells(self):
+        return [module.cell for module in self.core.submodules if isinstance(module, KerasCore)]
+
+    @keras.layers.Layer.trainable.setter
+    def trainable(self, value):
+        keras.layers.Layer.trainable.fset(self, value)
+        for cell in self._inner_cells():
+            cell.trainable = value
 
     @property
     def state_size(self):
@@ -111,8 +132,9 @@ class SonnetCell(keras.layers.Layer):
 
     @property
     def output_size(self):
-        """Int or nest of tf.TensorShape; None where the core does not tell and is not built."""
-        return getattr(self.core, "output_size", self._output_size)
+        """Int for vectors, as Keras's layers want it, else nest of tf.TensorShape; None where it is not known yet."""
+        size = getattr(self.core, "output_size", self._output_size)
+        return size[0] if isinstance(size, tf.TensorShape) and size.rank == 1 else size
 
     def get_initial_state(self, batch_size=None):
         try:
@@ -144,8 +166,16 @@ class SonnetCell(keras.layers.Layer):
         return cls(keras.saving.deserialize_keras_object(config.pop("core")), **config)
 
 
+def _keras_variable(v):
+    return keras.Variable(v, dtype=v.dtype, trainable=v.trainable, name=v.name.split(":")[0].replace("/", "_"))
+
+
 class KerasCore(RNNCore):
     """A Keras RNN cell as a Sonnet core; see `as_sonnet_core`.
+
+    `trainable_variables` are those of the cell: none where it is frozen (`cell.trainable = False`), all again once it
+    is not. A Sonnet module around the core cannot see that, for a tf.Variable cannot be frozen: leave out the core's
+    `non_trainable_variables` there, or train the module as a Keras cell (`as_keras_cell`), which does see it.
 
     Args:
       cell: a Keras layer with `call(inputs, states)` and `get_initial_state(batch_size)`.
@@ -170,6 +200,16 @@ class KerasCore(RNNCore):
     @property
     def output_size(self):
         return self.cell.output_size
+
+    @property
+    def trainable_variables(self):
+        frozen = {v.value.ref() for v in self.cell.non_trainable_variables}
+        return tuple(v for v in super().trainable_variables if v.ref() not in frozen)
+
+    @property
+    def non_trainable_variables(self):
+        trainable = {v.ref() for v in self.trainable_variables}
+        return tuple(v for v in self.variables if v.ref() not in trainable)
 
     def initial_state(self, batch_size, dtype=tf.float32):
         try:

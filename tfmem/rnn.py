@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfmem.backend import keras
+from tfmem.backend import hand_on_trainable, keras
 from tfmem.recurrence import unroll
 
 
@@ -42,6 +42,7 @@ class RNN(keras.layers.RNN):
         super().__init__(cell, *args, **kwargs)
         if self.unroll:
             raise ValueError("unroll was True, must be False: tfmem.RNN loops; snt.static_unroll repeats the body")
+        hand_on_trainable(self)
 
     def build(self, sequences_shape, initial_state_shape=None):
         if not self.cell.built:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfmem.backend import keras
+from tfmem.backend import hand_on_trainable, keras
 
 LARGE = 12  # sides from which `upsampled_convolution` is faster than a convolution of the upsampled grid (measured)
 
@@ -602,6 +602,7 @@ class MultigridConvLSTM(keras.layers.Layer):
         ]
         self.filters, self.kernel_size, self.rank = filters, check_odd("kernel_size", kernel_size), rank
         self.peepholes, self.forget_bias = peepholes, forget_bias
+        hand_on_trainable(self)
 
     def build(self, input_shape):
         shapes = as_pyramid(input_shape, is_leaf=lambda s: not isinstance(s[0], (tuple, list, tf.TensorShape)))

@@ -12,7 +12,7 @@ below is time-major, [T, B, ...]; the models' `call` is batch-major.
 
 import tensorflow as tf
 
-from tfmem.backend import keras
+from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.multigrid import (
     GridNormalization,
     MultigridConv,
@@ -89,6 +89,7 @@ class _Stack(keras.layers.Layer):
             for i, s in enumerate(sizes)
             if normalization and (normalize_last or i + 1 < len(sizes))
         ]
+        hand_on_trainable(self)
 
     def _finish(self, index, pyramid, outputs):
         """Normalises the output of layer `index` (from 0) and adds its residuals from `outputs`."""
@@ -375,6 +376,7 @@ class LocalizationModel(keras.Model):
             )
             for q in self.query_sizes
         ]
+        hand_on_trainable(self)
 
     def build(self, input_shape=None):
         base, channels = self.base_size, self.view_channels
@@ -519,6 +521,7 @@ class _ItemModel(keras.Model):
             name="classifier",
             dtype=self.dtype_policy,
         )
+        hand_on_trainable(self)
 
     def _build_answer(self, last):
         self.decoder.build(last)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tfmem.backend import keras
+from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.multigrid import GridNormalization, MultigridConv, MultigridConvLSTM, check_positive
 from tfmem.models.multigrid import add_residual, check_layers, check_residuals, memory_signatures, time_major
 from tfmem.models.sequence import SequenceOutput
@@ -84,6 +84,7 @@ class QuestionAnsweringModel(keras.Model):
             for i, layer_sizes in enumerate(sizes, start=1)
             if normalization
         ]
+        hand_on_trainable(self)
 
     def build(self, input_shape=None):
         shapes = [(None, 1, self.vocabulary_size)]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.backend import keras
+from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.keras_base import linear
 from tfmem.interop import as_keras_cell
 from tfmem.models.multigrid import memory_signatures, time_major
@@ -61,6 +61,7 @@ class _CoreModel(keras.Model):
         super().__init__(**kwargs)
         self.cell = as_keras_cell(core) if isinstance(core, snt.RNNCore) else core
         self.head = Head(output_size, mlp_sizes, name="head", dtype=self.dtype_policy)
+        hand_on_trainable(self)
 
     def _build(self, step_shape, core_shape=None):
         self.step_shape = tuple(step_shape)
