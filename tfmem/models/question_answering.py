@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.multigrid import GridNormalization, MultigridConv, MultigridConvLSTM, check_positive
-from tfmem.models.multigrid import add_residual, check_layers, check_residuals, memory_signatures, time_major
+from tfmem.models.multigrid import add_residual, check_layers, check_residuals, model_signatures, time_major
 from tfmem.models.sequence import SequenceOutput
 from tfmem.recurrence import unroll
 
@@ -152,7 +152,7 @@ class QuestionAnsweringModel(keras.Model):
             return {"logits": logits, "state": state}
 
         inputs, sequences = ({"inputs": tf.TensorSpec([*[None] * n, self.vocabulary_size])} for n in (1, 2))
-        return memory_signatures(self, step, sequence_from_state, inputs, sequences)
+        return model_signatures(self, step, sequence_from_state, inputs, sequences)
 
     def get_config(self):
         return {**super().get_config(), **self._config}

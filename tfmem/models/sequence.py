@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.keras_base import linear
 from tfmem.interop import as_keras_cell
-from tfmem.models.multigrid import memory_signatures, time_major
+from tfmem.models.multigrid import model_signatures, time_major
 from tfmem.recurrence import unroll
 
 MLP_SIZES = (256, 256, 256, 256)  # Santoro et al. 2018, appendix A.1 and A.2, for every core that they compare
@@ -177,7 +177,7 @@ class SequenceModel(_CoreModel):
 
         inputs = tf.TensorSpec([None, *self.step_shape], self.compute_dtype)
         sequence = tf.TensorSpec([None, None, *self.step_shape], self.compute_dtype)
-        return memory_signatures(self, step, sequence_from_state, {"inputs": inputs}, {"inputs": sequence})
+        return model_signatures(self, step, sequence_from_state, {"inputs": inputs}, {"inputs": sequence})
 
     def get_config(self):
         return {
@@ -278,7 +278,10 @@ class EncoderDecoder(_CoreModel):
             return {"logits": self.logits(outputs), "state": state}
 
         def sequence(tokens, lengths, num_steps):
-            return {"logits": self(tokens, lengths=lengths, num_steps=num_steps)}
+            # One more token, which `lengths` leaves out, and one answer at least: a loop needs a step.
+            tokens = tf.pad(tokens, [[0, 0], [0, 1]])
+            lengths = tf.minimum(lengths, tf.shape(tokens)[1] - 1)
+            return {"logits": self(tokens, lengths=lengths, num_steps=tf.maximum(num_steps, 1))[:, :num_steps]}
 
         def initial_state(batch_size):
             return {"state": self.get_initial_state(batch_size)}
