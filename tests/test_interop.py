@@ -1,6 +1,9 @@
 """Interop: identity of variables, configurations, and the errors of cores that would not train."""
 
 import json
+import sys
+import types
+import zipfile
 
 import keras
 import numpy as np
@@ -10,7 +13,8 @@ import tensorflow as tf
 
 import tfmem
 from tests.conformance.toys import KerasToy, SonnetToy
-from tfmem.cores import MetalearnedMemory
+from tfmem.cores import DNC, MetalearnedMemory, MultigridConvLSTM, PlasticRNN
+from tfmem.models import LocalizationModel, SequenceModel
 from tfmem.recurrence import unroll
 
 
@@ -173,3 +177,243 @@ def test_a_deferred_restore_is_in_the_first_initial_state(tmp_path, rng):
     for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
         np.testing.assert_allclose(a, e, atol=1e-6)
     assert [v.ref() for v in copy.variables] == [v.value.ref() for v in copy.cell.variables]
+
+
+def replaced(value, old, new):
+    """`value`, a nest of dicts and lists, with the dicts for which `old` holds updated by `new`."""
+    if isinstance(value, dict):
+        value = {**value, **new} if old(value) else value
+        return {key: replaced(inner, old, new) for key, inner in value.items()}
+    return [replaced(inner, old, new) for inner in value] if isinstance(value, list) else value
+
+
+class Options(snt.LSTM):
+    def __init__(self, options):
+        super().__init__(3)
+        self.options = options
+
+
+NESTINGS = {
+    "core": ("LSTM", lambda: snt.LSTM(3)),
+    "core in a core": ("GRU", lambda: snt.DeepRNN([snt.LSTM(3), snt.DeepRNN([snt.GRU(2)])])),
+    "initializer": ("TruncatedNormal", lambda: snt.GRU(3, w_i_init=snt.initializers.TruncatedNormal())),
+    "initializer in a core": (
+        "Constant",
+        lambda: snt.DeepRNN([snt.LSTM(3, b_init=snt.initializers.Constant(0.5))]),
+    ),
+    "initializer in a dict": ("Zeros", lambda: Options({"a": [{"b": snt.initializers.Zeros()}]})),
+}
+
+
+@pytest.mark.parametrize("nesting", NESTINGS)
+@pytest.mark.parametrize("within", ["RNN", "Bidirectional", "list"])
+def test_a_file_imports_no_foreign_module(tmp_path, monkeypatch, nesting, within):
+    (tmp_path / "installed_elsewhere.py").write_text("import sonnet\nclass Core(sonnet.RNNCore):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    named, create = NESTINGS[nesting]
+    cell = tfmem.as_keras_cell(create())
+    layer = {
+        "RNN": lambda: tfmem.RNN(cell),
+        "Bidirectional": lambda: keras.layers.Bidirectional(tfmem.RNN(cell)),
+        "list": lambda: tfmem.RNN([keras.layers.LSTMCell(2), cell]),
+    }[within]()
+    keras.Sequential([keras.Input([None, 3]), layer]).save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as read, zipfile.ZipFile(tmp_path / "crafted.keras", "w") as write:
+        for member in read.namelist():
+            content = read.read(member)
+            if member == "config.json":
+                foreign = {"module": "installed_elsewhere", "class": "Core"}
+                config = replaced(json.loads(content), lambda d: d.get("class") == named, foreign)
+                content = json.dumps(config).encode()
+                assert b"installed_elsewhere" in content
+            write.writestr(member, content)
+    for safe_mode in (True, False):
+        with pytest.raises(
+            ValueError, match=r"core: installed_elsewhere\.Core, must be a Sonnet module or initializer"
+        ):
+            keras.models.load_model(tmp_path / "crafted.keras", safe_mode=safe_mode)
+        assert "installed_elsewhere" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("module", "cls"),
+    [
+        ("antigravity", "fly"),
+        ("os", "system"),
+        ("tfmem.aot.__main__", "main"),
+        ("tfmem.no_such_module", "DNCs"),
+        ("tfmem.cores", "base"),
+        ("sonnet", "src"),
+        ("sonnet.src.conformance.descriptors", "Wrapped"),
+    ],
+)
+def test_a_configuration_names_nothing_but_cores_that_are_exported_or_imported(module, cls):
+    loaded = set(sys.modules)
+    with pytest.raises(ValueError, match=rf"core: {module}\.{cls}, must be a Sonnet module or initializer"):
+        tfmem.interop.SonnetObject.from_config({"module": module, "class": cls, "arguments": {}})
+    assert set(sys.modules) == loaded
+
+
+def test_a_module_that_loads_on_demand_is_not_asked():
+    calls = []
+    module = types.ModuleType("lazy_package")
+    module.__getattr__ = calls.append
+    sys.modules["lazy_package"] = module
+    config = {"module": "lazy_package", "class": "submodule", "arguments": {}}
+    with pytest.raises(ValueError, match=r"lazy_package\.submodule"):
+        tfmem.interop.SonnetObject.from_config(config)
+    del sys.modules["lazy_package"]
+    assert calls == []
+
+
+def test_configurations_of_older_files_load():
+    config = {"module": "tfmem.cores.dnc.core", "class": "DNC"}
+    config["arguments"] = {"access_config": {}, "controller_config": {"hidden_size": 3}, "output_size": 2}
+    assert type(tfmem.interop.SonnetObject.from_config(config)) is tfmem.cores.DNC
+    config = {"module": "sonnet.src.recurrent", "class": "LSTM", "arguments": {"hidden_size": 3}}
+    assert type(tfmem.interop.SonnetObject.from_config(config)) is snt.LSTM
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_core_whose_state_is_one_tensor_is_one_of_several_cells(batch_size):
+    cells = [tfmem.as_keras_cell(snt.GRU(4)), keras.layers.GRUCell(2), tfmem.as_keras_cell(snt.VanillaRNN(3))]
+    x = tf.random.stateless_normal([batch_size, 5, 3], [1, 2])
+    layer = tfmem.RNN(cells, return_sequences=True)
+    layer.build(x.shape)
+    outputs = x
+    for cell in cells:
+        outputs = tfmem.RNN(cell, return_sequences=True)(outputs)
+    np.testing.assert_allclose(layer(x), outputs, atol=1e-6)
+    np.testing.assert_allclose(tf.function(layer)(x), outputs, atol=1e-6)
+    np.testing.assert_allclose(keras.layers.RNN(cells, return_sequences=True)(x), outputs, atol=1e-6)
+
+
+def dnc():
+    return DNC({"memory_size": 4, "word_size": 3}, {"hidden_size": 5}, output_size=4)
+
+
+def sequential(layer):
+    return keras.Sequential([keras.Input([None, 3]), layer, keras.layers.Dense(1)])
+
+
+FROZEN = {
+    "Sonnet core": lambda: tfmem.RNN(tfmem.as_keras_cell(dnc())),
+    "Keras cell": lambda: tfmem.RNN(PlasticRNN(4)),
+    "list": lambda: tfmem.RNN([tfmem.as_keras_cell(snt.GRU(2)), PlasticRNN(3)]),
+    "cell in a core": lambda: tfmem.RNN(
+        tfmem.as_keras_cell(snt.DeepRNN([tfmem.as_sonnet_core(PlasticRNN(3)), snt.LSTM(2)]))
+    ),
+    "model": lambda: SequenceModel(dnc(), 2, (3,), return_sequences=True),
+}
+
+
+@pytest.mark.parametrize("kind", FROZEN)
+@pytest.mark.parametrize("when", ["before building", "after building", "by the constructor"])
+def test_a_frozen_layer_is_frozen_saved_loaded_and_unfrozen_again(tmp_path, kind, when):
+    layer = FROZEN[kind]()
+    if when == "by the constructor":
+        layer = type(layer).from_config({**layer.get_config(), "trainable": False})
+    if when == "before building":
+        layer.trainable = False
+    model = sequential(layer)
+    if when == "after building":
+        layer.trainable = False
+    assert len(model.trainable_variables) == len(model.trainable_weights) == 2
+    x, y = np.ones([2, 4, 3], np.float32), np.ones([2, 1], np.float32)
+    model.compile("sgd", "mse")
+    before = model.get_weights()
+    model.fit(x, y if kind != "model" else np.ones([2, 4, 1]), verbose=0)
+    moved = [np.any(a != b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert moved == [*[False] * len(layer.weights), *[True] * 2]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(x), model(x))
+    for m in (model, loaded):
+        recurrent = m.layers[0]
+        assert len(m.trainable_variables) == 2
+        assert len(recurrent.trainable_variables) == 0
+        assert len(recurrent.weights) == len(layer.weights)
+        recurrent.trainable = True
+        assert len(m.trainable_variables) == len(m.weights) == len(layer.weights) + 2
+        recurrent.trainable = False
+        assert len(m.trainable_variables) == 2
+
+
+def test_a_frozen_part_is_frozen_wherever_it_is(tmp_path):
+    first, second = tfmem.as_keras_cell(dnc()), PlasticRNN(3)
+    first.trainable = False
+    model = sequential(tfmem.RNN([first, second]))
+    model.save(tmp_path / "model.keras")
+    for m in (model, keras.models.load_model(tmp_path / "model.keras")):
+        assert len(m.trainable_variables) == len(second.weights) + 2
+    second.w.trainable = False
+    assert len(model.trainable_variables) == len(second.weights) - 1 + 2
+    first.trainable = True
+    assert len(model.trainable_variables) == len(model.weights) - 1
+    first.core_variables[0].trainable = False
+    assert len(model.trainable_variables) == len(model.weights) - 2
+
+    sequence_model = SequenceModel(first, 2, (3,))
+    sequence_model.build([None, None, 3])
+    sequence_model.cell.trainable = False
+    assert len(sequence_model.trainable_variables) == 4
+    sequence_model.save(tmp_path / "sequence.keras")
+    assert len(keras.models.load_model(tmp_path / "sequence.keras").trainable_variables) == 4
+
+
+def test_a_frozen_cell_inside_a_core_follows_its_own_switch(tmp_path):
+    inner = PlasticRNN(3)
+    inner.trainable = False
+    cell = tfmem.as_keras_cell(snt.DeepRNN([tfmem.as_sonnet_core(inner), snt.LSTM(2)]))
+    model = sequential(tfmem.RNN(cell))
+    assert len(model.trainable_variables) == 3 + 2
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(0).standard_normal([2, 4, 3]).astype(np.float32)
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert len(loaded.trainable_variables) == 3 + 2
+    inner.trainable = True
+    assert len(model.trainable_variables) == len(model.weights)
+    model.save(tmp_path / "unfrozen.keras")
+    loaded = keras.models.load_model(tmp_path / "unfrozen.keras")
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert len(loaded.trainable_variables) == len(model.weights)
+
+
+@pytest.mark.parametrize("create", [lambda: PlasticRNN(4), lambda: tfmem.as_keras_cell(dnc())])
+def test_the_sonnet_core_of_a_frozen_cell_has_nothing_to_train(create):
+    for frozen_first in (True, False):
+        cell = create()
+        if frozen_first:
+            cell.trainable = False
+        cell.build((None, 3))
+        cell.trainable = False
+        core = tfmem.as_sonnet_core(cell)
+        x = tf.ones([2, 5, 3])
+        outputs, _ = unroll(core, x, core.initial_state(5))
+        np.testing.assert_allclose(
+            tf.transpose(outputs, [1, 0, 2]),
+            tfmem.RNN(cell, return_sequences=True)(tf.transpose(x, [1, 0, 2])),
+            atol=1e-6,
+        )
+        assert core.trainable_variables == ()
+        assert len(core.non_trainable_variables) == len(core.variables) == len(cell.weights)
+        assert tfmem.as_keras_cell(core) is cell
+        cell.trainable = True
+        assert len(core.trainable_variables) == len(cell.weights)
+        cell.weights[0].trainable = False
+        assert [v.ref() for v in core.non_trainable_variables] == [cell.weights[0].value.ref()]
+        again = tfmem.as_sonnet_core(cell)
+        assert len(again.trainable_variables) == len(cell.weights) - 1
+    with pytest.raises(ValueError, match="variables"):
+        _ = tfmem.as_sonnet_core(PlasticRNN(4)).trainable_variables  # Sonnet's own error: not connected yet
+
+
+def test_layers_made_frozen_hand_it_on():
+    memory = MultigridConvLSTM((3,), 2, trainable=False)
+    memory.build((None, 3, 3, 1))
+    for layer in (memory, LocalizationModel(trainable=False)):
+        if not layer.built:
+            layer.build()
+        assert layer.weights
+        assert not any(v.trainable for v in layer.weights)

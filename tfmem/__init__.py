@@ -1,10 +1,12 @@
 """tfmem: neural memory for TensorFlow 2, as Keras 3 layers and Sonnet 2 modules.
 
 The names below are loaded when first used, so that `import tfmem` alone needs numpy only (the bundle runner and
-the actors depend on that).
+the actors depend on that). Even so, `keras.models.load_model` then knows every class of this package.
 """
 
 import importlib
+
+import tfmem.registration  # noqa: F401 (registers the names of the classes with Keras)
 
 __version__ = "0.1.0"
 

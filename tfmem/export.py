@@ -9,14 +9,16 @@ import json
 import os
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 import tree
 
+from tfmem.backend import keras
 from tfmem.cores.base import is_integer
 from tfmem.interop import as_sonnet_core
 from tfmem.recurrence import same_batch, unroll
 from tfmem.rnn import RNN
+from tfmem.signatures import memory_signatures, state_specs
+from tfmem.stepwise import stepwise_functions
 
 ASSET = "assets.extra/tfmem.json"
 
@@ -36,24 +38,36 @@ def saved_model(model_or_core, path, input_shape=None):
     `arguments` is `{name: nest of tf.TensorSpec}`; the function takes these nests as keyword arguments and returns
     `{name: nest of tensors}`, and an argument and a result that are the same state have the same name.
 
+    A Sequential or functional model that holds `tfmem.RNN` layers has the same signatures as a core. Its state is a
+    dict of one dict for each of these layers: "cell" is its cell's state, "output", where there is a mask, the output
+    that masked steps repeat. All other layers must do the same at every step (Dense, TimeDistributed, Masking, ...),
+    which is tried with random inputs before anything is written. Inputs [B, features] without a time axis are the same
+    at every step.
+
+    A sequence of no steps gives empty outputs and the state as it was. An output without a time axis is that of the
+    last step, and needs one.
+
     Args:
-      model_or_core: a Sonnet core, a Keras RNN cell, a `tfmem.RNN` layer (its cell is exported), or a Keras model with
-        `export_functions`.
+      model_or_core: a Sonnet core, a Keras RNN cell, a `tfmem.RNN` layer (its cell is exported), a Keras model with
+        `export_functions`, or a Sequential or functional model with `tfmem.RNN` layers.
       path: folder of the SavedModel; it must not exist or be empty.
       input_shape: shape of one step's input without the batch, `(features,)`; a nest of them for nested inputs.
         Needed for cores.
 
     Raises:
-      ValueError: `model_or_core` is none of these, `input_shape` is missing for a core or given for a model, or `path`
-        is a folder with files.
+      ValueError: `model_or_core` is none of these, a layer of it needs other steps than its own, `input_shape` is
+        missing for a core or given for a model, or `path` is a folder with files.
     """
     path = Path(os.path.expanduser(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"path was {str(path)!r}, must be a folder that does not exist or is empty")
-    if hasattr(model_or_core, "export_functions"):
+    of_layers = isinstance(model_or_core, keras.Function | keras.Sequential)
+    if of_layers or hasattr(model_or_core, "export_functions"):
         if input_shape is not None:
             raise ValueError(f"input_shape was {input_shape!r}, must be left out: the model knows its inputs")
-        resource, functions = model_or_core, model_or_core.export_functions()
+        resource = model_or_core
+        says_itself = hasattr(resource, "export_functions")
+        functions = resource.export_functions() if says_itself else stepwise_functions(resource)
     else:
         resource = _as_core(model_or_core)
         if input_shape is None:
@@ -80,8 +94,8 @@ def _as_core(core):
     if isinstance(core, keras.layers.Layer):
         if not hasattr(core, "get_initial_state"):
             raise ValueError(
-                f"model_or_core was {core!r}, must be a core, a cell, or a model with export_functions; a model "
-                "without memory has its own `export`"
+                f"model_or_core was {core!r}, must be a core, a cell, a Sequential or functional model with tfmem.RNN "
+                "layers, or a model with export_functions; a model without memory has its own `export`"
             )
         core = as_sonnet_core(core)
     if not hasattr(core, "initial_state"):
@@ -109,15 +123,6 @@ def _core_functions(core, input_shape):
 
     inputs = tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]]), inputs_spec(None))
     core(inputs, core.initial_state(1))  # makes the variables of a core that is not built
-    own = core.initial_state(1)
-    shapes = [s.shape[1:] for s in tf.nest.flatten(own)]
-    if hasattr(core, "state_size"):  # it has None where the state grows; Keras's own cells have integers
-        shapes = tf.nest.flatten(core.state_size)
-    state = [
-        tf.TensorSpec([None, *([shape] if isinstance(shape, int) else shape)], s.dtype)
-        for s, shape in zip(tf.nest.flatten(own), shapes, strict=True)
-    ]
-    state = tf.nest.pack_sequence_as(own, state)
 
     def swap(nest):
         return tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), nest)
@@ -130,18 +135,9 @@ def _core_functions(core, input_shape):
         outputs, state = unroll(core, swap(inputs), state)
         return {"outputs": swap(outputs), "state": state}
 
-    def sequence(inputs):
-        return sequence_from_state(inputs, core.initial_state(tf.shape(tf.nest.flatten(inputs)[0])[0]))
-
-    def initial_state(batch_size):
-        return {"state": core.initial_state(batch_size)}
-
-    return {
-        "step": (step, {"inputs": inputs_spec(None), "state": state}),
-        "sequence": (sequence, {"inputs": inputs_spec(None, None)}),
-        "sequence_from_state": (sequence_from_state, {"inputs": inputs_spec(None, None), "state": state}),
-        "initial_state": (initial_state, {"batch_size": tf.TensorSpec([], tf.int32)}),
-    }
+    step_inputs, sequence_inputs = {"inputs": inputs_spec(None)}, {"inputs": inputs_spec(None, None)}
+    state = state_specs(core, core.initial_state(1))
+    return memory_signatures(step, sequence_from_state, core.initial_state, state, step_inputs, sequence_inputs)
 
 
 class _Endpoint:

@@ -5,13 +5,14 @@ module, would silently not be trained. Here a wrapped core's variables are adopt
 that very variable, and a wrapped cell's `keras_variable.value` are listed by the module.
 """
 
-import importlib
 import inspect
+import sys
 
-import keras
 import sonnet as snt
 import tensorflow as tf
 
+import tfmem.cores
+from tfmem.backend import keras
 from tfmem.cores.base import RNNCore
 from tfmem.recurrence import project_inputs, reserve, same_batch, step
 
@@ -40,12 +41,12 @@ def as_sonnet_core(cell):
       cell: a Keras cell, built or not; where it is not, the first call builds it.
 
     Returns:
-      A `KerasCore`; the core itself where `cell` is `as_keras_cell(core)`.
+      A `KerasCore`; the core itself where `cell` is `as_keras_cell(core)` and nothing in it is frozen.
 
     Raises:
       ValueError: `cell` is not a Keras RNN cell.
     """
-    if isinstance(cell, SonnetCell):
+    if isinstance(cell, SonnetCell) and not cell.is_frozen:
         return cell.core
     return KerasCore(cell)
 
@@ -86,23 +87,44 @@ class SonnetCell(keras.layers.Layer):
             traced = tf.function(lambda: self.core(inputs, state), autograph=False).get_concrete_function()
         snt.allow_empty_variables(self.core)
         replicas = tf.distribute.get_strategy().experimental_local_results
-        adopted = {replica.ref() for v in self.core.trainable_variables for replica in replicas(v)}
+        adopted = {replica.ref() for v in self.core.variables for replica in replicas(v)}
         strays = [v.name for v in traced.trainable_variables if v.ref() not in adopted]
         if strays:
             raise ValueError(
                 f"core was {self.core!r}, which uses the trainable variables {strays} that are not among its "
                 "trainable_variables and would not be trained; they must belong to the core or a module inside it"
             )
-        self.core_variables = [
-            keras.Variable(v, dtype=v.dtype, trainable=v.trainable, name=v.name.split(":")[0].replace("/", "_"))
-            for v in self.core.variables
-        ]
+        # Those of Keras cells inside the core are the cells' own, so that they are frozen where these are.
+        of_cells = {v.value.ref(): v for cell in self._inner_cells() for v in cell.variables}
+        variables = [of_cells[v.ref()] if v.ref() in of_cells else _keras_variable(v) for v in self.core.variables]
+        frozen = [v for v in variables if v.value.trainable and not (v.trainable and self.trainable)]
+        for v in frozen:
+            v.trainable = True  # Keras keeps a weight by what it is now: saved in one order, and free to be unfrozen
+        self.core_variables = variables
+        for v in frozen:
+            v.trainable = False
         output, _ = traced.structured_outputs
         self._output_size = tf.nest.map_structure(lambda o: o.shape[1:], output)
 
     @property
     def input_axes(self):
         return getattr(self.core, "input_axes", None)
+
+    @property
+    def is_frozen(self):
+        """Whether something that the core trains is not trained here."""
+        if not self.built:
+            return not self.trainable
+        return len(self.trainable_variables) < len(self.core.trainable_variables)
+
+    def _inner_cells(self):
+        return [module.cell for module in self.core.submodules if isinstance(module, KerasCore)]
+
+    @keras.layers.Layer.trainable.setter
+    def trainable(self, value):
+        keras.layers.Layer.trainable.fset(self, value)
+        for cell in self._inner_cells():
+            cell.trainable = value
 
     @property
     def state_size(self):
@@ -115,8 +137,9 @@ class SonnetCell(keras.layers.Layer):
 
     @property
     def output_size(self):
-        """Int or nest of tf.TensorShape; None where the core does not tell and is not built."""
-        return getattr(self.core, "output_size", self._output_size)
+        """Int for vectors, as Keras's layers want it, else nest of tf.TensorShape; None where it is not known yet."""
+        size = getattr(self.core, "output_size", self._output_size)
+        return size[0] if isinstance(size, tf.TensorShape) and size.rank == 1 else size
 
     def get_initial_state(self, batch_size=None):
         try:
@@ -134,9 +157,10 @@ class SonnetCell(keras.layers.Layer):
         return step(self.core, projected, states)
 
     def call(self, inputs, states, training=False):
-        # keras.layers.RNN gives a list of the state's elements.
-        states = tf.nest.pack_sequence_as(self.get_initial_state(1), tf.nest.flatten(states))
-        return self.core(inputs, same_batch(inputs, states))
+        # Keras's layers give a list of the state's elements, and want a list back where there is one.
+        own = self.get_initial_state(1)
+        output, state = self.core(inputs, same_batch(inputs, tf.nest.pack_sequence_as(own, tf.nest.flatten(states))))
+        return output, state if tf.nest.is_nested(own) or not tf.nest.is_nested(states) else [state]
 
     def get_config(self):
         return {**super().get_config(), "core": keras.saving.serialize_keras_object(SonnetObject(self.core))}
@@ -147,8 +171,16 @@ class SonnetCell(keras.layers.Layer):
         return cls(keras.saving.deserialize_keras_object(config.pop("core")), **config)
 
 
+def _keras_variable(v):
+    return keras.Variable(v, dtype=v.dtype, trainable=v.trainable, name=v.name.split(":")[0].replace("/", "_"))
+
+
 class KerasCore(RNNCore):
     """A Keras RNN cell as a Sonnet core; see `as_sonnet_core`.
+
+    `trainable_variables` are those of the cell: none where it is frozen (`cell.trainable = False`), all again once it
+    is not. A Sonnet module around the core cannot see that, for a tf.Variable cannot be frozen: leave out the core's
+    `non_trainable_variables` there, or train the module as a Keras cell (`as_keras_cell`), which does see it.
 
     Args:
       cell: a Keras layer with `call(inputs, states)` and `get_initial_state(batch_size)`.
@@ -181,6 +213,16 @@ class KerasCore(RNNCore):
     @property
     def output_size(self):
         return self.cell.output_size
+
+    @property
+    def trainable_variables(self):
+        frozen = {v.value.ref() for v in self.cell.non_trainable_variables}
+        return tuple(v for v in super().trainable_variables if v.ref() not in frozen)
+
+    @property
+    def non_trainable_variables(self):
+        trainable = {v.ref() for v in self.trainable_variables}
+        return tuple(v for v in self.variables if v.ref() not in trainable)
 
     def initial_state(self, batch_size, dtype=tf.float32):
         try:
@@ -255,7 +297,20 @@ class SonnetObject:
     def from_config(cls, config):
         if "dtype" in config:
             return tf.as_dtype(config["dtype"])
-        constructed = getattr(importlib.import_module(config["module"]), config["class"], None)
+        arguments = keras.saving.deserialize_keras_object(config["arguments"])
+        constructed = _known(config["module"], config["class"])
         if not inspect.isclass(constructed) or not issubclass(constructed, snt.Module | snt.initializers.Initializer):
-            raise ValueError(f"{config['module']}.{config['class']} must be a Sonnet module or initialiser")
-        return constructed(**keras.saving.deserialize_keras_object(config["arguments"]))
+            raise ValueError(
+                f"core: {config['module']}.{config['class']}, must be a Sonnet module or initializer that Sonnet or "
+                "tfmem.cores exports; a file imports no other module, import that of your own core before loading"
+            )
+        return constructed(**arguments)
+
+
+def _known(module, name):
+    """What tfmem.cores or Sonnet exports as `name`, or an already imported module has; None where there is none."""
+    exporting = {"sonnet": (snt, snt.initializers, snt.nets), "tfmem": (tfmem.cores,)}
+    for package in exporting.get(module.partition(".")[0], ()):
+        if name in package.__all__:
+            return getattr(package, name)
+    return getattr(sys.modules.get(module), "__dict__", {}).get(name)  # getattr(module, name) might import

@@ -9,8 +9,9 @@ Keras's own RMSprop starts rms at 0 and has eps outside the root. With the large
 Multigrid Neural Memory and IMPALA the two take other paths.
 """
 
-import keras
 import tensorflow as tf
+
+from tfmem.backend import keras
 
 
 @keras.saving.register_keras_serializable(package="tfmem")

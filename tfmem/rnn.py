@@ -1,10 +1,8 @@
 """`tfmem.RNN`: the Keras layer that runs a memory core over sequences."""
 
-import importlib
-
-import keras
 import tensorflow as tf
 
+from tfmem.backend import hand_on_trainable, keras
 from tfmem.recurrence import same_batch, unroll
 
 
@@ -60,13 +58,7 @@ class RNN(keras.layers.RNN):
                 f"dtype: {self.dtype_policy.name!r}, must be float32 or that of the cell, which computes in "
                 f"{computed[0]}: give the dtype to the cell as well"
             )
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        module = config["cell"]["module"]
-        if module.startswith("tfmem."):  # Keras knows a class only once its module is imported
-            importlib.import_module(module)
-        return super().from_config(config, custom_objects)
+        hand_on_trainable(self)
 
     def build(self, sequences_shape, initial_state_shape=None):
         self._check_axes(sequences_shape)

@@ -111,7 +111,7 @@ def two_replicas_equal_one(row, folder):
 
 
 FRESH = {
-    ".keras file": (write_keras_files, "load.py"),
+    ".keras file, import tfmem alone": (write_keras_files, "load.py"),
     ".weights.h5": (write_keras_files, read_weights_file),
     "SavedModel": (write_saved_model, "serve.py"),
     "two replicas": (None, two_replicas_equal_one),

@@ -1,15 +1,16 @@
-"""Loads .keras files where nothing but `tfmem.RNN` was imported: `python load.py FOLDER` (see fresh.py)."""
+"""Loads .keras files where nothing but `tfmem` was imported: `python load.py FOLDER` (see fresh.py)."""
 
+import importlib
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 
-import tests.conformance.toys  # noqa: F401 (a cell outside of tfmem: its class must be known)
+import tfmem  # noqa: F401
 from tests.support import relative_error
-from tfmem import RNN  # noqa: F401
 
 
 def check(model, folder):
@@ -31,7 +32,16 @@ def attempt(folder):
     return "ok"
 
 
+def has_toy(folder):
+    """Whether the file has a cell outside of tfmem, whose class must be known."""
+    with zipfile.ZipFile(folder / "model.keras") as archive:
+        return b"tests.conformance.toys" in archive.read("config.json")
+
+
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     folders = sorted((p for p in root.iterdir() if p.is_dir()), key=lambda p: int(p.name))
-    (root / "results.json").write_text(json.dumps([attempt(folder) for folder in folders]))
+    found = {folder: attempt(folder) for folder in folders if not has_toy(folder)}
+    importlib.import_module("tests.conformance.toys")
+    found.update({folder: attempt(folder) for folder in folders if has_toy(folder)})
+    (root / "results.json").write_text(json.dumps([found[folder] for folder in folders]))

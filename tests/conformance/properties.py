@@ -16,6 +16,7 @@ import tfmem
 from tests.conformance.descriptors import BATCH, ROWS, STEPS, Row
 from tests.support import relative_error
 from tfmem.aot.lowering import obstacles
+from tfmem.interop import as_keras_cell, as_sonnet_core
 from tfmem.recurrence import unroll
 
 FORWARD, GRADIENT = 1e-5, 1e-4
@@ -251,6 +252,26 @@ def mask_in_reverse(row: Row):
         assert_close(tf.boolean_mask(output, output_mask), tf.reshape(e, [-1, *e.shape[2:]]))
 
 
+def frozen(row: Row):
+    native = row.create()
+    cell = as_keras_cell(native) if row.framework == "sonnet" else native
+    inputs = keras.tree.map_shape_structure(lambda shape: keras.Input([None, *shape]), row.input_shape)
+    layer = tfmem.RNN(cell, return_sequences=True)
+    layer.trainable = False
+    first = tf.nest.flatten(layer(inputs))[0]
+    model = keras.Model(inputs, keras.layers.Dense(1)(first))
+    assert len(model.trainable_variables) == 2
+    assert not as_sonnet_core(cell).trainable_variables
+    copy = keras.saving.deserialize_keras_object(json.loads(json.dumps(keras.saving.serialize_keras_object(model))))
+    _, trained = row.make()
+    for m in (model, copy):
+        assert len(m.trainable_variables) == 2
+        recurrent = next(x for x in m.layers if isinstance(x, tfmem.RNN))
+        recurrent.trainable = True
+        assert len(m.trainable_variables) == len(trained.trainable_variables) + 2
+        assert len(as_sonnet_core(recurrent.cell).trainable_variables) == len(trained.trainable_variables)
+
+
 PROPERTIES = {
     "graph": graph_of_unknown_batch_and_time,
     "XLA": xla,
@@ -266,6 +287,7 @@ PROPERTIES = {
     "threads": four_threads_trace_at_once,
     "batch of state": state_of_another_batch_is_refused,
     "mask in reverse": mask_in_reverse,
+    "frozen": frozen,
 }
 
 

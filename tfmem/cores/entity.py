@@ -16,9 +16,9 @@ does not have; ours follows the paper. E, a linear map to the cells' size, stand
 
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.cores.base import variable_dtype
 from tfmem.cores.keras_base import Cell, check_positive, linear, tile_batch
 

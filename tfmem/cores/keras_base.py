@@ -4,9 +4,9 @@ A cell maps `(inputs [B, features], states) -> (output, next states)`; its state
 `project_inputs` does for any leading dimensions what does not depend on the state, and `step` the rest.
 """
 
-import keras
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.cores.base import is_integer, matmul
 from tfmem.recurrence import checked_inputs, same_batch
 

@@ -22,9 +22,9 @@ How a table without bound lives in tensors of fixed shape
 
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.cores.controller import MemoryController
 from tfmem.cores.keras_base import check_positive
 

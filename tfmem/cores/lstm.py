@@ -15,9 +15,9 @@ bias variable are those of keras.layers.LSTM, so that weights can be exchanged.
 
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.cores.keras_base import Cell, check_positive, linear
 
 

@@ -31,9 +31,9 @@ import itertools
 import math
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.cores.base import is_integer
 from tfmem.cores.controller import MemoryController
 from tfmem.cores.keras_base import check_choice, check_positive, linear, tile_batch

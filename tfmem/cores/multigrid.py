@@ -20,9 +20,9 @@ import itertools
 import math
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
+from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.base import is_integer
 from tfmem.cores.keras_base import Cell
 
@@ -610,6 +610,7 @@ class MultigridConvLSTM(Cell):
         ]
         self.filters, self.kernel_size, self.rank = int(filters), check_odd("kernel_size", kernel_size), rank
         self.peepholes, self.forget_bias = peepholes, forget_bias
+        hand_on_trainable(self)
 
     def build(self, input_shape):
         shapes = as_pyramid(input_shape, is_leaf=lambda s: not isinstance(s[0], (tuple, list, tf.TensorShape)))

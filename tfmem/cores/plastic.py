@@ -13,9 +13,9 @@ w ~ N(0, 0.01), alpha ~ U(0, 0.01) (homogeneous: 0.01), eta = 0.01; the input's 
 
 from typing import NamedTuple
 
-import keras
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.cores.keras_base import Cell, check_choice, check_positive, linear
 
 

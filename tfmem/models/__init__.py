@@ -1,7 +1,6 @@
 """Models: cores put together as the papers do.
 
-Keras models are known to `keras.models.load_model` once this is imported. Those of Sonnet are loaded when first used:
-they bring TensorFlow Probability.
+Those of Sonnet are loaded when first used: they bring TensorFlow Probability.
 """
 
 import importlib

@@ -1,9 +1,9 @@
 """The language model of Santoro et al. 2018 (appendix A.4): word embeddings that the softmax shares."""
 
-import keras
 import tensorflow as tf
 
-from tfmem.models.multigrid import memory_signatures, time_major
+from tfmem.backend import keras
+from tfmem.models.multigrid import model_signatures, time_major
 from tfmem.models.sequence import SequenceOutput, _CoreModel
 from tfmem.recurrence import unroll
 
@@ -85,7 +85,7 @@ class LanguageModel(_CoreModel):
             return {"logits": logits, "state": state}
 
         words, sequences = ({"words": tf.TensorSpec([None] * rank, tf.int32)} for rank in (1, 2))
-        return memory_signatures(self, step, sequence_from_state, words, sequences)
+        return model_signatures(self, step, sequence_from_state, words, sequences)
 
     def build_from_config(self, config):
         self.build()

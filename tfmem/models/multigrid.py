@@ -10,9 +10,9 @@ below is time-major, [T, B, ...]; the models' `call` is batch-major.
     both have, with zeros for the channels that a lacks.
 """
 
-import keras
 import tensorflow as tf
 
+from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.multigrid import (
     GridNormalization,
     MultigridConv,
@@ -22,6 +22,7 @@ from tfmem.cores.multigrid import (
     check_sizes,
 )
 from tfmem.recurrence import unroll
+from tfmem.signatures import memory_signatures, state_specs
 
 IMAGE_SIDE = 28
 
@@ -89,6 +90,7 @@ class _Stack(keras.layers.Layer):
             for i, s in enumerate(sizes)
             if normalization and (normalize_last or i + 1 < len(sizes))
         ]
+        hand_on_trainable(self)
 
     def _finish(self, index, pyramid, outputs):
         """Normalises the output of layer `index` (from 0) and adds its residuals from `outputs`."""
@@ -221,28 +223,10 @@ class MultigridDecoder(_Stack):
         return pyramid
 
 
-def memory_signatures(model, step, sequence_from_state, step_inputs, sequence_inputs):
+def model_signatures(model, step, sequence_from_state, step_inputs, sequence_inputs):
     """The four signatures of a model with memory from two functions `(state, **inputs) -> {name: nest}`."""
-    own = model.get_initial_state(1)
-    shapes = [s.shape[1:] for s in tf.nest.flatten(own)]
-    if hasattr(model, "cell"):  # its state_size has None where the state grows
-        shapes = tf.nest.flatten(model.cell.state_size)
-    specs = [tf.TensorSpec([None, *n], s.dtype) for n, s in zip(shapes, tf.nest.flatten(own), strict=True)]
-    state = tf.nest.pack_sequence_as(own, specs)
-
-    def sequence(**inputs):
-        batch_size = tf.shape(next(iter(inputs.values())))[0]
-        return sequence_from_state(state=model.get_initial_state(batch_size), **inputs)
-
-    def initial_state(batch_size):
-        return {"state": model.get_initial_state(batch_size)}
-
-    return {
-        "step": (step, {**step_inputs, "state": state}),
-        "sequence": (sequence, sequence_inputs),
-        "sequence_from_state": (sequence_from_state, {**sequence_inputs, "state": state}),
-        "initial_state": (initial_state, {"batch_size": tf.TensorSpec([], tf.int32)}),
-    }
+    state = state_specs(getattr(model, "cell", None), model.get_initial_state(1))
+    return memory_signatures(step, sequence_from_state, model.get_initial_state, state, step_inputs, sequence_inputs)
 
 
 def time_major(nest):
@@ -375,6 +359,7 @@ class LocalizationModel(keras.Model):
             )
             for q in self.query_sizes
         ]
+        hand_on_trainable(self)
 
     def build(self, input_shape=None):
         base, channels = self.base_size, self.view_channels
@@ -434,7 +419,7 @@ class LocalizationModel(keras.Model):
             logits, state = self(patches, initial_state=state, return_state=True)
             return {**logits, "state": state}
 
-        return memory_signatures(self, step, sequence_from_state, specs(None), specs(None, None))
+        return model_signatures(self, step, sequence_from_state, specs(None), specs(None, None))
 
     def get_config(self):
         return {**super().get_config(), **self._config}
@@ -519,6 +504,7 @@ class _ItemModel(keras.Model):
             name="classifier",
             dtype=self.dtype_policy,
         )
+        hand_on_trainable(self)
 
     def _build_answer(self, last):
         self.decoder.build(last)
@@ -670,7 +656,7 @@ class RecallModel(_ItemModel):
             return {"logits": logits, "state": state}
 
         query = tf.TensorSpec([None, *self.item_shape])
-        return memory_signatures(
+        return model_signatures(
             self,
             step,
             sequence_from_state,

@@ -1,10 +1,10 @@
 """Question answering with multigrid memory (Huynh et al. 2020, supplement B.3): words in, words out, on 1-D grids."""
 
-import keras
 import tensorflow as tf
 
+from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.multigrid import GridNormalization, MultigridConv, MultigridConvLSTM, check_positive
-from tfmem.models.multigrid import add_residual, check_layers, check_residuals, memory_signatures, time_major
+from tfmem.models.multigrid import add_residual, check_layers, check_residuals, model_signatures, time_major
 from tfmem.models.sequence import SequenceOutput
 from tfmem.recurrence import unroll
 
@@ -84,6 +84,7 @@ class QuestionAnsweringModel(keras.Model):
             for i, layer_sizes in enumerate(sizes, start=1)
             if normalization
         ]
+        hand_on_trainable(self)
 
     def build(self, input_shape=None):
         shapes = [(None, 1, self.vocabulary_size)]
@@ -151,7 +152,7 @@ class QuestionAnsweringModel(keras.Model):
             return {"logits": logits, "state": state}
 
         inputs, sequences = ({"inputs": tf.TensorSpec([*[None] * n, self.vocabulary_size])} for n in (1, 2))
-        return memory_signatures(self, step, sequence_from_state, inputs, sequences)
+        return model_signatures(self, step, sequence_from_state, inputs, sequences)
 
     def get_config(self):
         return {**super().get_config(), **self._config}

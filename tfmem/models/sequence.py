@@ -5,17 +5,16 @@ answer with it. Both take any core of `tfmem.cores`, Sonnet's or Keras's. Inside
 models' `call` is batch-major.
 """
 
-import importlib
 import itertools
 from typing import Any, NamedTuple
 
-import keras
 import sonnet as snt
 import tensorflow as tf
 
+from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.keras_base import linear
 from tfmem.interop import as_keras_cell
-from tfmem.models.multigrid import memory_signatures, time_major
+from tfmem.models.multigrid import model_signatures, time_major
 from tfmem.recurrence import unroll
 
 MLP_SIZES = (256, 256, 256, 256)  # Santoro et al. 2018, appendix A.1 and A.2, for every core that they compare
@@ -62,6 +61,7 @@ class _CoreModel(keras.Model):
         super().__init__(**kwargs)
         self.cell = as_keras_cell(core) if isinstance(core, snt.RNNCore) else core
         self.head = Head(output_size, mlp_sizes, name="head", dtype=self.dtype_policy)
+        hand_on_trainable(self)
 
     def _build(self, step_shape, core_shape=None):
         self.step_shape = tuple(step_shape)
@@ -93,9 +93,6 @@ class _CoreModel(keras.Model):
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        module = config["core"]["module"]
-        if module and module.startswith("tfmem."):  # Keras knows a class only once its module is imported
-            importlib.import_module(module)
         return cls(keras.saving.deserialize_keras_object(config.pop("core")), **config)
 
     def get_build_config(self):
@@ -180,7 +177,7 @@ class SequenceModel(_CoreModel):
 
         inputs = tf.TensorSpec([None, *self.step_shape], self.compute_dtype)
         sequence = tf.TensorSpec([None, None, *self.step_shape], self.compute_dtype)
-        return memory_signatures(self, step, sequence_from_state, {"inputs": inputs}, {"inputs": sequence})
+        return model_signatures(self, step, sequence_from_state, {"inputs": inputs}, {"inputs": sequence})
 
     def get_config(self):
         return {
@@ -282,7 +279,10 @@ class EncoderDecoder(_CoreModel):
             return {"logits": self.logits(outputs), "state": state}
 
         def sequence(tokens, lengths, num_steps):
-            return {"logits": self(tokens, lengths=lengths, num_steps=num_steps)}
+            # One more token, which `lengths` leaves out, and one answer at least: a loop needs a step.
+            tokens = tf.pad(tokens, [[0, 0], [0, 1]])
+            lengths = tf.minimum(lengths, tf.shape(tokens)[1] - 1)
+            return {"logits": self(tokens, lengths=lengths, num_steps=tf.maximum(num_steps, 1))[:, :num_steps]}
 
         def initial_state(batch_size):
             return {"state": self.get_initial_state(batch_size)}

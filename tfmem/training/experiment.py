@@ -8,10 +8,10 @@ import typing
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.loop import fitting_arrays, pending_metrics
 
 

@@ -1,0 +1,75 @@
+"""The names under which Keras finds the classes of this package in a file, without their modules being imported before.
+
+Keras knows a registered class once its module was imported. `import tfmem` imports neither TensorFlow nor Keras, yet
+`keras.models.load_model` must then know all names. So each name is registered with a stand-in, which imports the class
+where a file has it: at once where Keras is imported already, else right after Keras is.
+"""
+
+import importlib
+import sys
+
+HOMES = {
+    "ConvLSTM": "tfmem.cores.multigrid",
+    "EncoderDecoder": "tfmem.models.sequence",
+    "EntityMemory": "tfmem.cores.entity",
+    "GridNormalization": "tfmem.cores.multigrid",
+    "Head": "tfmem.models.sequence",
+    "LSTMStack": "tfmem.cores.lstm",
+    "LanguageModel": "tfmem.models.language",
+    "LocalizationModel": "tfmem.models.multigrid",
+    "LookupMemory": "tfmem.cores.lookup",
+    "MNISTRecallModel": "tfmem.models.multigrid",
+    "MetalearnedMemory": "tfmem.cores.metalearned",
+    "MultigridConv": "tfmem.cores.multigrid",
+    "MultigridConvLSTM": "tfmem.cores.multigrid",
+    "PlasticRNN": "tfmem.cores.plastic",
+    "QuestionAnsweringModel": "tfmem.models.question_answering",
+    "RNN": "tfmem.rnn",
+    "RecallModel": "tfmem.models.multigrid",
+    "SequenceModel": "tfmem.models.sequence",
+    "SonnetCell": "tfmem.interop",
+    "SonnetObject": "tfmem.interop",
+    "SortModel": "tfmem.models.multigrid",
+    "TF1RMSprop": "tfmem.optimizers",
+    "UniformFanIn": "tfmem.cores.multigrid",
+}
+
+
+class _OnDemand:
+    """Stands for a registered class until its module is imported, which then registers the class itself."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def from_config(self, config):
+        return getattr(importlib.import_module(HOMES[self.name]), self.name).from_config(config)
+
+
+def _register(keras):
+    for name in HOMES:
+        keras.saving.get_custom_objects().setdefault(f"tfmem>{name}", _OnDemand(name))
+
+
+class _AfterKeras:
+    """A finder of modules that leaves the finding to the others, and registers the names once `keras` was imported."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "keras":
+            return None
+        others = [finder for finder in sys.meta_path if type(finder).__module__ != __name__]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module):
+                execute(module)
+                _register(module)
+
+            spec.loader.exec_module = execute_and_register
+        return spec
+
+
+if sys.modules.get("keras"):
+    _register(importlib.import_module("keras"))  # waits where another thread is importing it
+else:
+    sys.meta_path.insert(0, _AfterKeras())

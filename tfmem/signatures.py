@@ -1,0 +1,64 @@
+"""The four signatures of whatever has a memory, from two functions of it; see `tfmem.export.saved_model`."""
+
+import tensorflow as tf
+
+
+def state_specs(core, own):
+    """Specs of a core's or cell's state of unknown batch; `own` is a state of it."""
+    shapes = [s.shape[1:] for s in tf.nest.flatten(own)]
+    if hasattr(core, "state_size"):  # it has None where the state grows; Keras's own cells have integers
+        shapes = tf.nest.flatten(core.state_size)
+    specs = [
+        tf.TensorSpec([None, *([shape] if isinstance(shape, int) else shape)], s.dtype)
+        for s, shape in zip(tf.nest.flatten(own), shapes, strict=True)
+    ]
+    return tf.nest.pack_sequence_as(own, specs)
+
+
+def memory_signatures(step, sequence_from_state, get_initial_state, state, step_inputs, sequence_inputs):
+    """`{signature: (function, arguments)}`.
+
+    A sequence of no steps gives empty outputs and the state as it was. An output without a time axis is that of the
+    last step, and needs one.
+
+    Args:
+      step, sequence_from_state: functions `(state, **inputs) -> {name: nest}` with a new "state". Axis 1 of a
+        sequence's input or output is time where its size is unknown.
+      get_initial_state: function of the batch size.
+      state: nest of specs of the state.
+      step_inputs, sequence_inputs: `{name: nest of specs}`.
+    """
+    timed = tf.nest.map_structure(lambda spec: spec.shape[1:2].as_list() == [None], sequence_inputs)
+
+    def of_any_length(state, **inputs):
+        first = next(x for x, t in zip(tf.nest.flatten(inputs), tf.nest.flatten(timed), strict=True) if t)
+        steps = tf.shape(first)[1]
+        missing = tf.cast(tf.equal(steps, 0), tf.int32)  # one step is run where there is none, and taken away again
+
+        def padded(x, in_time):
+            return tf.pad(x, [[0, 0], [0, missing], *[[0, 0]] * (x.shape.rank - 2)]) if in_time else x
+
+        def cut(x):
+            if x.shape[1:2].as_list() == [None]:
+                return x[:, :steps]
+            some = tf.debugging.assert_positive(steps, "inputs: 0 steps, must be at least 1 for the last step's output")
+            with tf.control_dependencies([some]):
+                return tf.identity(x)
+
+        results = sequence_from_state(state=state, **tf.nest.map_structure(padded, inputs, timed))
+        new, old = tf.nest.flatten(results.pop("state")), tf.nest.flatten(state)
+        new = tf.cond(steps > 0, lambda: new, lambda: old)
+        return {**tf.nest.map_structure(cut, results), "state": tf.nest.pack_sequence_as(state, new)}
+
+    def sequence(**inputs):
+        return of_any_length(get_initial_state(tf.shape(tf.nest.flatten(inputs)[0])[0]), **inputs)
+
+    def initial_state(batch_size):
+        return {"state": get_initial_state(batch_size)}
+
+    return {
+        "step": (step, {**step_inputs, "state": state}),
+        "sequence": (sequence, sequence_inputs),
+        "sequence_from_state": (of_any_length, {**sequence_inputs, "state": state}),
+        "initial_state": (initial_state, {"batch_size": tf.TensorSpec([], tf.int32)}),
+    }
