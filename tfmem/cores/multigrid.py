@@ -23,6 +23,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
+from tfmem.cores.keras_base import Options, drop, with_dropout
 
 LARGE = 12  # sides from which `upsampled_convolution` is faster than a convolution of the upsampled grid (measured)
 
@@ -330,7 +331,7 @@ def conv_lstm_scan(projected, states, kernels, forget_bias=1.0, peepholes=None):
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
-class ConvLSTM(keras.layers.Layer):
+class ConvLSTM(Options, keras.layers.Layer):
     """Convolutional LSTM cell (Shi et al. 2015; TF 1.15 `contrib.rnn.Conv2DLSTMCell`).
 
     One convolution over concat[x, h] with zero SAME padding; its kernel is one variable
@@ -344,12 +345,15 @@ class ConvLSTM(keras.layers.Layer):
         first). Default False, as the public code.
       forget_bias: constant added to the forget gate. Default 1.0 (public code).
       kernel_initializer, bias_initializer: defaults "glorot_uniform" and "zeros" (public code).
+      **kwargs: regularizers, constraints, dropout (`tfmem.cores.keras_base`). The kernel is that of input and state.
 
     Call arguments: inputs [B, s, (s,) C] and a `ConvLSTMState`. Returns (hidden [B, s, (s,) filters], state).
 
     Raises:
       ValueError: a size is not a positive integer, or `rank` is neither 1 nor 2.
     """
+
+    roles = ("kernel", "bias")
 
     def __init__(
         self,
@@ -362,7 +366,7 @@ class ConvLSTM(keras.layers.Layer):
         bias_initializer="zeros",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(kernel_initializer=kernel_initializer, bias_initializer=bias_initializer, **kwargs)
         self.filters = check_positive("filters", filters)
         self.kernel_size = check_positive("kernel_size", kernel_size)
         if rank not in (1, 2):
@@ -370,8 +374,6 @@ class ConvLSTM(keras.layers.Layer):
         self.rank = rank
         self.peepholes = bool(peepholes)
         self.forget_bias = float(forget_bias)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
 
     def build(self, input_shape):
         *_, self.input_channels = input_shape
@@ -382,9 +384,9 @@ class ConvLSTM(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(*window, self.input_channels + self.filters, 4 * self.filters),
-            initializer=self.kernel_initializer,
+            role="kernel",
         )
-        self.bias = self.add_weight(name="bias", shape=(4 * self.filters,), initializer=self.bias_initializer)
+        self.bias = self.add_weight(name="bias", shape=(4 * self.filters,), role="bias")
         if self.peepholes:
             self.peephole = [
                 self.add_weight(name=f"peephole_{gate}", shape=(*self.grid, self.filters), initializer="zeros")
@@ -422,10 +424,10 @@ class ConvLSTM(keras.layers.Layer):
         peepholes = [tf.cast(w, dtype) for w in self.peephole] if self.peepholes else None
         return tf.cast(self.kernel[..., self.input_channels :, :], dtype), peepholes
 
-    def step(self, projected, states):
+    def step(self, projected, states, mask=None):
         cell, hidden = states
         kernel, peepholes = self.recurrent_weights(projected.dtype)
-        gates = projected + tf.nn.convolution(hidden, kernel, padding="SAME")
+        gates = projected + tf.nn.convolution(drop(hidden, mask), kernel, padding="SAME")
         state = lstm_gates(gates, cell, self.forget_bias, peepholes)
         return state.hidden, state
 
@@ -438,7 +440,8 @@ class ConvLSTM(keras.layers.Layer):
         return hidden, state
 
     def call(self, inputs, states, training=False):
-        return self.step(self.project_inputs(inputs), states)
+        cell = with_dropout(self, inputs, states) if training else self
+        return cell.step(cell.project_inputs(inputs), states)
 
     def get_config(self):
         return {
@@ -448,8 +451,6 @@ class ConvLSTM(keras.layers.Layer):
             "rank": self.rank,
             "peepholes": self.peepholes,
             "forget_bias": self.forget_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }
 
 
@@ -578,13 +579,13 @@ class MultigridConv(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
-class MultigridConvLSTM(keras.layers.Layer):
+class MultigridConvLSTM(Options, keras.layers.Layer):
     """Multigrid memory layer (MG-conv-LSTM) as an RNN cell over pyramids: routing, and a `ConvLSTM` at every level.
 
     Args:
       sizes: sides of the levels, doubling, e.g. (3, 6, 12).
       filters: channels of every level's state.
-      kernel_size, rank, peepholes, forget_bias: as in `ConvLSTM`.
+      kernel_size, rank, peepholes, forget_bias, **kwargs: as in `ConvLSTM`.
 
     Call arguments: a pyramid (tuple of [B, s, (s,) C]; a single grid is a pyramid of one) and the state, a tuple of
     `ConvLSTMState`, one per level. Returns (pyramid of hidden grids, state). `tfmem.RNN` runs it over sequences.
@@ -593,11 +594,22 @@ class MultigridConvLSTM(keras.layers.Layer):
       ValueError: `sizes` do not double, or a level has no source among the inputs.
     """
 
+    roles = ("kernel", "bias")
+
     def __init__(self, sizes, filters, kernel_size=3, rank=2, peepholes=False, forget_bias=1.0, **kwargs):
         super().__init__(**kwargs)
         self.sizes = check_sizes(sizes)
         self.cells = [
-            ConvLSTM(filters, kernel_size, rank, peepholes, forget_bias, name=f"level_{size}", dtype=self.dtype_policy)
+            ConvLSTM(
+                filters,
+                kernel_size,
+                rank,
+                peepholes,
+                forget_bias,
+                name=f"level_{size}",
+                dtype=self.dtype_policy,
+                **self.given_options(),
+            )
             for size in self.sizes
         ]
         self.filters, self.kernel_size, self.rank = filters, check_odd("kernel_size", kernel_size), rank
@@ -627,8 +639,12 @@ class MultigridConvLSTM(keras.layers.Layer):
         static = pyramid[0].shape[: -self.rank - 1]
         return tuple(split_leading(cell.project_pyramid(merged), leadings[0], static) for cell in self.cells)
 
-    def step(self, projected, states):
-        steps = [cell.step(p, s) for cell, p, s in zip(self.cells, projected, states, strict=True)]
+    def recurrent_units(self, states):
+        return [state.hidden for state in states]
+
+    def step(self, projected, states, mask=None):
+        masks = mask or [None] * len(self.cells)
+        steps = [cell.step(*given) for cell, *given in zip(self.cells, projected, states, masks, strict=True)]
         return tuple(hidden for hidden, _ in steps), tuple(state for _, state in steps)
 
     def scan(self, projected, states):
@@ -644,7 +660,8 @@ class MultigridConvLSTM(keras.layers.Layer):
         return tuple(hidden), tuple(states)
 
     def call(self, inputs, states, training=False):
-        return self.step(self.project_inputs(inputs), states)
+        cell = with_dropout(self, inputs, states) if training else self
+        return cell.step(cell.project_inputs(inputs), states)
 
     def get_config(self):
         return {
