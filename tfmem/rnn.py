@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
+from tfmem.cores.keras_base import with_dropout
 from tfmem.recurrence import same_batch, unroll
 
 
@@ -118,7 +119,10 @@ class RNN(keras.layers.RNN):
             inputs = tf.nest.map_structure(lambda x: tf.reverse(x, [0]), inputs)
             mask = None if mask is None else tf.reverse(mask, [0])
 
-        outputs, state = unroll(self.cell, inputs, state, mask=mask)
+        cell = self.cell
+        if training:
+            cell = with_dropout(cell, tf.nest.map_structure(lambda x: x[0], inputs), state)
+        outputs, state = unroll(cell, inputs, state, mask=mask)
         for cell in [
             self.cell,
             *getattr(self.cell, "cells", []),

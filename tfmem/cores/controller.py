@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfmem.cores.keras_base import Cell, check_positive, linear
+from tfmem.cores.keras_base import Cell, check_positive, drop, linear
 from tfmem.cores.lstm import lstm_bias, lstm_update
 
 
@@ -39,30 +39,42 @@ class MemoryController(Cell):
 
     def build(self, input_shape):
         units, word_size = self.units, self.word_size
-        self.kernel = self.add_weight(shape=(input_shape[-1], 4 * units), initializer="glorot_uniform", name="kernel")
+        self.kernel = self.add_weight(
+            shape=(input_shape[-1], 4 * units), initializer="glorot_uniform", role="kernel", name="kernel"
+        )
         # Rows: h_{t-1}, then v_{t-1}^r.
         self.recurrent_kernel = self.add_weight(
-            shape=(units + word_size, 4 * units), initializer="orthogonal", name="recurrent_kernel"
+            shape=(units + word_size, 4 * units), initializer="orthogonal", role="recurrent", name="recurrent_kernel"
         )
-        self.bias = self.add_weight(shape=(4 * units,), initializer=lstm_bias(units), name="bias")
+        bias = lstm_bias(units, rest=self.next_initializer("bias"))
+        self.bias = self.add_weight(
+            shape=(4 * units,), initializer=bias, role="bias", own_initializer=True, name="bias"
+        )
         size = self.num_interactions * word_size
         self.interaction_kernel = self.add_weight(
-            shape=(units, size), initializer="glorot_uniform", name="interaction_kernel"
+            shape=(units, size), initializer="glorot_uniform", role="kernel", name="interaction_kernel"
         )
-        self.interaction_bias = self.add_weight(shape=(size,), initializer="zeros", name="interaction_bias")
+        self.interaction_bias = self.add_weight(
+            shape=(size,), initializer="zeros", role="bias", name="interaction_bias"
+        )
         self.output_kernel = self.add_weight(
-            shape=(units + word_size, self.output_units), initializer="glorot_uniform", name="output_kernel"
+            shape=(units + word_size, self.output_units),
+            initializer="glorot_uniform",
+            role="kernel",
+            name="output_kernel",
         )
-        self.output_bias = self.add_weight(shape=(self.output_units,), initializer="zeros", name="output_bias")
+        self.output_bias = self.add_weight(
+            shape=(self.output_units,), initializer="zeros", role="bias", name="output_bias"
+        )
 
     def project_inputs(self, inputs):
         """The input's share of the LSTM's gates: [..., 4 units]."""
         self.ensure_built(inputs)
         return linear(inputs, self.kernel, self.bias)
 
-    def control(self, projected, hidden, cell, read_out):
+    def control(self, projected, hidden, cell, read_out, mask=None):
         """h_t, c_t and the interaction vectors (Eq. 1)."""
-        gates = projected + linear(tf.concat([hidden, read_out], axis=-1), self.recurrent_kernel)
+        gates = projected + linear(tf.concat([drop(hidden, mask), read_out], axis=-1), self.recurrent_kernel)
         hidden, cell = lstm_update(gates, cell)
         vectors = tf.tanh(linear(hidden, self.interaction_kernel, self.interaction_bias))
         vectors = tf.reshape(vectors, [-1, self.num_interactions, self.word_size])

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfmem.backend import keras
 from tfmem.cores.base import variable_dtype
-from tfmem.cores.keras_base import Cell, check_positive, linear, tile_batch
+from tfmem.cores.keras_base import Cell, check_positive, drop, linear, tile_batch
 
 
 class EntityState(NamedTuple):
@@ -55,10 +55,13 @@ class EntityMemory(Cell):
     Args:
       num_cells: number of cells m (Santoro et al. compare 2, 4, 6 and 8).
       units: size of each cell (Santoro et al.: 1024 or 2048 divided by the number of cells).
+      **kwargs: initializers, regularizers, constraints, dropout (`tfmem.cores.keras_base`); there are no biases.
 
     Raises:
       ValueError: an argument is not a positive integer.
     """
+
+    roles = ("kernel", "recurrent")
 
     def __init__(self, num_cells, units, **kwargs):
         super().__init__(**kwargs)
@@ -78,11 +81,11 @@ class EntityMemory(Cell):
     def build(self, input_shape):
         square = (self.units, self.units)
         self.encoder_kernel = self.add_weight(
-            shape=(input_shape[-1], self.units), initializer=gaussian(), name="encoder_kernel"
+            shape=(input_shape[-1], self.units), initializer=gaussian(), role="kernel", name="encoder_kernel"
         )
-        self.state_kernel = self.add_weight(shape=square, initializer=gaussian(), name="state_kernel")
-        self.key_kernel = self.add_weight(shape=square, initializer=gaussian(), name="key_kernel")
-        self.input_kernel = self.add_weight(shape=square, initializer=gaussian(), name="input_kernel")
+        self.state_kernel = self.add_weight(shape=square, initializer=gaussian(), role="recurrent", name="state_kernel")
+        self.key_kernel = self.add_weight(shape=square, initializer=gaussian(), role="kernel", name="key_kernel")
+        self.input_kernel = self.add_weight(shape=square, initializer=gaussian(), role="kernel", name="input_kernel")
         self.slopes = self.add_weight(shape=(self.units,), initializer="ones", name="slopes")
 
     def get_initial_state(self, batch_size=None, dtype=None):
@@ -94,13 +97,16 @@ class EntityMemory(Cell):
         encoded = linear(inputs, self.encoder_kernel)
         return ProjectedInput(encoded, linear(encoded, self.input_kernel))
 
-    def step(self, projected, states):
+    def recurrent_units(self, states):
+        return states.cells
+
+    def step(self, projected, states, mask=None):
         cells, s = states.cells, projected.encoded
         keys, slopes = tf.cast(self.keys, cells.dtype), tf.cast(self.slopes, cells.dtype)
         # (2)
         gate = tf.sigmoid(tf.einsum("bd,bmd->bm", s, cells + keys))
         # (3)
-        candidate = linear(cells, self.state_kernel) + linear(keys, self.key_kernel)
+        candidate = linear(drop(cells, mask), self.state_kernel) + linear(keys, self.key_kernel)
         candidate += projected.candidate[:, tf.newaxis]
         candidate = tf.maximum(candidate, 0.0) + slopes * tf.minimum(candidate, 0.0)
         # (4), (5)

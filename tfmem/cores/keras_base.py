@@ -2,16 +2,152 @@
 
 A cell maps `(inputs [B, features], states) -> (output, next states)`; its state is a NamedTuple. As for Sonnet cores,
 `project_inputs` does for any leading dimensions what does not depend on the state, and `step` the rest.
+
+Options of every cell, by Keras's names:
+
+    kernel_, recurrent_, bias_ + initializer, regularizer, constraint
+                                  of the matrices that multiply the state ("recurrent"), of all others and of the
+                                  biases, where a cell has such weights; the cell's own initializer by default
+    dropout, recurrent_dropout    shares of the input's and of the hidden state's units that `tfmem.RNN` drops in
+                                  training, the same ones at all steps of a sequence; a single call of the cell with
+                                  `training=True` draws for its step alone
+    seed                          of the dropout
 """
 
 import tensorflow as tf
 
 from tfmem.backend import keras
 from tfmem.cores.base import is_integer, matmul
-from tfmem.recurrence import checked_inputs, same_batch
+from tfmem.recurrence import checked_inputs, project_inputs, reserve, same_batch
+
+_KINDS = {
+    "initializer": keras.initializers,
+    "regularizer": keras.regularizers,
+    "constraint": keras.constraints,
+}
 
 
-class Cell(keras.layers.Layer):
+class Options:
+    """The options above, for a `keras.layers.Layer` that is a cell; `roles` says which weights it has.
+
+    `add_weight(role=...)` applies them, `step` takes the mask of what is dropped of `recurrent_units`.
+    """
+
+    roles = ("kernel", "recurrent", "bias")
+
+    def __init__(self, dropout=0.0, recurrent_dropout=0.0, seed=None, **kwargs):
+        given = {name: kwargs.pop(name) for name in self._names() if name in kwargs}
+        super().__init__(**kwargs)
+        for name, kind in self._names().items():
+            setattr(self, name, _KINDS[kind].get(given.get(name)))
+        for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}: {rate!r}, must be from 0 to less than 1")
+        self.dropout, self.recurrent_dropout, self.seed = dropout, recurrent_dropout, seed
+        self.roles_with_weights = []
+        if dropout or recurrent_dropout:
+            self.seed_generator = keras.random.SeedGenerator(seed)
+
+    @classmethod
+    def _names(cls):
+        return {f"{role}_{kind}": kind for role in cls.roles for kind in _KINDS}
+
+    def given_options(self):
+        """The options of weights that are not None, as the arguments of another cell."""
+        return {name: _another(getattr(self, name)) for name in self._names() if getattr(self, name) is not None}
+
+    def add_weight(self, *args, role=None, initializer=None, own_initializer=False, **kwargs):
+        """As Keras's, with the options of a role; `own_initializer` leaves the initializer as it is."""
+        if role is not None:
+            if not own_initializer:
+                initializer = self.next_initializer(role) or initializer
+            kwargs |= {kind: getattr(self, f"{role}_{kind}") for kind in ("regularizer", "constraint")}
+        return super().add_weight(*args, initializer=initializer, **kwargs)
+
+    def next_initializer(self, role):
+        """The given initializer for one more weight of a role; None where none was given."""
+        given = getattr(self, f"{role}_initializer")
+        self.roles_with_weights.append(role)
+        return given if self.roles_with_weights.count(role) == 1 else _another(given)
+
+    def recurrent_units(self, states):
+        """The nest of tensors of a state that `recurrent_dropout` applies to."""
+        return states.hidden
+
+    def get_config(self):
+        weights = {name: _KINDS[kind].serialize(getattr(self, name)) for name, kind in self._names().items()}
+        rates = {"dropout": self.dropout, "recurrent_dropout": self.recurrent_dropout, "seed": self.seed}
+        return {**super().get_config(), **weights, **rates}
+
+
+def _another(option):
+    """An initializer that draws other numbers (one object draws the same every time); other options as they are."""
+    return option.clone() if isinstance(option, keras.initializers.Initializer) else option
+
+
+class Dropped:
+    """A cell as it runs in training, with one draw of its dropout; `unroll` takes it for the cell."""
+
+    def __init__(self, cell, inputs, states):
+        def draw(nest, rate):
+            def ones(x):
+                return keras.random.dropout(tf.ones_like(x), rate, seed=cell.seed_generator)
+
+            return tf.nest.map_structure(ones, nest) if rate else None
+
+        self.cell = cell
+        self.inputs = draw(inputs, cell.dropout)
+        self.recurrent = draw(cell.recurrent_units(states), cell.recurrent_dropout)
+
+    def project_inputs(self, inputs):
+        if self.inputs is not None:
+            inputs = tf.nest.map_structure(tf.multiply, inputs, self.inputs)
+        return self.cell.project_inputs(inputs)
+
+    def step(self, projected, states):
+        return self.cell.step(projected, states, self.recurrent)
+
+    def reserve(self, states, num_steps):
+        return reserve(self.cell, states, num_steps)
+
+
+class DroppedStack:
+    """The same for `keras.layers.StackedRNNCells`."""
+
+    def __init__(self, stack, inputs, states):
+        self.cells = []
+        for cell, state in zip(stack.cells, states, strict=True):
+            self.cells.append(with_dropout(cell, inputs, state))
+            if isinstance(cell.output_size, int):
+                first = tf.nest.flatten(inputs)[0]
+                inputs = tf.ones([tf.shape(first)[0], cell.output_size], first.dtype)
+
+    def step(self, inputs, states):
+        left = []
+        for cell, state in zip(self.cells, states, strict=True):
+            if hasattr(cell, "step"):
+                inputs, new = cell.step(project_inputs(cell, inputs), state)
+            else:  # Keras's own
+                inputs, new = cell(inputs, tf.nest.flatten(state), training=True)
+            left.append(tf.nest.pack_sequence_as(state, tf.nest.flatten(new)))
+        return inputs, left
+
+
+def with_dropout(cell, inputs, states):
+    """The cell as it runs in training on steps like `inputs` [B, ...] and from `states`: itself where nothing drops."""
+    if isinstance(cell, keras.layers.StackedRNNCells):
+        drops = any(isinstance(c, Options) and (c.dropout or c.recurrent_dropout) for c in cell.cells)
+        return DroppedStack(cell, inputs, states) if drops else cell
+    drops = isinstance(cell, Options) and (cell.dropout or cell.recurrent_dropout)
+    return Dropped(cell, inputs, states) if drops else cell
+
+
+def drop(x, mask):
+    """`x` without the units that a mask from `Dropped` drops; None drops nothing."""
+    return x if mask is None else x * mask
+
+
+class Cell(Options, keras.layers.Layer):
     """A recurrent cell whose `call` is `step(project_inputs(inputs), states)`.
 
     Subclasses have `state_size` (nest of tf.TensorShape without the batch), `output_size`, `build`, `project_inputs`,
@@ -29,7 +165,8 @@ class Cell(keras.layers.Layer):
         # keras.layers.RNN turns the NamedTuple into a tuple.
         inputs = checked_inputs(self, inputs, states)
         states = same_batch(inputs, tf.nest.pack_sequence_as(self.state_size, tf.nest.flatten(states)))
-        return self.step(self.project_inputs(inputs), states)
+        cell = with_dropout(self, inputs, states) if training else self
+        return cell.step(cell.project_inputs(inputs), states)
 
     def zero_state(self, batch_size, dtype):
         """Zeros in the shapes of `state_size`."""

@@ -88,6 +88,8 @@ class LookupMemory(MemoryController):
         unrolls without compiling anew. `unroll` then adds no room in a graph of static shapes, and steps past it give
         NaN there; in eager mode the table grows all the same.
 
+      **kwargs: initializers, regularizers, constraints, dropout (`tfmem.cores.keras_base`).
+
     Raises:
       ValueError: an argument is not a positive integer; or a step is compiled for a table of capacity 0.
     """
@@ -129,7 +131,7 @@ class LookupMemory(MemoryController):
         needed = tf.reduce_max(num_written(state.written)) + num_steps
         return enlarge(state, tf.where(needed > capacity, tf.maximum(needed, 2 * capacity) - capacity, 0))
 
-    def step(self, projected, states):
+    def step(self, projected, states, mask=None):
         capacity = states.keys.shape[1]
         if tf.executing_eagerly() or capacity is None:
             states = self.reserve(states, 1)
@@ -138,7 +140,7 @@ class LookupMemory(MemoryController):
                 "the table in the state must have room for the step, got capacity 0 in compiled code: call reserve on "
                 "the state before, use tfmem.unroll, or give max_steps to the constructor."
             )
-        hidden, cell, vectors = self.control(projected, states.hidden, states.cell, states.read_out)
+        hidden, cell, vectors = self.control(projected, states.hidden, states.cell, states.read_out, mask)
         length = num_written(states.written)
         keys = append(states.keys, vectors.write_keys, length)
         values = append(states.values, vectors.write_values, length)

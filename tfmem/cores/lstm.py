@@ -18,7 +18,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmem.backend import keras
-from tfmem.cores.keras_base import Cell, check_positive, linear
+from tfmem.cores.keras_base import Cell, check_positive, drop, linear
 
 
 class LSTMState(NamedTuple):
@@ -33,11 +33,14 @@ def lstm_update(gates, cell):
     return LSTMState(tf.sigmoid(o) * tf.tanh(cell), cell)
 
 
-def lstm_bias(units, forget_bias=1.0):
-    """Initialiser of an LSTM's bias [4 units]: the forget gate's quarter is `forget_bias`, the rest zero."""
-    return lambda shape, dtype=None: tf.concat(
-        [tf.zeros([units], dtype), tf.fill([units], tf.cast(forget_bias, dtype)), tf.zeros([2 * units], dtype)], 0
-    )
+def lstm_bias(units, forget_bias=1.0, rest=None):
+    """Initializer of an LSTM's bias [4 units]: `forget_bias` for the forget gate, for the others zeros or `rest`."""
+
+    def initialize(shape, dtype=None):
+        i, _, g, o = tf.split(tf.zeros(shape, dtype) if rest is None else rest(shape, dtype), 4)
+        return tf.concat([i, tf.fill([units], tf.cast(forget_bias, dtype)), g, o], 0)
+
+    return initialize
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
@@ -53,7 +56,8 @@ class LSTMStack(Cell):
       units: width of each layer.
       num_layers: number of layers. Default 2, as in the paper.
       skip_connections: whether the input goes to every layer and every layer to the output. Default True.
-      forget_bias: initial value of the forget gates' bias. Default 1.0.
+      forget_bias: initial value of the forget gates' bias, whatever `bias_initializer` is. Default 1.0.
+      **kwargs: initializers, regularizers, constraints, dropout (`tfmem.cores.keras_base`).
 
     Raises:
       ValueError: units or num_layers is not a positive integer.
@@ -80,7 +84,10 @@ class LSTMStack(Cell):
         input_layers = self.num_layers if self.skip_connections else 1
         self.kernels = [
             self.add_weight(
-                shape=(input_shape[-1], 4 * self.units), initializer="glorot_uniform", name=f"kernel_{layer}"
+                shape=(input_shape[-1], 4 * self.units),
+                initializer="glorot_uniform",
+                role="kernel",
+                name=f"kernel_{layer}",
             )
             for layer in range(input_layers)
         ]
@@ -89,13 +96,18 @@ class LSTMStack(Cell):
             self.add_weight(
                 shape=(self.units * (1 if layer == 0 else 2), 4 * self.units),
                 initializer="orthogonal",
+                role="recurrent",
                 name=f"recurrent_kernel_{layer}",
             )
             for layer in range(self.num_layers)
         ]
         self.biases = [
             self.add_weight(
-                shape=(4 * self.units,), initializer=lstm_bias(self.units, self.forget_bias), name=f"bias_{layer}"
+                shape=(4 * self.units,),
+                initializer=lstm_bias(self.units, self.forget_bias, self.next_initializer("bias")),
+                role="bias",
+                own_initializer=True,
+                name=f"bias_{layer}",
             )
             for layer in range(self.num_layers)
         ]
@@ -109,11 +121,14 @@ class LSTMStack(Cell):
         kernel = tf.concat([tf.cast(k, inputs.dtype) for k in self.kernels], axis=1)
         return tuple(tf.split(linear(inputs, kernel), len(self.kernels), axis=-1))
 
-    def step(self, projected, states):
+    def recurrent_units(self, states):
+        return [state.hidden for state in states]
+
+    def step(self, projected, states, mask=None):
         next_states = []
         for layer, state in enumerate(states):
             below = [] if layer == 0 else [next_states[-1].hidden]
-            recurrent = tf.concat([*below, state.hidden], axis=-1)
+            recurrent = tf.concat([*below, drop(state.hidden, mask and mask[layer])], axis=-1)
             gates = linear(recurrent, self.recurrent_kernels[layer], self.biases[layer])
             if layer < len(projected):
                 gates += projected[layer]

@@ -134,6 +134,7 @@ class MetalearnedMemory(MemoryController):
       feedback_activation: of q^l (MNM-p), the name of a Keras activation. Default "tanh".
       initial_rate: beta^l at the start of training, between 0 and 1. Default 0.5.
       memory_gain: phi_0 is uniform in +-memory_gain/sqrt(fan-in). Default 1.0.
+      **kwargs: initializers, regularizers, constraints, dropout (`tfmem.cores.keras_base`); phi_0 has none of them.
 
     Raises:
       ValueError: an argument is out of its range.
@@ -225,16 +226,18 @@ class MetalearnedMemory(MemoryController):
         super().build(input_shape)
         num_rates = 1 if self.write == "gradient" else self.memory_layers
         self.rate_kernel = self.add_weight(
-            shape=(self.word_size, num_rates), initializer="glorot_uniform", name="rate_kernel"
+            shape=(self.word_size, num_rates), initializer="glorot_uniform", role="kernel", name="rate_kernel"
         )
         bias = keras.initializers.Constant(math.log(self.initial_rate / (1.0 - self.initial_rate)))
-        self.rate_bias = self.add_weight(shape=(num_rates,), initializer=bias, name="rate_bias")
+        self.rate_bias = self.add_weight(
+            shape=(num_rates,), initializer=bias, role="bias", own_initializer=True, name="rate_bias"
+        )
         if self.write == "local":
             size = sum(out for out, _ in self.memory_shapes)
             self.feedback_kernel = self.add_weight(
-                shape=(self.word_size, size), initializer="glorot_uniform", name="feedback_kernel"
+                shape=(self.word_size, size), initializer="glorot_uniform", role="kernel", name="feedback_kernel"
             )
-            self.feedback_bias = self.add_weight(shape=(size,), initializer="zeros", name="feedback_bias")
+            self.feedback_bias = self.add_weight(shape=(size,), initializer="zeros", role="bias", name="feedback_bias")
 
     def get_initial_state(self, batch_size=None, dtype=None):
         state = self.zero_state(batch_size, dtype)
@@ -268,8 +271,8 @@ class MetalearnedMemory(MemoryController):
         weights = tf.constant(self.recall_weights, error.dtype)[:, tf.newaxis]
         return tf.reduce_sum(weights * error, axis=[1, 2]) * (self.error_scale / self.num_heads)
 
-    def step(self, projected, states):
-        hidden, cell, vectors = self.control(projected, states.hidden, states.cell, states.read_out)
+    def step(self, projected, states, mask=None):
+        hidden, cell, vectors = self.control(projected, states.hidden, states.cell, states.read_out, mask)
         keys, values = vectors.write_keys, vectors.write_values
         memory = self.update_memory(states.memory, keys, values, vectors.others[:, 0])
         read_out = self.read(states.memory if self.read_first else memory, vectors.read_keys)

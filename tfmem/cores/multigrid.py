@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.base import is_integer
-from tfmem.cores.keras_base import Cell
+from tfmem.cores.keras_base import Cell, drop
 
 LARGE = 12  # sides from which `upsampled_convolution` is faster than a convolution of the upsampled grid (measured)
 
@@ -347,12 +347,15 @@ class ConvLSTM(Cell):
         first). Default False, as the public code.
       forget_bias: constant added to the forget gate. Default 1.0 (public code).
       kernel_initializer, bias_initializer: defaults "glorot_uniform" and "zeros" (public code).
+      **kwargs: regularizers, constraints, dropout (`tfmem.cores.keras_base`). The kernel is that of input and state.
 
     Call arguments: inputs [B, s, (s,) C] and a `ConvLSTMState`. Returns (hidden [B, s, (s,) filters], state).
 
     Raises:
       ValueError: a size is not a positive integer, or `rank` is neither 1 nor 2.
     """
+
+    roles = ("kernel", "bias")
 
     def __init__(
         self,
@@ -365,7 +368,7 @@ class ConvLSTM(Cell):
         bias_initializer="zeros",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(kernel_initializer=kernel_initializer, bias_initializer=bias_initializer, **kwargs)
         self.filters = check_positive("filters", filters)
         self.kernel_size = check_positive("kernel_size", kernel_size)
         if not is_integer(rank) or rank > 2:
@@ -373,8 +376,6 @@ class ConvLSTM(Cell):
         self.rank = int(rank)
         self.peepholes = bool(peepholes)
         self.forget_bias = float(forget_bias)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
 
     def build(self, input_shape):
         *_, self.input_channels = input_shape
@@ -385,9 +386,9 @@ class ConvLSTM(Cell):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(*window, self.input_channels + self.filters, 4 * self.filters),
-            initializer=self.kernel_initializer,
+            role="kernel",
         )
-        self.bias = self.add_weight(name="bias", shape=(4 * self.filters,), initializer=self.bias_initializer)
+        self.bias = self.add_weight(name="bias", shape=(4 * self.filters,), role="bias")
         if self.peepholes:
             self.peephole = [
                 self.add_weight(name=f"peephole_{gate}", shape=(*self.grid, self.filters), initializer="zeros")
@@ -429,10 +430,10 @@ class ConvLSTM(Cell):
         peepholes = [tf.cast(w, dtype) for w in self.peephole] if self.peepholes else None
         return tf.cast(self.kernel[..., self.input_channels :, :], dtype), peepholes
 
-    def step(self, projected, states):
+    def step(self, projected, states, mask=None):
         cell, hidden = states
         kernel, peepholes = self.recurrent_weights(projected.dtype)
-        gates = projected + tf.nn.convolution(hidden, kernel, padding="SAME")
+        gates = projected + tf.nn.convolution(drop(hidden, mask), kernel, padding="SAME")
         state = lstm_gates(gates, cell, self.forget_bias, peepholes)
         return state.hidden, state
 
@@ -452,8 +453,6 @@ class ConvLSTM(Cell):
             "rank": self.rank,
             "peepholes": self.peepholes,
             "forget_bias": self.forget_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }
 
 
@@ -592,7 +591,7 @@ class MultigridConvLSTM(Cell):
     Args:
       sizes: sides of the levels, doubling, e.g. (3, 6, 12).
       filters: channels of every level's state.
-      kernel_size, rank, peepholes, forget_bias: as in `ConvLSTM`.
+      kernel_size, rank, peepholes, forget_bias, **kwargs: as in `ConvLSTM`.
 
     Call arguments: a pyramid (tuple of [B, s, (s,) C]; a single grid is a pyramid of one) and the state, a tuple of
     `ConvLSTMState`, one per level. Returns (pyramid of hidden grids, state). `tfmem.RNN` runs it over sequences.
@@ -601,11 +600,22 @@ class MultigridConvLSTM(Cell):
       ValueError: `sizes` do not double, or a level has no source among the inputs.
     """
 
+    roles = ("kernel", "bias")
+
     def __init__(self, sizes, filters, kernel_size=3, rank=2, peepholes=False, forget_bias=1.0, **kwargs):
         super().__init__(**kwargs)
         self.sizes = check_sizes(sizes)
         self.cells = [
-            ConvLSTM(filters, kernel_size, rank, peepholes, forget_bias, name=f"level_{size}", dtype=self.dtype_policy)
+            ConvLSTM(
+                filters,
+                kernel_size,
+                rank,
+                peepholes,
+                forget_bias,
+                name=f"level_{size}",
+                dtype=self.dtype_policy,
+                **self.given_options(),
+            )
             for size in self.sizes
         ]
         self.filters, self.kernel_size, self.rank = int(filters), check_odd("kernel_size", kernel_size), rank
@@ -639,8 +649,12 @@ class MultigridConvLSTM(Cell):
         static = pyramid[0].shape[: -self.rank - 1]
         return tuple(split_leading(cell.project_pyramid(merged), leadings[0], static) for cell in self.cells)
 
-    def step(self, projected, states):
-        steps = [cell.step(p, s) for cell, p, s in zip(self.cells, projected, states, strict=True)]
+    def recurrent_units(self, states):
+        return [state.hidden for state in states]
+
+    def step(self, projected, states, mask=None):
+        masks = mask or [None] * len(self.cells)
+        steps = [cell.step(*given) for cell, *given in zip(self.cells, projected, states, masks, strict=True)]
         return tuple(hidden for hidden, _ in steps), tuple(state for _, state in steps)
 
     def scan(self, projected, states):

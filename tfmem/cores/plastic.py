@@ -16,7 +16,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmem.backend import keras
-from tfmem.cores.keras_base import Cell, check_choice, check_positive, linear
+from tfmem.cores.keras_base import Cell, check_choice, check_positive, drop, linear
 
 
 class PlasticState(NamedTuple):
@@ -35,6 +35,7 @@ class PlasticRNN(Cell):
       rule: "hebb" (decay, Eq. 2) or "oja" (Eq. 3). Default "hebb".
       homogeneous: whether all connections share one alpha. Default False.
       initial_eta: initial value of the plasticity rate eta. Default 0.01.
+      **kwargs: initializers, regularizers, constraints, dropout (`tfmem.cores.keras_base`); "recurrent" is w.
 
     Raises:
       ValueError: units is not a positive integer, or rule is not one of the two.
@@ -59,9 +60,13 @@ class PlasticRNN(Cell):
 
     def build(self, input_shape):
         square = (self.units, self.units)
-        self.kernel = self.add_weight(shape=(input_shape[-1], self.units), initializer="glorot_uniform", name="kernel")
-        self.bias = self.add_weight(shape=(self.units,), initializer="zeros", name="bias")
-        self.w = self.add_weight(shape=square, initializer=keras.initializers.RandomNormal(stddev=0.01), name="w")
+        self.kernel = self.add_weight(
+            shape=(input_shape[-1], self.units), initializer="glorot_uniform", role="kernel", name="kernel"
+        )
+        self.bias = self.add_weight(shape=(self.units,), initializer="zeros", role="bias", name="bias")
+        self.w = self.add_weight(
+            shape=square, initializer=keras.initializers.RandomNormal(stddev=0.01), role="recurrent", name="w"
+        )
         if self.homogeneous:
             self.alpha = self.add_weight(shape=(), initializer=keras.initializers.Constant(0.01), name="alpha")
         else:
@@ -77,11 +82,11 @@ class PlasticRNN(Cell):
         self.ensure_built(inputs)
         return linear(inputs, self.kernel, self.bias)
 
-    def step(self, projected, states):
+    def step(self, projected, states, mask=None):
         before, hebb = states
         w, alpha, eta = (tf.cast(v, hebb.dtype) for v in (self.w, self.alpha, self.eta))
         # (1)
-        hidden = tf.tanh(tf.einsum("bi,bij->bj", before, w + alpha * hebb) + projected)
+        hidden = tf.tanh(tf.einsum("bi,bij->bj", drop(before, mask), w + alpha * hebb) + projected)
         # (2), (3)
         pre, post = before[:, :, tf.newaxis], hidden[:, tf.newaxis, :]
         if self.rule == "hebb":
