@@ -1,6 +1,7 @@
 """MkDocs hooks: pages from outside docs/, the API reference, and links that work in the repository and in the site."""
 
 import ast
+import json
 import os
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 PROJECT = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAPERS = sorted(ROOT.glob("reproductions/*/README.md"))
+NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 CODE = r"(?ms)^```.*?^```$|`[^`\n]+`"
 CODE_OR_LINK = re.compile(CODE + r"|\]\((?P<target>[^)\s]+)\)")
 CODE_OR_INDICES = re.compile(CODE + r"|(?P<indices>\]\[)")
@@ -27,10 +29,12 @@ def site_path(path):
         return f"results/{path.parent.name}.md"
     if path.suffix == ".md":
         return path.name.lower()
+    if path.suffix == ".ipynb":
+        return path.with_suffix(".md").as_posix()
     return f"source/{path.as_posix()}.md"
 
 
-OUTSIDE = {site_path(page): page for page in [*PROJECT, *PAPERS]}
+OUTSIDE = {site_path(page): page for page in [*PROJECT, *PAPERS, *NOTEBOOKS]}
 
 
 def linked_file(page, target):
@@ -51,9 +55,15 @@ def linked_sources():
     return sorted(file for file in links - {None} if site_path(file).startswith("source/") and file.is_file())
 
 
+def notebook_page(file):
+    """Return the page that shows a notebook's text and code."""
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(file.read_text("utf-8"))["cells"]]
+    return "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for kind, text in cells)
+
+
 def source_page(file):
     """Return the page that shows a source file."""
-    language = {".py": "python", ".ipynb": "json"}.get(file.suffix, "text")
+    language = "python" if file.suffix == ".py" else "text"
     head = f"---\nsearch:\n  exclude: true\n---\n\n# {file.relative_to(ROOT).as_posix()}\n"
     return f"{head}\n````{language}\n{file.read_text('utf-8')}````\n"
 
@@ -83,7 +93,8 @@ def on_config(config):
 
 def on_files(files, config):
     for uri, page in OUTSIDE.items():
-        files.append(File.generated(config, uri, abs_src_path=str(page)))
+        content = notebook_page(page) if page.suffix == ".ipynb" else page.read_text("utf-8")
+        files.append(File.generated(config, uri, content=content))
     for file in linked_sources():
         files.append(File.generated(config, site_path(file), content=source_page(file)))
     rows = "".join(f"| [`tfmem.{name}`]({name}.md) | {line} |\n" for name, line in modules().items())

@@ -78,6 +78,12 @@ def test_language_stop_list(page):
     assert stopped_words(page) == []
 
 
+def test_site_has_every_page_of_docs():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in ROOT.glob("docs/**/*.md")} - {"README.md"}
+    assert [page for page in sorted(pages) if not re.search(rf"[ :]{re.escape(page)}$", navigation, re.MULTILINE)] == []
+
+
 def test_readme_has_at_most_120_lines():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 120
 
