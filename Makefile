@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test fuzz lint
+DOCS := .venv-docs
+
+.PHONY: demo test fuzz lint docs
 
 demo: $(READY)
 	$(BIN)/reproduce run multigrid/mapping --preset demo
@@ -19,6 +21,15 @@ fuzz: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The site of docs/ in site/. Its tools read the code and import none of it, so they have an environment of their own.
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+$(DOCS)/.ready: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	touch $@
 
 $(READY): requirements.txt setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
