@@ -18,7 +18,7 @@ from pathlib import Path
 from gpu_queue import MIB, pack_runs, unpack_runs
 
 from reproductions.__main__ import main as reproduce
-from tfmem.runfolder import RunFolder
+from tfmem.runfolder import RunFolder, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,19 +59,21 @@ def import_run(run, runs):
 
 
 def write_assets(queue, megabytes):
-    """Write the smallest checkpoints of the queue as archives into the papers' results; `megabytes` in all."""
+    """Write checkpoints of the queue, with slots in bfloat16, into the papers' results: the most trained that fit."""
     left = megabytes * MIB
     runs = [RunFolder(path.parent) for path in queue.glob("*/config.json")]
-    for run in sorted((run for run in runs if run.saved()), key=lambda run: run.saved()[0][1].stat().st_size):
+    for run in sorted((run for run in runs if run.saved()), key=updates_of, reverse=True):
         path = ROOT / "reproductions" / run.config()["experiment"].split("/")[0] / "results/queue" / run.path.name
-        size = run.saved()[0][1].stat().st_size
-        if size + MIB // 4 > left:
-            continue
-        path.mkdir(parents=True, exist_ok=True)
-        with (path / "runs.tar.00").open("wb") as file:
-            pack_runs([run.path], file, left)
-        left -= size + MIB // 4
-        print(f"asset: {path.relative_to(ROOT)}, {size / MIB:.2f} MiB, {updates_of(run)} updates")
+        with tempfile.TemporaryFile() as file:
+            pack_runs([run.path], file, left, short=True)
+            size = file.tell()
+            file.seek(0)
+            content = file.read()
+        if size <= left and updates_of(run) > 0:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / "runs.tar.00", lambda f, content=content: f.write(content))
+            left -= size
+            print(f"asset: {path.relative_to(ROOT)}, {size / MIB:.2f} MiB, {updates_of(run)} updates")
 
 
 def main():

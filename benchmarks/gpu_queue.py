@@ -412,10 +412,11 @@ def resume_from(source, name, bundle, folder, precision):
 # ---- archives of run folders -----------------------------------------------------------------------------------------
 
 
-def pack_runs(folders, file, limit):
+def pack_runs(folders, file, limit, short=False):
     """Write run folders, with their newest checkpoint alone, into a tar file of at most `limit` bytes.
 
     Where they are larger, optimizer slots become bfloat16, the largest run's first; what is still too large stays out.
+    `short` makes all slots bfloat16.
 
     Returns:
       `{name of the folder: "whole" | "optimizer slots in bfloat16" | "left out: ..."}`.
@@ -426,7 +427,7 @@ def pack_runs(folders, file, limit):
     notes = dict.fromkeys(runs, "whole")
     room = limit - 256 * 1024 * len(runs)  # the other files
     with tempfile.TemporaryDirectory() as temporary:
-        while sum(sizes.values()) > room:
+        while sum(sizes.values()) > room or (short and "whole" in notes.values()):
             whole = [name for name in sizes if notes[name] == "whole"]
             name = max(whole or sizes, key=sizes.get)
             if whole:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 
@@ -50,7 +51,10 @@ class Loop(abc.ABC):
     Attributes:
       update: number of updates done.
       evaluation: scores of the last evaluation; None before one.
+      names: what the variables of a checkpoint are, by their names in it; {} where it is not known.
     """
+
+    names: ClassVar[dict] = {}
 
     def __init__(self, folder, schedule, num_updates):
         self.folder, self.schedule, self.num_updates = folder, schedule, num_updates
@@ -166,7 +170,7 @@ class Loop(abc.ABC):
         )
 
     def save(self):
-        self.folder.save(pack_checkpoint(self.update, self.arrays(), self.pending, self.wall_time()))
+        self.folder.save(pack_checkpoint(self.update, self.arrays(), self.pending, self.wall_time(), self.names))
         self.last_save = time.monotonic()
 
     def wall_time(self):
@@ -174,7 +178,7 @@ class Loop(abc.ABC):
         return self.wall_before + time.monotonic() - self.start
 
 
-def pack_checkpoint(update, arrays, pending, wall_time):
+def pack_checkpoint(update, arrays, pending, wall_time, names=None):
     """A run's state after `update` updates as a `Checkpoint`.
 
     Args:
@@ -182,6 +186,7 @@ def pack_checkpoint(update, arrays, pending, wall_time):
       arrays: numpy arrays by name, `variables/...` and `carry/...`.
       pending: metrics of the unfinished row, lists by name.
       wall_time: seconds.
+      names: what each array of `variables/` is, by the rest of its name; compared when the checkpoint is loaded.
 
     Raises:
       TrainingDivergedError: an array holds NaN.
@@ -192,7 +197,7 @@ def pack_checkpoint(update, arrays, pending, wall_time):
                 f"{name} holds NaN after update {update}; the last good checkpoint is kept, this one was not saved"
             )
     rest = {f"pending/{name}": np.array(values, np.float64) for name, values in pending.items()}
-    return Checkpoint(update, arrays | rest, {"wall_time": wall_time})
+    return Checkpoint(update, arrays | rest, {"wall_time": wall_time, "names": names or {}})
 
 
 def pending_metrics(checkpoint):

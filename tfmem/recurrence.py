@@ -3,8 +3,9 @@
 import functools
 import types
 
-import keras
 import tensorflow as tf
+
+from tfmem.backend import keras
 
 
 def project_inputs(core, inputs):

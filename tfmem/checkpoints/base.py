@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.interop import SonnetCell
 
 # What TF 1's Saver writes beside the weights: optimiser slots, counters, (never used) moving statistics. Not loaded.

@@ -28,6 +28,7 @@ _MODULES = {
     "stacked_batches": "tfmem.training.experiment",
     "train": "tfmem.training.trainer",
     "uses_xla": "tfmem.training.experiment",
+    "variable_names": "tfmem.training.experiment",
 }
 
 __all__ = sorted(_MODULES)

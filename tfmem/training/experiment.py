@@ -1,6 +1,7 @@
 """What an experiment is: its configuration, its update, its evaluation, and its updates as compiled functions."""
 
 import abc
+import collections
 import dataclasses
 import os
 import types
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from tfmem.backend import keras
 from tfmem.loop import fitting_arrays, pending_metrics
+from tfmem.runfolder import RunFolderError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,6 +191,38 @@ def numbered(prefix, variables):
     return {f"{prefix}/{index:03d}": variable for index, variable in enumerate(variables)}
 
 
+def variable_names(experiment):
+    """The paths of attributes at which an experiment holds its variables, by their names in `variables`.
+
+    They tell two variables of equal shape apart where the order of `variables` changes, as that of a Sonnet module does
+    when an attribute is renamed.
+    """
+    wanted = {id(v): name for name, v in experiment.variables().items()}
+    wanted |= {id(v.value): name for name, v in experiment.variables().items() if isinstance(v, keras.Variable)}
+    paths, seen, queue = {}, set(), collections.deque([("", experiment)])
+    while queue:
+        path, value = queue.popleft()
+        if id(value) in wanted:
+            paths.setdefault(wanted[id(value)], []).append(path)
+        elif id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, dict):
+                queue.extend((f"{path}.{key}", item) for key, item in value.items())
+            elif isinstance(value, list | tuple):
+                queue.extend((f"{path}.{index}", item) for index, item in enumerate(value))
+            elif isinstance(value, Experiment | tf.Module | keras.Layer | keras.Optimizer):
+                named = (
+                    (key, item) for key, item in vars(value).items() if not key.endswith("_variables")
+                )  # Keras's lists
+                queue.extend((f"{path}.{key}", item) for key, item in named)
+    return {name: min(found, key=_plainness).removeprefix(".") for name, found in paths.items()}
+
+
+def _plainness(path):
+    """Orders paths: public ones first, then short ones."""
+    return path.count("._"), path.count("."), path
+
+
 def uses_xla(config):
     """Whether `config.jit_compile` means XLA on this machine."""
     if config.jit_compile == "auto":
@@ -300,6 +334,13 @@ def load_checkpoint(experiment, checkpoint):
     shapes = {f"variables/{name}": variable.shape for name, variable in experiment.variables().items()}
     shapes |= {f"carry/{index}": tensor.shape for index, tensor in enumerate(tf.nest.flatten(carry))}
     stored = fitting_arrays(checkpoint, shapes, experiment.name)
+    before, now = checkpoint.metadata.get("names", {}), variable_names(experiment)
+    moved = [f"{name} was {before[name]}, is {now[name]}" for name in before if before[name] != now.get(name)]
+    if moved:
+        raise RunFolderError(
+            f"the checkpoint of update {checkpoint.update} holds other variables than {experiment.name}:\n  "
+            + "\n  ".join(moved)
+        )
     for name, variable in experiment.variables().items():
         variable.assign(stored[f"variables/{name}"])
     flat = [tf.constant(stored[f"carry/{i}"], t.dtype) for i, t in enumerate(tf.nest.flatten(carry))]

@@ -33,11 +33,11 @@ import dataclasses
 import functools
 from typing import Literal
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from tfmem import plotting, training
+from tfmem.backend import keras
 from tfmem.optimizers import TF1RMSprop
 from tfmem.runfolder import RunFolder
 from tfmem.training import Evaluation, RunConfig, check_range, numbered, uses_xla

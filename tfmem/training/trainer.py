@@ -36,6 +36,7 @@ from tfmem.training.experiment import (
     load_checkpoint,
     run_description,
     stacked_batches,
+    variable_names,
 )
 
 HISTORY = "num_updates_history"  # in config.json and result.json of a run that was made longer
@@ -145,7 +146,7 @@ class _Run(Loop):
     def __init__(self, experiment, folder, described, functions):
         super().__init__(folder, experiment.config, experiment.config.num_updates)
         self.experiment, self.carry, self.functions = experiment, experiment.initial_carry(), functions
-        self.described = described
+        self.described, self.names = described, variable_names(experiment)
         self.called, self.timed, self.seconds = set(), 0, 0.0  # sizes of calls; updates and seconds since a row
         self.resume()
 
