@@ -301,13 +301,14 @@ class KanervaMemory(snt.Module):
 
         def write(inputs, memory_state):
             z, index = inputs
-            return self._write(z, memory_state, None if seeds is None else seeds[index])
+            return self._write((z,) if seeds is None else (z, seeds[index]), memory_state)
 
         (w, dkl_w, dkl_M), final_memory = unroll(write, (z, tf.range(num_codes)), memory_state)
         return final_memory, w, dkl_w, dkl_M
 
-    def _write(self, z, memory_state, seed):
-        seeds = None if seed is None else tf.unstack(tf.random.split(seed, self.num_opt_iters + 1, alg="philox"))
+    def _write(self, inputs, memory_state):
+        z, *seed = inputs
+        seeds = tf.unstack(tf.random.split(seed[0], self.num_opt_iters + 1, alg="philox")) if seed else None
         noise_variance = self.noise_stddev(z.dtype) ** 2
         new_state = memory_state
         # w is refined against the newest mean, but Bayes' rule always starts from the memory before the code.
