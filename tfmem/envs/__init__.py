@@ -1,7 +1,8 @@
 """Worlds with an agent in them, as Gymnasium environments: one file per environment.
 
 Importing this package registers "tfmem/RandomCity-v0" and "tfmem/Terrain-v0", which are numpy only (no TensorFlow), and
-the grid world "tfmem/BoxWorld-v0", which imports TensorFlow when it is made. All serve `gymnasium.make` and `gymnasium.make_vec`.
+the grid worlds "tfmem/BoxWorld-v0" and "tfmem/GoalMaze-v0", which import TensorFlow when one is made. All
+serve `gymnasium.make` and `gymnasium.make_vec`.
 """
 
 import gymnasium
@@ -18,7 +19,7 @@ gymnasium.register(
     vector_entry_point="tfmem.envs.terrain:TerrainVectorEnv",
     max_episode_steps=2000,
 )
-for _name, _module in (("BoxWorld", "box_world"),):
+for _name, _module in (("BoxWorld", "box_world"), ("GoalMaze", "goal_maze")):
     gymnasium.register(
         f"tfmem/{_name}-v0",
         entry_point=f"tfmem.envs.grid.{_module}:{_name}Env",

@@ -48,24 +48,17 @@ class GridWorld(abc.ABC):
       num_actions: actions are 0 ... num_actions - 1.
       num_numbers: random numbers of one world in one step.
       num_levels: levels of a pool, if nobody says otherwise.
-      observation_shape, observation_dtype, observation_high: of one world's observation, whose smallest value is 0.
+      observation_shape, observation_dtype: of one world's observation.
+      observation_low, observation_high: bounds of its values, numbers or arrays of its shape.
     """
 
     num_actions: ClassVar[int]
+    num_numbers: ClassVar[int]
     num_levels: ClassVar[int] = 1024
-
-    @property
-    @abc.abstractmethod
-    def num_numbers(self):
-        """Random numbers of one world in one step."""
-
-    @property
-    @abc.abstractmethod
-    def observation_shape(self):
-        """Shape of one world's observation."""
-
+    observation_shape: ClassVar[tuple[int, ...]]
     observation_dtype: ClassVar[tf.DType]
-    observation_high: ClassVar[float]
+    observation_low: ClassVar[Any] = 0
+    observation_high: ClassVar[Any]
 
     @abc.abstractmethod
     def levels(self, number, seed):

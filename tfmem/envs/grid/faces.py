@@ -63,7 +63,8 @@ class _Worlds:
     def spaces(self):
         world = self.world
         shape, dtype = world.observation_shape, world.observation_dtype.as_numpy_dtype
-        observations = gymnasium.spaces.Box(0, world.observation_high, shape, dtype)
+        low, high = (np.broadcast_to(x, shape).astype(dtype) for x in (world.observation_low, world.observation_high))
+        observations = gymnasium.spaces.Box(low, high, dtype=dtype)
         return observations, gymnasium.spaces.Discrete(world.num_actions)
 
     def _numbers(self):
