@@ -35,32 +35,41 @@ def assert_equal(a, b):
     tf.nest.map_structure(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
 
 
-def run(world, levels, batch_size, steps, seed, wrap=compiled, action_high=None):
-    """A random policy's (states, results) as lists of nests of numpy arrays; `states` has the first one too."""
+def stepper(world, levels, batch_size, wrap=None):
+    """`step(state, action, seed)` of a pool, compiled by XLA unless `wrap` says how."""
     levels = tensors(levels)
 
-    def step(state, action, number):
-        return world.step(levels, state, action, world.draw(tf.stack([seed, number]), batch_size))
+    def step(state, action, seed):
+        return world.step(levels, state, action, world.draw(seed, batch_size))
 
-    step = wrap(step)
-    state, _ = world.reset(levels, world.draw([seed, 0], batch_size))
+    return (wrap or compiled)(step)
+
+
+def run(world, levels, batch_size, steps, seed, step=None, action_high=None):
+    """A random policy's (states, results) as lists of nests of numpy arrays; `states` has the first one too."""
+    step = step or stepper(world, levels, batch_size)
+    state, _ = world.reset(tensors(levels), world.draw([seed, 0], batch_size))
     actions = np.random.default_rng(seed).integers(0, action_high or world.num_actions, [steps, batch_size], np.int32)
     states, results = [numpy(state)], []
     for number, action in enumerate(actions, start=1):
-        state, result = step(state, tf.constant(action), tf.constant(number))
+        state, result = step(state, tf.constant(action), tf.constant([seed, number]))
         states.append(numpy(state))
         results.append(numpy(result))
     return states, results
 
 
-def assert_xla_equals_eager_and_repeats(world, batch_size=6, steps=40):
+def assert_xla_equals_eager_and_repeats(world, batch_size=6, steps=30):
     """The same numbers from XLA, from a graph and eagerly, again with the same seed, others with another."""
     levels = world.levels(20, seed=3)
-    first = run(world, levels, batch_size, steps, seed=1)
-    for wrap in (compiled, lambda f: tf.function(f, autograph=False), lambda f: f):
-        assert_equal(first, run(world, levels, batch_size, steps, seed=1, wrap=wrap))
+    xla, graph, eager = (
+        stepper(world, levels, batch_size, wrap)
+        for wrap in (compiled, lambda function: tf.function(function, autograph=False), lambda function: function)
+    )
+    first = run(world, levels, batch_size, steps, seed=1, step=xla)
+    for step in (xla, graph, eager):
+        assert_equal(first, run(world, levels, batch_size, steps, seed=1, step=step))
     assert_equal(levels, world.levels(20, seed=3))
-    other = run(world, levels, batch_size, steps, seed=2)
+    other = run(world, levels, batch_size, steps, seed=2, step=xla)
     assert any((a.observation != b.observation).any() for a, b in zip(first[1], other[1], strict=True))
 
 
