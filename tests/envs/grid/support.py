@@ -118,8 +118,8 @@ def assert_faces_are_gymnasiums(name, **short):
         envs.reset(seed=[1, 2, 3])
     for arguments, message in (
         ({"render_mode": "human"}, "^render_mode: 'human', must be"),
-        ({"num_levels": 0}, "^number: 0, must be"),
-        ({"level_seed": -1}, "^seed: -1, must be"),
+        ({"num_levels": 0}, "^num_levels: 0, must be"),
+        ({"level_seed": -1}, "^level_seed: -1, must be"),
     ):
         with pytest.raises(ValueError, match=message):
             type(fresh)(**arguments)

@@ -55,8 +55,10 @@ class _Worlds:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode: {render_mode!r}, must be None or 'rgb_array'")
         self.world, self.state = world_class(**arguments), None
-        levels = self.world.levels(self.world.num_levels if num_levels is None else num_levels, level_seed)
-        self._levels = tf.nest.map_structure(tf.constant, levels)
+        num_levels = self.world.num_levels if num_levels is None else num_levels
+        check_integer("num_levels", num_levels, 1)
+        check_integer("level_seed", level_seed, 0)
+        self._levels = tf.nest.map_structure(tf.constant, self.world.levels(num_levels, level_seed))
         self._reset, self._step = _compiled(self.world)
         self.render_mode, self.generators = render_mode, [None] * batch_size
 
