@@ -5,11 +5,13 @@
 
 A step is what `world.step` gives: the move, its reward, the next level where an episode ends, and the observation. The
 loop draws actions and decisions as well, and adds up rewards and observations, so that none is left out. `growth` is
-the power of the batch with which steps a second grow. The fastest of several repeats counts.
+the power of the batch with which steps a second grow. The fastest of several repeats counts. `XLA, CPU` counts the
+seconds of all threads together: what one core does, whatever else the machine has to do.
 """
 
 import argparse
 import os
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -47,12 +49,19 @@ def rollout(world, batch_size, steps, xla):
 
 
 def measure(world, batch_size, steps, repeats, xla):
-    """(steps a second, seconds of the first call, which compiles)."""
+    """Steps a second, steps a second of CPU time, and seconds of the first call, which compiles."""
     levels = tf.nest.map_structure(tf.constant, world.levels(1024, seed=0))
     state, _ = world.reset(levels, world.draw([0, 0], batch_size))
     run = rollout(world, batch_size, steps, xla)
-    first, *times = seconds_of(lambda: run(levels, state, tf.constant(1))[1].numpy(), repeats + 1)
-    return batch_size * steps / min(times), first
+    cpu = []
+
+    def call():
+        start = time.process_time()
+        run(levels, state, tf.constant(1))[1].numpy()
+        cpu.append(time.process_time() - start)
+
+    first, *times = seconds_of(call, repeats + 1)
+    return batch_size * steps / min(times), batch_size * steps / min(cpu[1:]), first
 
 
 def main():
@@ -62,18 +71,17 @@ def main():
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    print(f"{'steps/s':18}{'B':>6}{'graph':>14}{'XLA':>14}{'XLA/graph':>11}{'growth':>8}{'compile s':>11}")
+    print(f"{'steps/s':18}{'B':>6}{'graph':>14}{'XLA':>14}{'/graph':>8}{'XLA, CPU':>14}{'growth':>8}{'compile s':>11}")
     for name in options.worlds:
         points = []
         for batch_size in options.batch_sizes:
             arguments = (WORLDS[name], batch_size, options.steps, options.repeats)
-            graph, _ = measure(*arguments, xla=False)
-            xla, first = measure(*arguments, xla=True)
+            graph, _, _ = measure(*arguments, xla=False)
+            xla, cpu, first = measure(*arguments, xla=True)
             points.append({"B": batch_size, "rate": xla})
-            power = f"{growth(points, 'B', 'rate'):8.2f}" if len(points) > 1 else f"{'':8}"
-            print(
-                f"{name:18}{batch_size:6}{graph:14,.0f}{xla:14,.0f}{xla / graph:11.1f}{power}{first:11.1f}", flush=True
-            )
+            power = f"{growth(points, 'B', 'rate'):.2f}" if len(points) > 1 else ""
+            rates = f"{graph:14,.0f}{xla:14,.0f}{xla / graph:8.1f}{cpu:14,.0f}"
+            print(f"{name:18}{batch_size:6}{rates}{power:>8}{first:11.1f}", flush=True)
 
 
 if __name__ == "__main__":
