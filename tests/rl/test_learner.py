@@ -314,6 +314,8 @@ def test_the_published_variants(rng):
     np.testing.assert_allclose(
         maze.total, maze.policy_gradient + 0.06 * maze.baseline + 0.1 * maze.regularizer, rtol=1e-5
     )
+    scaled = loss(reward_scale=0.1)
+    np.testing.assert_allclose(scaled.rewards, 0.1 * trajectory.entries.reward[1:], rtol=1e-6)
     learner.auxiliary_loss = lambda core: tf.reduce_sum(core)
     whole = learner.loss(trajectory)
     np.testing.assert_allclose(
@@ -363,6 +365,7 @@ def test_actions_follow_the_policy(rng):
         ("lambda_", -0.1, "lambda_: -0.1, must be from 0 to 1"),
         ("clip_c_threshold", 0, "clip_c_threshold: 0, must be greater than 0, or None"),
         ("entropy_cost", float("nan"), "entropy_cost: nan, must be at least 0"),
+        ("reward_scale", 0.0, "reward_scale: 0.0, must be greater than 0 and finite"),
         ("regularizer", "l2", "regularizer: 'l2', must be one of 'entropy', 'concentration'"),
         ("reward_mode", "clip", "reward_mode: 'clip', must be one of 'none', 'abs_one', 'soft_asymmetric'"),
         ("reduction", "max", "reduction: 'max', must be one of 'sum', 'mean'"),

@@ -43,6 +43,8 @@ class Objective:
     """What keeps the policy from one action: the negative entropy, or the sum of p^2 (Miconi et al. 2018)."""
     reward_mode: Literal["none", "abs_one", "soft_asymmetric"] = "abs_one"
     """How rewards are clipped (`returns.clip_rewards`)."""
+    reward_scale: float = 1.0
+    """What rewards are multiplied by before that. Not specified; 1 is the public codes'."""
     reduction: Literal["sum", "mean"] = "sum"
     """Over time and batch."""
     bootstrap_truncated: bool = False
@@ -52,6 +54,8 @@ class Objective:
         for name in ("discount", "lambda_"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to 1")
+        if not 0 < self.reward_scale < float("inf"):
+            raise ValueError(f"reward_scale: {self.reward_scale}, must be greater than 0 and finite")
         for name in ("clip_rho_threshold", "clip_c_threshold", "clip_pg_rho_threshold"):
             threshold = getattr(self, name)
             if threshold is not None and not threshold > 0:
@@ -100,7 +104,7 @@ def actor_critic_loss(objective, entries, output):
         ended = shifted.done & ~shifted.truncated
         lambda_ = tf.where(shifted.truncated, 0.0, lambda_)
         v_t = tf.where(shifted.truncated, output.last_value[1:], v_t)
-    rewards = returns.clip_rewards(shifted.reward, objective.reward_mode)
+    rewards = returns.clip_rewards(objective.reward_scale * shifted.reward, objective.reward_mode)
     discounts = tf.where(ended, 0.0, objective.discount)
     log_probs = losses.action_log_probs(logits_tm1, shifted.action)
     log_rhos = log_probs - losses.action_log_probs(shifted.logits, shifted.action)
