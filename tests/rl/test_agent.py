@@ -13,9 +13,13 @@ import sonnet as snt
 import tensorflow as tf
 
 import tfmem
+from tests.conformance.descriptors import ROWS
+from tests.rl.worlds import Cue
 from tests.support import relative_error
 from tfmem.cores import ConvLSTM, LookupMemory, LSTMStack, MetalearnedMemory, PlasticRNN, RelationalMemory
 from tfmem.rl.agent import Agent, ConvTorso, MLPTorso
+from tfmem.rl.learner import ActorCritic, Objective
+from tfmem.rl.rollout import observation_spec
 
 STEPS, BATCH, ACTIONS = 7, 3, 4
 ROOT = Path(__file__).parents[2]
@@ -31,7 +35,11 @@ AGENTS = {
     "plastic": (VECTOR, lambda: Agent(MLPTorso(), PlasticRNN(6), ACTIONS, action_input=False, reward_input=None)),
     "metalearned": (VECTOR, lambda: Agent(MLPTorso(), MetalearnedMemory(8, 6), ACTIONS)),
     "rmc": (GRID, lambda: Agent(ConvTorso((3, 4)), RelationalMemory(2, 4, 2), ACTIONS, skip=True)),
-    "grid": (SQUARE, lambda: Agent(ConvTorso((3,), padding="same", flatten=False), ConvLSTM(4), ACTIONS, skip=True)),
+    "grid": (SQUARE, lambda: Agent(ConvTorso((3,), padding="same", output="grid"), ConvLSTM(4), ACTIONS, skip=True)),
+    "cells": (
+        GRID,
+        lambda: Agent(ConvTorso((3,), output="cells"), RelationalMemory(2, 4, treat_input_as_matrix=True), ACTIONS),
+    ),
     "nest": (
         {"held": VECTOR, "view": GRID},
         lambda: Agent(ConvTorso((3, 4)), LSTMStack(6, 1), ACTIONS),
@@ -149,7 +157,7 @@ def test_last_values_are_of_the_episode_that_ended(rng, name):
         _, state = agent.step(part(observation, t), action[t], reward[t], done[t], state)
 
 
-@pytest.mark.parametrize("name", ["none", "lstm", "sonnet", "rmc", "grid", "nest"])
+@pytest.mark.parametrize("name", ["none", "lstm", "sonnet", "grid", "cells", "nest"])
 def test_saved_and_loaded(rng, name, tmp_path):
     agent = make(name)
     given, state = frames(rng, agent), agent.initial_state(BATCH)
@@ -215,3 +223,25 @@ def test_bad_arguments():
         MLPTorso((3, 0))
     with pytest.raises(ValueError, match="padding must be one of"):
         ConvTorso(padding="full")
+    with pytest.raises(ValueError, match="output must be one of 'vector', 'grid', 'cells', got 'rows'"):
+        ConvTorso(output="rows")
+
+
+VECTOR_ROWS = [row for row in ROWS if len(row.input_shape) == 1 and isinstance(row.input_shape[0], int)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", VECTOR_ROWS, ids=lambda row: row.name)
+def test_any_core_acts_and_learns(row):
+    world = Cue(3)
+    agent = Agent(MLPTorso(), row.create(), world.num_actions).build_for(observation_spec(world))
+    optimizer = keras.optimizers.Adam(1e-2)
+    optimizer.build(agent.trainable_variables)
+    learner = ActorCritic(agent, world, optimizer, Objective(), 4, 5, policy_lag=1)
+    step = tf.function(lambda update, carry: learner.train_step(update, (), carry, 3), autograph=False)
+    carry, before = learner.initial_carry((), 3), agent.get_weights()
+    for update in range(2):
+        carry, metrics = step(tf.constant(update, tf.int64), carry)
+        assert np.isfinite(metrics["loss"])
+        assert metrics["gradient_norm"] > 0
+    assert any(np.any(a != b) for a, b in zip(before, agent.get_weights(), strict=True))

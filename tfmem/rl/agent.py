@@ -82,7 +82,7 @@ class ConvTorso(keras.layers.Layer):
     vectors [N, features] in it are repeated in every cell. Bytes are divided by 255.
 
     Paper: Santoro et al. 2018, appendix A.3: 12 and 24 kernels of 2x2, stride 1, ReLU, and the two maps. Not specified:
-    the padding, whether the maps are flattened; we use no padding, and flatten for cores of vectors.
+    the padding, and how the maps enter the core; we use no padding and one vector.
 
     Args:
       filters: kernels of the layers.
@@ -90,17 +90,19 @@ class ConvTorso(keras.layers.Layer):
       stride: of every layer. Default 1.
       padding: "valid", or "same" for a core that needs the grid's own size.
       coordinates: whether the two maps are added. Default True.
-      flatten: whether the result is [N, features]; else [N, rows, columns, channels], for cores of grids.
+      output: "vector", [N, features]; "grid", [N, rows, columns, channels], for cores of grids; or "cells",
+        [N, rows * columns, channels], for a relational memory that takes its input as a matrix.
     """
 
     def __init__(
-        self, filters=(12, 24), kernel_size=2, stride=1, padding="valid", coordinates=True, flatten=True, **kwargs
+        self, filters=(12, 24), kernel_size=2, stride=1, padding="valid", coordinates=True, output="vector", **kwargs
     ):
         super().__init__(**kwargs)
         check_positive(kernel_size=kernel_size, stride=stride, **{f"filters[{i}]": n for i, n in enumerate(filters)})
         check_choice("padding", padding, ("valid", "same"))
+        check_choice("output", output, ("vector", "grid", "cells"))
         self.filters, self.kernel_size, self.stride = tuple(filters), kernel_size, stride
-        self.padding, self.coordinates, self.flatten = padding, coordinates, flatten
+        self.padding, self.coordinates, self.output_form = padding, coordinates, output
 
     def build(self, input_shape):
         shapes = _shapes(input_shape)
@@ -128,14 +130,16 @@ class ConvTorso(keras.layers.Layer):
             rows, columns = (tf.linspace(-1.0, 1.0, n) if n > 1 else tf.zeros([1]) for n in x.shape[1:3])
             maps = tf.cast(tf.stack(tf.meshgrid(columns, rows), -1), x.dtype)  # x, then y
             x = tf.concat([x, tf.broadcast_to(maps, tf.concat([tf.shape(x)[:1], maps.shape], 0))], -1)
-        return _flat(x) if self.flatten else x
+        if self.output_form == "cells":
+            return tf.reshape(x, [-1, x.shape[1] * x.shape[2], x.shape[3]])
+        return _flat(x) if self.output_form == "vector" else x
 
     def get_config(self):
-        names = ("filters", "kernel_size", "stride", "padding", "coordinates", "flatten")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        names = ("filters", "kernel_size", "stride", "padding", "coordinates")
+        return {**super().get_config(), **{n: getattr(self, n) for n in names}, "output": self.output_form}
 
 
-class Episodes:
+class Restarting:
     """A cell whose state is its initial one again where an episode starts.
 
     Its inputs are `(x, done, last_x)`: the cell's input, bool [..., B], and (or ()) the input at which the episode
@@ -175,7 +179,8 @@ class Agent(keras.Model):
     and done, as the last three led to the observation.
 
     Args:
-      torso: a Keras layer from an observation [N, ...] to [N, features], or to a grid [N, rows, columns, channels].
+      torso: a Keras layer from an observation [N, ...] to what the core reads: [N, features], or with more axes, in
+        every place of which the previous action and the reward are repeated.
       core: a core of `tfmem.cores`, Sonnet's or Keras's, with a state of fixed size; None for an agent without memory.
         Where its output is a nest of tensors, the heads read the first.
       num_actions: number of actions.
@@ -214,7 +219,7 @@ class Agent(keras.Model):
         )
         self.policy = Head(num_actions, mlp_sizes, name="policy", dtype=self.dtype_policy)
         self.baseline = Head(1, mlp_sizes, name="baseline", dtype=self.dtype_policy)
-        self.episodes = Episodes(self.cell)
+        self.restarting = Restarting(self.cell)
 
     def build_for(self, observation):
         """Makes all variables.
@@ -241,10 +246,10 @@ class Agent(keras.Model):
 
     def initial_state(self, batch_size):
         """The core's own initial state; () without a core."""
-        return self.episodes.initial_state(batch_size)
+        return self.restarting.initial_state(batch_size)
 
     def features(self, observation, action, reward):
-        """What the core sees of frames with any leading axes: [..., features] or [..., rows, columns, channels]."""
+        """What the core sees of frames with any leading axes: [..., features], or with more axes between."""
         leading, static = tf.shape(reward), reward.shape
         if static.is_fully_defined():
             leading = static.as_list()
@@ -268,7 +273,7 @@ class Agent(keras.Model):
     def step(self, observation, action, reward, done, state):
         """One step of B worlds: `(AgentOutput, next state)`."""
         inputs = self.features(observation, action, reward), done, ()
-        (output, _), state = step(self.episodes, self.episodes.project_inputs(inputs), state)
+        (output, _), state = step(self.restarting, self.restarting.project_inputs(inputs), state)
         return self._read(done, inputs[0], (), output, ()), state
 
     def unroll(self, observation, action, reward, done, state, last_observation=None):
@@ -285,7 +290,7 @@ class Agent(keras.Model):
         if self.cell is None:
             outputs, last_outputs = x, last_x
         else:
-            (outputs, last_outputs), state = unroll(self.episodes, (x, done, last_x), state)
+            (outputs, last_outputs), state = unroll(self.restarting, (x, done, last_x), state)
         return self._read(done, x, last_x, outputs, last_outputs), state
 
     def call(self, observation, action, reward, done, state):
@@ -386,14 +391,15 @@ def _flat(x, leading=1):
 
 
 def _joined(*parts):
-    """Vectors [N, features] and grids [N, rows, columns, channels] joined; with a grid, vectors stand in every cell."""
-    grids = [part for part in parts if part.shape.rank == 4]
-    if grids:
-        _, rows, columns, _ = grids[0].shape
-        parts = [
-            p if p.shape.rank == 4 else tf.tile(p[:, tf.newaxis, tf.newaxis], [1, rows, columns, 1]) for p in parts
-        ]
-    return tf.concat(parts, -1)
+    """Tensors [N, (...,) features] joined; vectors are repeated in every place of those that have more axes."""
+    places = max((part.shape[1:-1] for part in parts), key=len)
+
+    def spread(part):
+        if part.shape.rank > 2:
+            return part
+        return tf.tile(tf.reshape(part, [-1, *[1] * len(places), part.shape[-1]]), [1, *places, 1])
+
+    return tf.concat([spread(part) for part in parts], -1)
 
 
 def _empty(nest):
