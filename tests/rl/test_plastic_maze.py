@@ -52,9 +52,9 @@ class Maze:
 
     def set_weights(self, weights):
         for name, variable in self.variables.items():
-            variable.assign(self.ours(name, weights[name]))
+            variable.assign(self.as_variable(name, weights[name]))
 
-    def ours(self, name, array):
+    def as_variable(self, name, array):
         """Rows are targets in the public code's linear layers, columns here."""
         array = np.asarray(array)
         return np.reshape(
@@ -118,7 +118,7 @@ def check_episode(maze, data, prefix, inputs, actions, rewards):
         np.testing.assert_allclose(part, data[f"{prefix}/loss_{name}"], rtol=1e-4, err_msg=f"{prefix} {name}")
     for name, gradient in gradients.items():
         if f"{prefix}/grad/{name}" in data:
-            expected = maze.ours(name, data[f"{prefix}/grad/{name}"])
+            expected = maze.as_variable(name, data[f"{prefix}/grad/{name}"])
             assert relative_error(gradient, expected) < 1e-4, f"{prefix}/grad/{name}"
     return gradients
 
@@ -152,7 +152,7 @@ def test_two_episodes_equal_the_public_code(golden, prefix):
             gradients |= {name: tf.zeros_like(gradients[name]) for name in ("alpha", "eta")}
         optimizer.apply([*gradients.values()], [*maze.variables.values()])
         for name in names:
-            expected = maze.ours(name, data[f"{episode}/after/{name}"])
+            expected = maze.as_variable(name, data[f"{episode}/after/{name}"])
             np.testing.assert_allclose(maze.variables[name], expected, rtol=0, atol=5e-7, err_msg=f"{episode} {name}")
 
 
@@ -179,7 +179,7 @@ def test_the_published_size_equals_the_public_code(golden, prefix):
         if name in ("w", "alpha") and expected.ndim == 2:
             variable = variable[: len(expected)]
         else:
-            expected = maze.ours(name, expected)
+            expected = maze.as_variable(name, expected)
         np.testing.assert_allclose(variable, expected, rtol=0, atol=5e-7, err_msg=name)
 
 
