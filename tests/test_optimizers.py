@@ -3,10 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import sonnet as snt
 import tensorflow as tf
 
 from tests.support import relative_error
-from tfmem.optimizers import TF1RMSprop, linear_decay
+from tfmem.optimizers import SonnetAdam, TF1RMSprop, linear_decay
 
 
 def transcription(variable, gradients, learning_rates, rho, mu, epsilon):
@@ -191,6 +192,26 @@ def test_linear_decay(golden):
     multigrid = tf.function(lambda step: linear_decay(step, 1e-3, 1e-4, 1e6), jit_compile=True)
     for step, expected in ((0, 1e-3), (500_000, 5.5e-4), (1_000_000, 1e-4), (3_000_000_000, 1e-4)):
         np.testing.assert_allclose(multigrid(tf.constant(step, tf.int64)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("kind", [tf.Variable, keras.Variable])
+def test_adam_equals_sonnets(rng, kind, jit_compile):
+    start, gradients = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(6, 5, 3)).astype(np.float32)
+    settings = {"beta1": 0.8, "beta2": 0.99, "epsilon": 0.05}
+    variable, expected, sonnet = kind(start), tf.Variable(start), snt.optimizers.Adam(0.1, **settings)
+    optimizer = SonnetAdam(0.1, *settings.values())
+    optimizer.build([variable])
+    apply = tf.function(lambda gradient: optimizer.apply([gradient], [variable]), jit_compile=jit_compile)
+    for gradient in gradients:
+        apply(tf.constant(gradient))
+        sonnet.apply([tf.constant(gradient)], [expected])
+        assert relative_error(tf.convert_to_tensor(variable), expected) < 1e-6
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert again.get_config() == optimizer.get_config()
+    for argument, value in (("beta_1", 1.0), ("beta_2", -0.1), ("epsilon", float("nan"))):
+        with pytest.raises(ValueError, match=f"{argument}: {value}, must be"):
+            SonnetAdam(**{argument: value})
 
 
 def test_config_round_trip():

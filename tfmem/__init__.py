@@ -16,7 +16,19 @@ _HOME = {
     "as_keras_cell": "tfmem.interop",
     "as_sonnet_core": "tfmem.interop",
 }
-_ROOMS = ("checkpoints", "cores", "envs", "export", "losses", "models", "optimizers", "plotting", "tasks", "training")
+_ROOMS = (
+    "checkpoints",
+    "cores",
+    "envs",
+    "export",
+    "losses",
+    "models",
+    "optimizers",
+    "plotting",
+    "rl",
+    "tasks",
+    "training",
+)
 
 __all__ = [*_HOME, *_ROOMS, "__version__"]
 

@@ -1,4 +1,4 @@
-"""TensorFlow 1's RMSProp as a Keras optimizer, and the linear learning-rate schedule that goes with it.
+"""Optimisers of the public codes that Keras has not: TensorFlow 1's RMSProp with its linear schedule, Sonnet's Adam.
 
     rms      <- rho rms + (1 - rho) g^2                  rms starts at 1
     mean     <- rho mean + (1 - rho) g                   only where centered; else it stays 0
@@ -7,6 +7,11 @@
 
 Keras's own RMSprop starts rms at 0 and has eps outside the root. With the large eps (0.1) of the public codes of
 Multigrid Neural Memory and IMPALA the two take other paths.
+
+    m <- beta_1 m + (1 - beta_1) g,  v <- beta_2 v + (1 - beta_2) g^2
+    variable <- variable - lr m' / (sqrt(v') + eps)      m' = m / (1 - beta_1^t), v' = v / (1 - beta_2^t)
+
+Keras's own Adam adds eps to sqrt(v): at step 1 that is an eps 32 times as large.
 """
 
 import tensorflow as tf
@@ -85,6 +90,50 @@ class TF1RMSprop(keras.optimizers.Optimizer):
     def get_config(self):
         own = {"rho": self.rho, "momentum": self.momentum, "epsilon": self.epsilon, "centered": self.centered}
         return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class SonnetAdam(keras.optimizers.Optimizer):
+    """Adam with epsilon behind the bias correction, as Sonnet's and PyTorch's.
+
+    Args:
+      learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
+      beta_1, beta_2: decays of the moments.
+      epsilon: added to the root of the corrected second moment.
+      **kwargs: of `keras.optimizers.Optimizer`, as for `TF1RMSprop`.
+
+    Raises:
+      ValueError: a decay is outside [0, 1), or `epsilon` is negative.
+    """
+
+    def __init__(self, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-8, name="sonnet_adam", **kwargs):
+        for argument, value in (("beta_1", beta_1), ("beta_2", beta_2)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{argument}: {value}, must be from 0 to less than 1")
+        if not epsilon >= 0:
+            raise ValueError(f"epsilon: {epsilon}, must be at least 0")
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._first = [self.add_variable_from_reference(v, "first") for v in variables]
+        self._second = [self.add_variable_from_reference(v, "second") for v in variables]
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        first, second = self._first[index], self._second[index]
+        gradient = tf.cast(gradient, variable.dtype)
+        first.assign(self.beta_1 * first + (1.0 - self.beta_1) * gradient)
+        second.assign(self.beta_2 * second + (1.0 - self.beta_2) * tf.square(gradient))
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        m, v = first / (1.0 - self.beta_1**step), second / (1.0 - self.beta_2**step)
+        variable.assign_sub(tf.cast(learning_rate, variable.dtype) * m / (tf.sqrt(v) + self.epsilon))
+
+    def get_config(self):
+        return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
 
 
 def linear_decay(step, initial, final, decay_steps):

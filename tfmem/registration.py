@@ -9,7 +9,9 @@ import importlib
 import sys
 
 HOMES = {
+    "Agent": "tfmem.rl.agent",
     "ConvLSTM": "tfmem.cores.multigrid",
+    "ConvTorso": "tfmem.rl.agent",
     "EncoderDecoder": "tfmem.models.sequence",
     "EntityMemory": "tfmem.cores.entity",
     "GridNormalization": "tfmem.cores.multigrid",
@@ -18,6 +20,7 @@ HOMES = {
     "LanguageModel": "tfmem.models.language",
     "LocalizationModel": "tfmem.models.multigrid",
     "LookupMemory": "tfmem.cores.lookup",
+    "MLPTorso": "tfmem.rl.agent",
     "MNISTRecallModel": "tfmem.models.multigrid",
     "MetalearnedMemory": "tfmem.cores.metalearned",
     "MultigridConv": "tfmem.cores.multigrid",
@@ -27,6 +30,7 @@ HOMES = {
     "RNN": "tfmem.rnn",
     "RecallModel": "tfmem.models.multigrid",
     "SequenceModel": "tfmem.models.sequence",
+    "SonnetAdam": "tfmem.optimizers",
     "SonnetCell": "tfmem.interop",
     "SonnetObject": "tfmem.interop",
     "SortModel": "tfmem.models.multigrid",

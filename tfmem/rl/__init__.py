@@ -1,0 +1,27 @@
+"""Reinforcement learning with memory: returns, losses, agents of any core, and actors and learner in one graph.
+
+`returns` and `losses` are pure functions, `agent` has the agent and its torsos, `rollout` acts in worlds, `learner`
+learns from the record. The names below are loaded when first used.
+"""
+
+import importlib
+
+_HOME = {
+    "ActorCritic": "learner",
+    "Agent": "agent",
+    "ConvTorso": "agent",
+    "MLPTorso": "agent",
+    "Objective": "learner",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"tfmem.rl.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'tfmem.rl' has no attribute {name!r}")
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,410 @@
+"""Agents: a torso, any core of `tfmem.cores`, and heads for the policy and the value.
+
+At time t the agent sees the observation, the action and the reward that led to it, and whether an episode starts there:
+
+    x_t = [torso(observation_t), reward_t, onehot(action_t)]                the last two are options
+    s_t = initial state where done_t, else the state after step t - 1
+    y_t, state = core(x_t, s_t)
+    logits_t, value_t = heads(y_t), or of [y_t, x_t] with `skip`
+
+Acting (`step`) and learning (`unroll`) run the same code. `unroll` runs the torso and the core's `project_inputs` for
+all frames at once and only then the core. Public code: scalable_agent (this order; the state is reset by `done` before
+a step; the previous action is never zeroed). `skip` is in no paper; recurrent relational memories learn faster with it.
+"""
+
+import importlib
+from typing import Any, NamedTuple
+
+import sonnet as snt
+import tensorflow as tf
+
+from tfmem.backend import keras
+from tfmem.cores.keras_base import check_choice, check_positive, linear
+from tfmem.interop import as_keras_cell
+from tfmem.models.sequence import Head
+from tfmem.recurrence import project_inputs, step, unroll
+
+REWARD_INPUTS = (None, "clipped", "raw")
+
+
+class AgentOutput(NamedTuple):
+    """What an agent gives for frames [B] or [T, B].
+
+    logits: float32 [..., A].
+    value: float32 [...].
+    last_value: value of the frames at which the episodes ended, [...]; () unless `unroll` was given these.
+    core: the core's own output, a nest.
+    """
+
+    logits: tf.Tensor
+    value: tf.Tensor
+    last_value: Any
+    core: Any
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class MLPTorso(keras.layers.Layer):
+    """All tensors of an observation flattened and joined, then layers with ReLU: [N, features].
+
+    Args:
+      sizes: widths of the layers; () for the flattened observation alone.
+    """
+
+    def __init__(self, sizes=(), **kwargs):
+        super().__init__(**kwargs)
+        check_positive(**{f"sizes[{i}]": size for i, size in enumerate(sizes)})
+        self.sizes = tuple(sizes)
+
+    def build(self, input_shape):
+        width = sum(tf.TensorShape(s[1:]).num_elements() for s in _shapes(input_shape))
+        self.kernels, self.biases = [], []
+        for index, size in enumerate(self.sizes):
+            init = keras.initializers.TruncatedNormal(stddev=width**-0.5)
+            self.kernels.append(self.add_weight(shape=(width, size), initializer=init, name=f"kernel_{index}"))
+            self.biases.append(self.add_weight(shape=(size,), initializer="zeros", name=f"bias_{index}"))
+            width = size
+
+    def call(self, observation):
+        x = tf.concat([_flat(_number(leaf, self.compute_dtype)) for leaf in tf.nest.flatten(observation)], -1)
+        for kernel, bias in zip(self.kernels, self.biases, strict=True):
+            x = tf.nn.relu(linear(x, kernel, bias))
+        return x
+
+    def get_config(self):
+        return {**super().get_config(), "sizes": self.sizes}
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class ConvTorso(keras.layers.Layer):
+    """Small convolutions over a grid, and two maps of each cell's x and y in [-1, 1] behind them.
+
+    An observation is a nest of grids [N, rows, columns, channels] of one size, which are joined along their channels;
+    vectors [N, features] in it are repeated in every cell. Bytes are divided by 255.
+
+    Paper: Santoro et al. 2018, appendix A.3: 12 and 24 kernels of 2x2, stride 1, ReLU, and the two maps. Not specified:
+    the padding, and how the maps enter the core; we use no padding and one vector.
+
+    Args:
+      filters: kernels of the layers.
+      kernel_size: side of the kernels. Default 2.
+      stride: of every layer. Default 1.
+      padding: "valid", or "same" for a core that needs the grid's own size.
+      coordinates: whether the two maps are added. Default True.
+      output: "vector", [N, features]; "grid", [N, rows, columns, channels], for cores of grids; or "cells",
+        [N, rows * columns, channels], for a relational memory that takes its input as a matrix.
+    """
+
+    def __init__(
+        self, filters=(12, 24), kernel_size=2, stride=1, padding="valid", coordinates=True, output="vector", **kwargs
+    ):
+        super().__init__(**kwargs)
+        check_positive(kernel_size=kernel_size, stride=stride, **{f"filters[{i}]": n for i, n in enumerate(filters)})
+        check_choice("padding", padding, ("valid", "same"))
+        check_choice("output", output, ("vector", "grid", "cells"))
+        self.filters, self.kernel_size, self.stride = tuple(filters), kernel_size, stride
+        self.padding, self.coordinates, self.output_form = padding, coordinates, output
+
+    def build(self, input_shape):
+        shapes = _shapes(input_shape)
+        sides = {tuple(shape[1:3]) for shape in shapes if len(shape) == 4}
+        if len(sides) != 1 or any(len(shape) not in (2, 4) for shape in shapes):
+            raise ValueError(
+                f"observation: shapes are {shapes}, must be grids [N, rows, columns, channels] of one size"
+            )
+        channels = sum(shape[-1] for shape in shapes)
+        self.kernels, self.biases = [], []
+        for index, filters in enumerate(self.filters):
+            shape = (self.kernel_size, self.kernel_size, channels, filters)
+            init = keras.initializers.TruncatedNormal(stddev=(self.kernel_size**2 * channels) ** -0.5)
+            self.kernels.append(self.add_weight(shape=shape, initializer=init, name=f"kernel_{index}"))
+            self.biases.append(self.add_weight(shape=(filters,), initializer="zeros", name=f"bias_{index}"))
+            channels = filters
+
+    def call(self, observation):
+        leaves = [_number(leaf, self.compute_dtype) for leaf in tf.nest.flatten(observation)]
+        x = _joined(*leaves)
+        for kernel, bias in zip(self.kernels, self.biases, strict=True):
+            x = tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.stride, self.padding.upper())
+            x = tf.nn.relu(x + tf.cast(bias, x.dtype))
+        if self.coordinates:
+            rows, columns = (tf.linspace(-1.0, 1.0, n) if n > 1 else tf.zeros([1]) for n in x.shape[1:3])
+            maps = tf.cast(tf.stack(tf.meshgrid(columns, rows), -1), x.dtype)  # x, then y
+            x = tf.concat([x, tf.broadcast_to(maps, tf.concat([tf.shape(x)[:1], maps.shape], 0))], -1)
+        if self.output_form == "cells":
+            return tf.reshape(x, [-1, x.shape[1] * x.shape[2], x.shape[3]])
+        return _flat(x) if self.output_form == "vector" else x
+
+    def get_config(self):
+        names = ("filters", "kernel_size", "stride", "padding", "coordinates")
+        return {**super().get_config(), **{n: getattr(self, n) for n in names}, "output": self.output_form}
+
+
+class Restarting:
+    """A cell whose state is its initial one again where an episode starts.
+
+    Its inputs are `(x, done, last_x)`: the cell's input, bool [..., B], and (or ()) the input at which the episode
+    ended. Its output is `(output, last_output)`: the cell's, and (or ()) what the cell gives for `last_x` from the
+    state before the reset. None as a cell is one without memory: its output is its input.
+    """
+
+    def __init__(self, cell):
+        self.cell = cell
+
+    def initial_state(self, batch_size):
+        return () if self.cell is None else self.cell.get_initial_state(batch_size=batch_size)
+
+    def project_inputs(self, inputs):
+        x, done, last_x = inputs
+        if self.cell is None:
+            return inputs
+        return project_inputs(self.cell, x), done, () if _empty(last_x) else project_inputs(self.cell, last_x)
+
+    def step(self, projected, state):
+        x, done, last_x = projected
+        if self.cell is None:
+            return (x, last_x), state
+        last_output = () if _empty(last_x) else step(self.cell, last_x, state)[0]
+        first = self.initial_state(done.shape[0] or tf.shape(done)[0])
+        tf.nest.assert_same_structure(first, state, check_types=False)
+        started = [_where(done, i, s) for i, s in zip(tf.nest.flatten(first), tf.nest.flatten(state), strict=True)]
+        output, state = step(self.cell, x, tf.nest.pack_sequence_as(state, started))
+        return (output, last_output), state
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class Agent(keras.Model):
+    """An actor-critic agent of discrete actions around any core.
+
+    Call `build_for` before anything else. All methods take frames of B worlds: observation (a nest), action, reward
+    and done, as the last three led to the observation.
+
+    Args:
+      torso: a Keras layer from an observation [N, ...] to what the core reads: [N, features], or with more axes, in
+        every place of which the previous action and the reward are repeated.
+      core: a core of `tfmem.cores`, Sonnet's or Keras's, with a state of fixed size; None for an agent without memory.
+        Where its output is a nest of tensors, the heads read the first.
+      num_actions: number of actions.
+      action_input: whether the core sees the previous action, one-hot. Default True.
+      reward_input: how the core sees the last reward: "clipped" to [-1, 1] (public code: scalable_agent), "raw" or
+        None, not at all. Default "clipped".
+      skip: whether the heads see the core's input as well as its output. Not specified; default False.
+      mlp_sizes: widths of the layers between core and logits, and between core and value. Default (), as the public
+        code.
+
+    Raises:
+      ValueError: an argument is not as said.
+    """
+
+    def __init__(
+        self,
+        torso,
+        core,
+        num_actions,
+        action_input=True,
+        reward_input="clipped",
+        skip=False,
+        mlp_sizes=(),
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive(num_actions=num_actions)
+        check_choice("reward_input", reward_input, REWARD_INPUTS)
+        self.torso = torso
+        self.cell = as_keras_cell(core) if isinstance(core, snt.RNNCore) else core
+        self.num_actions, self.action_input, self.reward_input, self.skip = (
+            num_actions,
+            action_input,
+            reward_input,
+            skip,
+        )
+        self.policy = Head(num_actions, mlp_sizes, name="policy", dtype=self.dtype_policy)
+        self.baseline = Head(1, mlp_sizes, name="baseline", dtype=self.dtype_policy)
+        self.restarting = Restarting(self.cell)
+
+    def build_for(self, observation):
+        """Makes all variables.
+
+        Args:
+          observation: nest of `tf.TensorSpec` of one world's observation, without the batch.
+
+        Raises:
+          ValueError: the core's state grows with time, or the torso does not take the observation.
+        """
+        self.observation_spec = observation
+        zeros = tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape], s.dtype), observation)
+        with tf.init_scope():
+            x = self.features(zeros, tf.zeros([1], tf.int32), tf.zeros([1]))
+            if self.cell is not None:
+                if not self.cell.built:
+                    self.cell.build(tuple(x.shape))
+                sizes = tf.nest.flatten(self.cell.state_size)
+                if any(None in tf.TensorShape(size).as_list() for size in sizes):
+                    raise ValueError(f"core: its state has the sizes {sizes}, must be of fixed size")
+            self.built = True
+            self.step(zeros, tf.zeros([1], tf.int32), tf.zeros([1]), tf.ones([1], tf.bool), self.initial_state(1))
+        return self
+
+    def initial_state(self, batch_size):
+        """The core's own initial state; () without a core."""
+        return self.restarting.initial_state(batch_size)
+
+    def features(self, observation, action, reward):
+        """What the core sees of frames with any leading axes: [..., features], or with more axes between."""
+        leading, static = tf.shape(reward), reward.shape
+        if static.is_fully_defined():
+            leading = static.as_list()
+        tf.nest.assert_same_structure(self.observation_spec, observation, check_types=False)
+        flat = [
+            tf.reshape(leaf, [-1, *spec.shape])
+            for leaf, spec in zip(tf.nest.flatten(observation), tf.nest.flatten(self.observation_spec), strict=True)
+        ]
+        parts = [self.torso(tf.nest.pack_sequence_as(self.observation_spec, flat))]
+        dtype = parts[0].dtype
+        if self.reward_input is not None:
+            seen = tf.clip_by_value(reward, -1.0, 1.0) if self.reward_input == "clipped" else reward
+            parts.append(tf.cast(tf.reshape(seen, [-1, 1]), dtype))
+        if self.action_input:
+            parts.append(tf.one_hot(tf.reshape(action, [-1]), self.num_actions, dtype=dtype))
+        x = _joined(*parts)
+        joined = tf.reshape(x, tf.concat([leading, x.shape[1:]], 0))
+        joined.set_shape([*static, *x.shape[1:]])
+        return joined
+
+    def step(self, observation, action, reward, done, state):
+        """One step of B worlds: `(AgentOutput, next state)`."""
+        inputs = self.features(observation, action, reward), done, ()
+        (output, _), state = step(self.restarting, self.restarting.project_inputs(inputs), state)
+        return self._read(done, inputs[0], (), output, ()), state
+
+    def unroll(self, observation, action, reward, done, state, last_observation=None):
+        """All frames [T, B, ...] from the state before the first: `(AgentOutput, final state)`.
+
+        Args:
+          observation, action, reward, done: time-major.
+          state: of the core, before it saw the first frame.
+          last_observation: [T, B, ...], what an episode that ended at a frame came to; for `AgentOutput.last_value`.
+        """
+        x, last_x = self.features(observation, action, reward), ()
+        if last_observation is not None:
+            last_x = self.features(last_observation, action, reward)
+        if self.cell is None:
+            outputs, last_outputs = x, last_x
+        else:
+            (outputs, last_outputs), state = unroll(self.restarting, (x, done, last_x), state)
+        return self._read(done, x, last_x, outputs, last_outputs), state
+
+    def call(self, observation, action, reward, done, state):
+        return self.unroll(observation, action, reward, done, state)
+
+    def _read(self, done, x, last_x, output, last_output):
+        """The heads on the core's outputs, and on its inputs with `skip`."""
+
+        def seen(output, x):
+            parts = [tf.nest.flatten(output)[0]]
+            if self.skip and self.cell is not None:
+                parts.append(x)
+            return tf.concat([_flat(part, done.shape.rank) for part in parts], -1)
+
+        read = seen(output, x)
+        last_value = () if _empty(last_x) else self.baseline(seen(last_output, last_x))[..., 0]
+        return AgentOutput(self.policy(read), self.baseline(read)[..., 0], last_value, output)
+
+    def export_functions(self):
+        """Signatures of `tfmem.export.saved_model`: `step` and `initial_state`.
+
+        step   observation, previous_action, reward, done [B], state -> logits [B, A], value [B], state
+        """
+
+        def act(observation, previous_action, reward, done, state):
+            output, state = self.step(observation, previous_action, reward, done, state)
+            return {"logits": output.logits, "value": output.value, "state": state}
+
+        def initial_state(batch_size):
+            return {"state": self.initial_state(batch_size)}
+
+        def batched(nest):
+            return tf.nest.map_structure(lambda s: tf.TensorSpec([None, *s.shape], s.dtype), nest)
+
+        state = tf.nest.map_structure(lambda s: tf.TensorSpec(s.shape[1:], s.dtype), self.initial_state(1))
+        arguments = {
+            "observation": batched(self.observation_spec),
+            "previous_action": tf.TensorSpec([None], tf.int32),
+            "reward": tf.TensorSpec([None]),
+            "done": tf.TensorSpec([None], tf.bool),
+            "state": batched(state),
+        }
+        return {
+            "step": (act, arguments),
+            "initial_state": (initial_state, {"batch_size": tf.TensorSpec([], tf.int32)}),
+        }
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "torso": keras.saving.serialize_keras_object(self.torso),
+            "core": keras.saving.serialize_keras_object(self.cell),
+            "num_actions": self.num_actions,
+            "action_input": self.action_input,
+            "reward_input": self.reward_input,
+            "skip": self.skip,
+            "mlp_sizes": self.policy.mlp_sizes,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for name in ("torso", "core"):
+            module = (config[name] or {}).get("module")
+            if module and module.startswith("tfmem."):  # Keras knows a class only once its module is imported
+                importlib.import_module(module)
+            config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
+
+    def get_build_config(self):
+        spec = tf.nest.map_structure(lambda s: keras.KerasTensor(s.shape, s.dtype.name), self.observation_spec)
+        return {"observation": keras.saving.serialize_keras_object(spec)}
+
+    def build_from_config(self, config):
+        spec = keras.saving.deserialize_keras_object(config["observation"])
+        self.build_for(tf.nest.map_structure(lambda s: tf.TensorSpec(s.shape, s.dtype), spec))
+
+
+def _shapes(nest):
+    """The shapes in a nest of shapes, as Keras gives it to `build`."""
+    found = []
+    keras.tree.map_shape_structure(found.append, nest)
+    return found
+
+
+def _number(leaf, dtype):
+    """A leaf of an observation as numbers; bytes become fractions of 255."""
+    x = tf.cast(leaf, dtype)
+    return x / 255.0 if leaf.dtype == tf.uint8 else x
+
+
+def _flat(x, leading=1):
+    """`x` with all axes behind the leading ones as one."""
+    width = x.shape[leading:].num_elements()
+    flat = tf.reshape(x, tf.concat([tf.shape(x)[:leading], [width]], 0))
+    flat.set_shape([*x.shape[:leading], width])
+    return flat
+
+
+def _joined(*parts):
+    """Tensors [N, (...,) features] joined; vectors are repeated in every place of those that have more axes."""
+    places = max((part.shape[1:-1] for part in parts), key=len)
+
+    def spread(part):
+        if part.shape.rank > 2:
+            return part
+        return tf.tile(tf.reshape(part, [-1, *[1] * len(places), part.shape[-1]]), [1, *places, 1])
+
+    return tf.concat([spread(part) for part in parts], -1)
+
+
+def _empty(nest):
+    return isinstance(nest, tuple) and not nest
+
+
+def _where(done, new, old):
+    return tf.where(tf.reshape(done, [-1] + [1] * (old.shape.rank - 1)), new, old)

@@ -1,0 +1,355 @@
+"""Learning: the actor-critic loss of a trajectory, and the update that acts in worlds and learns from it.
+
+The learner runs the agent over all T + 1 entries of a record (`tfmem.rl.rollout`), the first of which the record before
+has as its last. Then both are shifted against each other, as scalable_agent does:
+
+    actions, actors' logits, rewards, dones    entries 1 ... T
+    learner's logits and values                entries 0 ... T - 1; the value of entry T is the bootstrap
+
+An update (`ActorCritic.train_step`) is T steps of B worlds, the loss and the optimizer, in one graph: it is all that a
+`tfmem.training.Experiment` needs, which gives exact resume, run folders and bundles.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import tensorflow as tf
+
+from tfmem.rl import losses, returns
+from tfmem.rl.rollout import ActorState, draw_uniforms, initial_actor_state, rollout
+from tfmem.training import Evaluation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What the learner minimizes; the defaults are scalable_agent's."""
+
+    discount: float = 0.99
+    """Of rewards, per step; 0 where an episode ended."""
+    lambda_: float = 1.0
+    """Of the trace."""
+    clip_rho_threshold: float | None = 1.0
+    """Bound of the ratios in the temporal differences."""
+    clip_c_threshold: float | None = 1.0
+    """Bound of the ratios in the trace."""
+    clip_pg_rho_threshold: float | None = 1.0
+    """Bound of the ratios in the advantages."""
+    baseline_cost: float = 0.5
+    """Weight of half the squared error of the values."""
+    entropy_cost: float = 0.00025
+    """Weight of the negative entropy, or of the concentration."""
+    regularizer: Literal["entropy", "concentration"] = "entropy"
+    """What keeps the policy from one action: the negative entropy, or the sum of p^2 (Miconi et al. 2018)."""
+    reward_mode: Literal["none", "abs_one", "soft_asymmetric"] = "abs_one"
+    """How rewards are clipped (`returns.clip_rewards`)."""
+    reward_scale: float = 1.0
+    """What rewards are multiplied by before that. Not specified; 1 is the public codes'."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Over time and batch."""
+    bootstrap_truncated: bool = False
+    """Whether an episode that the time cut ends in the value of what it came to. Public code: discount 0 there too."""
+
+    def __post_init__(self):
+        for name in ("discount", "lambda_"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to 1")
+        if not 0 < self.reward_scale < float("inf"):
+            raise ValueError(f"reward_scale: {self.reward_scale}, must be greater than 0 and finite")
+        for name in ("clip_rho_threshold", "clip_c_threshold", "clip_pg_rho_threshold"):
+            threshold = getattr(self, name)
+            if threshold is not None and not threshold > 0:
+                raise ValueError(f"{name}: {threshold}, must be greater than 0, or None")
+        for name in ("baseline_cost", "entropy_cost"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: {getattr(self, name)}, must be at least 0")
+        for name, choices in (
+            ("regularizer", ("entropy", "concentration")),
+            ("reward_mode", returns.REWARD_MODES),
+            ("reduction", losses.REDUCTIONS),
+        ):
+            if getattr(self, name) not in choices:
+                allowed = ", ".join(map(repr, choices))
+                raise ValueError(f"{name}: {getattr(self, name)!r}, must be one of {allowed}")
+
+
+class Loss(NamedTuple):
+    """The total, its parts without their weights, and what they are made of, [T, B] after the shift."""
+
+    total: tf.Tensor
+    policy_gradient: tf.Tensor
+    baseline: tf.Tensor
+    regularizer: tf.Tensor
+    log_rhos: tf.Tensor
+    discounts: tf.Tensor
+    rewards: tf.Tensor
+    targets: returns.VTrace
+
+
+def actor_critic_loss(objective, entries, output):
+    """The loss of a record.
+
+    Args:
+      objective: an `Objective`.
+      entries: of a `Trajectory`, [T + 1, B, ...].
+      output: `AgentOutput` of the learner over these; with `last_value` where the objective bootstraps.
+
+    Returns:
+      A `Loss`.
+    """
+    shifted = tf.nest.map_structure(lambda x: x[1:], entries)
+    logits_tm1, v_tm1, v_t = output.logits[:-1], output.value[:-1], output.value[1:]
+    ended, lambda_ = shifted.done, objective.lambda_
+    if objective.bootstrap_truncated:
+        ended = shifted.done & ~shifted.truncated
+        lambda_ = tf.where(shifted.truncated, 0.0, lambda_)
+        v_t = tf.where(shifted.truncated, output.last_value[1:], v_t)
+    rewards = returns.clip_rewards(objective.reward_scale * shifted.reward, objective.reward_mode)
+    discounts = tf.where(ended, 0.0, objective.discount)
+    log_probs = losses.action_log_probs(logits_tm1, shifted.action)
+    log_rhos = log_probs - losses.action_log_probs(shifted.logits, shifted.action)
+    targets = returns.vtrace(
+        v_tm1,
+        v_t,
+        rewards,
+        discounts,
+        tf.exp(log_rhos),
+        lambda_,
+        objective.clip_rho_threshold,
+        objective.clip_c_threshold,
+        objective.clip_pg_rho_threshold,
+    )
+    reduction = objective.reduction
+    policy_gradient = losses.policy_gradient_loss(logits_tm1, shifted.action, targets.pg_advantages, reduction)
+    baseline = losses.baseline_loss(targets.vs - v_tm1, reduction)
+    regularizers = {"entropy": losses.entropy_loss, "concentration": losses.concentration_loss}
+    regularizer = regularizers[objective.regularizer](logits_tm1, reduction)
+    total = policy_gradient + objective.baseline_cost * baseline + objective.entropy_cost * regularizer
+    return Loss(total, policy_gradient, baseline, regularizer, log_rhos, discounts, rewards, targets)
+
+
+class Episodes(NamedTuple):
+    """An ended episode of each world, [B], and how many have ended; zeros before the first."""
+
+    episode_return: tf.Tensor
+    length: tf.Tensor
+    solved: tf.Tensor
+    number: tf.Tensor
+
+    @classmethod
+    def none(cls, batch_size):
+        zeros = tf.zeros([batch_size])
+        return cls(zeros, zeros, zeros, tf.zeros([batch_size], tf.int32))
+
+    def after(self, entries, keep_first=False):
+        """With the episodes that ended in a record: the latest of each world, or its first with `keep_first`."""
+        new = tf.nest.map_structure(lambda x: x[1:], entries)
+        count = tf.cumsum(tf.cast(new.done, tf.int32), reverse=not keep_first)
+        chosen = new.done & (count == 1)
+        seen = tf.reduce_any(chosen, 0)
+        if keep_first:
+            seen &= self.number == 0
+        values = (new.episode_return, tf.cast(new.episode_length, tf.float32), tf.cast(new.solved, tf.float32))
+        values = [tf.reduce_sum(tf.where(chosen, x, 0.0), 0) for x in values]
+        values = [tf.where(seen, x, old) for x, old in zip(values, self[:3], strict=True)]
+        return Episodes(*values, self.number + tf.reduce_sum(tf.cast(new.done, tf.int32), 0))
+
+    def scores(self):
+        """Means over the worlds that have one, by name; 0 while none has."""
+        known = tf.cast(self.number > 0, tf.float32)
+        names = ("episode_return", "episode_length", "solved")
+        return {
+            name: tf.math.divide_no_nan(tf.reduce_sum(known * x), tf.reduce_sum(known))
+            for name, x in zip(names, self[:3], strict=True)
+        }
+
+
+class Carry(NamedTuple):
+    """What an update gets from the one before.
+
+    actor: `ActorState`.
+    episodes: `Episodes`, the latest of each world.
+    weights: the agent's weights before the last updates, [policy_lag + 1, ...] each; () without lag.
+    """
+
+    actor: ActorState
+    episodes: Episodes
+    weights: tuple
+
+
+@dataclasses.dataclass
+class ActorCritic:
+    """Actors and learner: what an `Experiment` of an agent is made of.
+
+    The experiment's `initial_carry` and `train_step` call those of this class. Its `variables` are the agent's and the
+    optimizer's; all else is in the carry.
+
+    Args:
+      agent: an `Agent`, built for the world.
+      world: see `tfmem.rl.rollout`.
+      optimizer: a Keras optimizer, built for the agent's trainable variables; its `global_clipnorm` clips.
+      objective: an `Objective`.
+      num_worlds: B.
+      unroll_length: T.
+      policy_lag: the actors use the weights from before so many updates, or the first ones. 0, the default, is on
+        policy (A2C); IMPALA's queue makes 1 or more.
+      auxiliary_loss: function of the core's outputs, a nest [T + 1, B, ...], whose scalar is added to the loss.
+
+    Raises:
+      ValueError: an argument is not as said, or the agent has other actions than the world.
+    """
+
+    agent: Any
+    world: Any
+    optimizer: Any
+    objective: Objective
+    num_worlds: int
+    unroll_length: int
+    policy_lag: int = 0
+    auxiliary_loss: Callable | None = None
+
+    def __post_init__(self):
+        for name, least in (("num_worlds", 1), ("unroll_length", 1), ("policy_lag", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: {value!r}, must be an integer of at least {least}")
+        if self.agent.num_actions != self.world.num_actions:
+            raise ValueError(
+                f"agent: it has {self.agent.num_actions} actions, must have the world's {self.world.num_actions}"
+            )
+
+    def initial_carry(self, levels, seed):
+        """The `Carry` of the first update.
+
+        Args:
+          levels: of the world, () if it has none.
+          seed: an integer from 0 to 2^31 - 1.
+        """
+        actor = initial_actor_state(
+            self.agent,
+            self.world,
+            levels,
+            self.num_worlds,
+            tf.constant([seed, 0], tf.int64),
+            keep_last=self.objective.bootstrap_truncated,
+        )
+        weights = ()
+        if self.policy_lag:
+            weights = tuple(tf.zeros([self.policy_lag + 1, *w.shape], w.dtype) for w in self.agent.weights)
+        return Carry(actor, Episodes.none(self.num_worlds), weights)
+
+    def train_step(self, update, levels, carry, seed):
+        """One update, as `Experiment.train_step`: `(carry, metrics)`.
+
+        Args:
+          update: int64 scalar tensor, from 0.
+          levels: of the world: the batch, or tensors that stay the same.
+          carry: a `Carry`.
+          seed: an integer from 0 to 2^31 - 1; all draws follow from it and from `update`.
+
+        Metrics: "loss" and its parts; "gradient_norm" before clipping; "mean_rho", the mean ratio of learner's and
+        actors' policies; "episode_return", "episode_length" and "solved" of the latest ended episode of each world
+        (means; "solved": ended by the rules and with a positive reward); "episodes" and "frames" so far.
+        """
+        uniforms, seeds = _draws(seed, update, self.unroll_length, self.num_worlds)
+        return self.act_and_learn(update, levels, carry, uniforms, seeds)
+
+    def act_and_learn(self, update, levels, carry, uniforms, seeds):
+        """`train_step` with its draws given: uniforms [T, B] choose actions, seeds [T, 2] are the world's."""
+        weights = self._remembered(update, carry.weights)
+        actor, trajectory = self._act(update, levels, carry.actor, weights, uniforms, seeds)
+        loss, metrics = self.learn(trajectory)
+        episodes = carry.episodes.after(trajectory.entries)
+        number = tf.reduce_sum(tf.cast(episodes.number, tf.float32))
+        frames = tf.cast((update + 1) * self.unroll_length * self.num_worlds, tf.float32)
+        metrics |= {**episodes.scores(), "episodes": number, "frames": frames}
+        return Carry(actor, episodes, weights), {"loss": loss, **metrics}
+
+    def learn(self, trajectory):
+        """Gradient, optimizer and metrics of a `Trajectory`: `(loss, metrics)`."""
+        variables = self.agent.trainable_variables
+        with tf.GradientTape() as tape:
+            loss, total = self.loss(trajectory)
+        gradients = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        metrics = {
+            "policy_gradient_loss": loss.policy_gradient,
+            "baseline_loss": loss.baseline,
+            f"{self.objective.regularizer}_loss": loss.regularizer,
+            "mean_rho": tf.reduce_mean(tf.exp(loss.log_rhos)),
+            "gradient_norm": tf.linalg.global_norm(gradients),
+        }
+        if self.auxiliary_loss is not None:
+            metrics["auxiliary_loss"] = total - loss.total
+        self.optimizer.apply(gradients, variables)
+        return total, metrics
+
+    def loss(self, trajectory):
+        """The `Loss` of a trajectory, and the whole loss with the auxiliary one."""
+        entries = trajectory.entries
+        last = entries.last_observation if self.objective.bootstrap_truncated else None
+        output, _ = self.agent.unroll(
+            entries.observation, entries.action, entries.reward, entries.done, trajectory.core_state, last
+        )
+        loss = actor_critic_loss(self.objective, entries, output)
+        extra = 0.0 if self.auxiliary_loss is None else self.auxiliary_loss(output.core)
+        return loss, loss.total + extra
+
+    def _remembered(self, update, weights):
+        """The history with the weights of now, in place of those that no actor needs any more."""
+        if not self.policy_lag:
+            return ()
+        slot = tf.cast(update % (self.policy_lag + 1), tf.int32)[tf.newaxis, tf.newaxis]
+        return tuple(
+            tf.tensor_scatter_nd_update(history, slot, tf.convert_to_tensor(w)[tf.newaxis])
+            for history, w in zip(weights, self.agent.weights, strict=True)
+        )
+
+    def _act(self, update, levels, actor, weights, uniforms, seeds):
+        """A rollout with the weights of `policy_lag` updates ago; afterwards the agent has its own again."""
+        arguments = (self.agent, self.world, levels, actor, uniforms, seeds)
+        if not self.policy_lag:
+            return rollout(*arguments)
+        own = [tf.identity(w) for w in self.agent.weights]
+        slot = tf.maximum(update - self.policy_lag, 0) % (self.policy_lag + 1)
+        for w, history in zip(self.agent.weights, weights, strict=True):
+            w.assign(tf.gather(history, slot))
+        result = rollout(*arguments)
+        for w, value in zip(self.agent.weights, own, strict=True):
+            w.assign(value)
+        return result
+
+
+def evaluation(agent, world, levels, num_worlds, unroll_length, num_steps, seed):
+    """The first episode of each of B worlds, as an `Evaluation`.
+
+    Its scores are "episode_return", "episode_length", "solved" (means over the worlds whose episode has ended) and
+    "ended", the share of these worlds. Actions are drawn from the policy.
+
+    Args:
+      agent, world, levels: as for `ActorCritic`.
+      num_worlds: B.
+      unroll_length: steps in the worlds in one step of the evaluation.
+      num_steps: steps of the evaluation.
+      seed: an integer from 0 to 2^31 - 1, another than in training.
+    """
+
+    def step(number, batch, carry):
+        actor, episodes = carry
+        uniforms, seeds = _draws(seed, number, unroll_length, num_worlds)
+        actor, trajectory = rollout(agent, world, levels, actor, uniforms, seeds)
+        episodes = episodes.after(trajectory.entries, keep_first=True)
+        ended = tf.reduce_mean(tf.cast(episodes.number > 0, tf.float32))
+        return (actor, episodes), {**episodes.scores(), "ended": ended}
+
+    actor = initial_actor_state(agent, world, levels, num_worlds, tf.constant([seed, 0], tf.int64))
+    return Evaluation(num_steps, (actor, Episodes.none(num_worlds)), step)
+
+
+def _draws(seed, update, unroll_length, num_worlds):
+    """Numbers that choose actions [T, B], and seeds of the worlds' draws [T, 2], of an update.
+
+    The worlds have the first numbers `seed`, and 0 before the first step; actions have 2^31 + `seed`.
+    """
+    uniforms = draw_uniforms(tf.stack([tf.constant(2**31 + seed, tf.int64), update]), [unroll_length, num_worlds])
+    steps = 1 + update * unroll_length + tf.range(unroll_length, dtype=tf.int64)
+    return uniforms, tf.stack([tf.fill([unroll_length], tf.constant(seed, tf.int64)), steps], -1)
