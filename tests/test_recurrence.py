@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tests.conformance.toys import SonnetToy
 from tests.support import relative_error
+from tfmem.cores import LSTMStack, RelationalMemory
 from tfmem.interop import as_keras_cell, as_sonnet_core
 from tfmem.recurrence import same_batch, unroll, with_reads
 
@@ -243,6 +244,19 @@ def test_lengths_and_masks_of_another_shape():
             np.testing.assert_array_equal(a, e)
 
 
+def test_inputs_of_too_few_or_too_many_axes():
+    core, cell = RelationalMemory(2, 3), LSTMStack(4)
+    for run in (lambda x: core(x, core.initial_state(4)), lambda x: cell(x, cell.get_initial_state(4))):
+        for shape in ([4], [4, 1, 3]):
+            with pytest.raises(ValueError, match=r"inputs: .*must be \[B, features\]"):
+                run(tf.ones(shape))
+    for shape in ([5, 4], [5, 4, 1, 3]):
+        with pytest.raises(ValueError, match=r"inputs: .*must be \[T, B, features\]"):
+            unroll(core, tf.ones(shape), core.initial_state(4))
+        with pytest.raises(ValueError, match=r"inputs: .*must be \[T, B, features\]"):
+            unroll(as_sonnet_core(cell), tf.ones(shape), cell.get_initial_state(4))
+
+
 @pytest.mark.parametrize("dtype", [tf.int32, tf.uint8, tf.bool, tf.float64])
 def test_inputs_are_computed_with_in_the_dtype_of_the_state(dtype):
     core, x = SonnetToy(5, {}), tf.cast(tf.reshape(tf.range(24) % 2, [2, 4, 3]), dtype)
@@ -250,5 +264,5 @@ def test_inputs_are_computed_with_in_the_dtype_of_the_state(dtype):
     for actual in (unroll(core, x, core.initial_state(4)), unroll(as_keras_cell(core), x, core.initial_state(4))):
         for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
             np.testing.assert_array_equal(a, e)
-    with pytest.raises(ValueError, match=r"inputs: shape \(2, 4\), must have 3 axes, \[T, B, ...\]"):
+    with pytest.raises(ValueError, match=r"inputs: shape \(2, 4\), must be \[T, B, ...\]"):
         unroll(core, x[:, :, 0], core.initial_state(4))

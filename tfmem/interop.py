@@ -107,8 +107,8 @@ class SonnetCell(keras.layers.Layer):
         self._output_size = tf.nest.map_structure(lambda o: o.shape[1:], output)
 
     @property
-    def input_axes(self):
-        return getattr(self.core, "input_axes", None)
+    def input_layout(self):
+        return self.core.input_layout
 
     @property
     def is_frozen(self):
@@ -203,8 +203,8 @@ class KerasCore(RNNCore):
             self._build(None)
 
     @property
-    def input_axes(self):
-        return getattr(self.cell, "input_axes", None)
+    def input_layout(self):
+        return self.cell.input_layout
 
     @property
     def state_size(self):

@@ -23,27 +23,35 @@ def reserve(core, state, num_steps):
     return core.reserve(state, num_steps) if hasattr(core, "reserve") else state
 
 
+def input_axes(core):
+    """The number of axes of one input of a core, without its batch, by the core's `input_layout`; None: unknown."""
+    layout = getattr(core, "input_layout", "...")
+    return None if layout == "..." else layout.count(",") + 1
+
+
+@tf.autograph.experimental.do_not_convert
 def checked_inputs(core, inputs, state, time_major=False):
     """The inputs [B, ...], or [T, B, ...], as a core computes with them: their axes counted, integers made real.
 
-    A core that has `input_axes`, the number of axes of an input behind its batch, computes with real numbers: integers
+    A core that has `input_layout`, the names of an input's axes ("..." for any), computes with real numbers: integers
     become the dtype of the state, as does float64 where the state has less. Other cores get their inputs as they are.
 
     Raises:
       ValueError: an input has another number of axes.
     """
-    axes = getattr(core, "input_axes", None)
-    if axes is None:
+    if not hasattr(core, "input_layout"):
         return inputs
-    layout = "[T, B, ...]" if time_major else "[B, ...]"
-    expected = axes + 1 + int(time_major)
+    layout = f"[{'T, ' if time_major else ''}B, {core.input_layout}]"
+    leading, axes = 1 + int(time_major), input_axes(core)
     dtype = next((s.dtype for s in map(tf.convert_to_tensor, tf.nest.flatten(state)) if s.dtype.is_floating), None)
 
     def check(x):
         x = tf.convert_to_tensor(x)
-        if x.shape.rank not in (None, expected):
-            raise ValueError(f"inputs: shape {x.shape}, must have {expected} axes, {layout}")
-        convert = dtype is not None and (x.dtype.is_integer or x.dtype == tf.bool or x.dtype == tf.float64)
+        if x.shape.rank is not None and x.shape.rank < leading + (axes or 1):
+            raise ValueError(f"inputs: shape {x.shape}, must be {layout}")
+        if axes is not None and x.shape.rank is not None and x.shape.rank > leading + axes:
+            raise ValueError(f"inputs: leading dimensions {x.shape[:-axes]}, must be {layout}")
+        convert = dtype is not None and (x.dtype.is_integer or x.dtype in (tf.bool, tf.float64))
         return tf.cast(x, dtype) if convert else x
 
     return tf.nest.map_structure(check, inputs)

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.keras_base import with_dropout
-from tfmem.recurrence import same_batch, unroll
+from tfmem.recurrence import input_axes, same_batch, unroll
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
@@ -162,7 +162,7 @@ class RNN(keras.layers.RNN):
         found = []
         keras.tree.map_shape_structure(lambda shape: found.append(tuple(shape)), shapes)
         first_cell = getattr(self.cell, "cells", [self.cell])[0]
-        axes = getattr(self.cell, "input_axes", getattr(first_cell, "input_axes", None))
+        axes = input_axes(self.cell if hasattr(self.cell, "input_layout") else first_cell)
         for index, shape in enumerate(found):
             if axes is not None and len(shape) != axes + 2:
                 expected = f"ndim={axes + 2}"

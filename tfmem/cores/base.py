@@ -33,7 +33,7 @@ def variable_dtype(dtype):
 class RNNCore(snt.RNNCore):
     """A Sonnet core with the input's share of a step separated from the state's."""
 
-    input_axes = 1  # of an input, behind the batch: [B, features]
+    input_layout = "..."  # the axes of an input behind the batch; "features" for most cores
 
     @abc.abstractmethod
     def project_inputs(self, inputs):
@@ -64,6 +64,10 @@ class ReadOnly(RNNCore):
     def __init__(self, core, name=None):
         super().__init__(name=name)
         self.core = core
+
+    @property
+    def input_layout(self):
+        return self.core.input_layout
 
     @property
     def state_size(self):

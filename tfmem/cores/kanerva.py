@@ -438,6 +438,8 @@ class KanervaCore(RNNCore):
       ValueError: a size or the variance is not positive, or a projection is neither "linear" nor "mlp".
     """
 
+    input_layout = "features"
+
     def __init__(
         self,
         hidden_size,
@@ -530,6 +532,8 @@ class KanervaCore(RNNCore):
 
 
 class _ReadOnly(RNNCore):
+    input_layout = "features"
+
     def __init__(self, core):
         super().__init__(name=f"{core.name}_read_only")
         self._core = core

@@ -154,7 +154,7 @@ class Cell(Options, keras.layers.Layer):
     `step`, `get_initial_state` and `get_config`.
     """
 
-    input_axes = 1  # of an input, behind the batch: [B, features]
+    input_layout = "features"  # the axes of an input behind the batch
 
     def ensure_built(self, inputs):
         """Makes the variables on the first call of `project_inputs`, where that is not `call` but an unroll."""

@@ -396,8 +396,8 @@ class ConvLSTM(Cell):
             ]
 
     @property
-    def input_axes(self):
-        return self.rank + 1
+    def input_layout(self):
+        return "side, side, channels" if self.rank == 2 else "side, channels"
 
     @property
     def state_size(self):
@@ -628,8 +628,8 @@ class MultigridConvLSTM(Cell):
             cell.build((*[size] * self.rank, channels))
 
     @property
-    def input_axes(self):
-        return self.rank + 1
+    def input_layout(self):
+        return "side, side, channels" if self.rank == 2 else "side, channels"
 
     @property
     def state_size(self):

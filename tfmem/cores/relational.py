@@ -180,8 +180,8 @@ class RelationalMemory(RNNCore):
             self.gate_memory = Linear(gate_size, name="gate_memory")
 
     @property
-    def input_axes(self):
-        return 2 if self.treat_input_as_matrix else 1
+    def input_layout(self):
+        return "n, features" if self.treat_input_as_matrix else "features"
 
     @property
     def output_size(self):

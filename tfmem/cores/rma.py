@@ -242,6 +242,8 @@ class RMACore(RNNCore):
       ValueError: an argument is out of range.
     """
 
+    input_layout = "features"
+
     def __init__(
         self,
         hidden_size,

@@ -63,6 +63,8 @@ class TVTCore(RNNCore):
       ValueError: an argument is out of range.
     """
 
+    input_layout = "features"
+
     def __init__(
         self,
         num_actions,

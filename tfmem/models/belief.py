@@ -220,6 +220,8 @@ class LSTM(RNNCore):
       hidden_size: units (Table 2: 512 to 1024).
     """
 
+    input_layout = "features"
+
     def __init__(self, hidden_size, name="lstm"):
         super().__init__(name=name)
         _check_sizes(hidden_size=hidden_size)

@@ -70,6 +70,8 @@ class MemoryAccess(RNNCore):
       ValueError: an argument is not a positive integer.
     """
 
+    input_layout = "features"
+
     def __init__(self, memory_size=128, word_size=20, num_reads=1, num_writes=1, name="memory_access"):
         super().__init__(name=name)
         self.memory_size = positive_int("memory_size", memory_size)

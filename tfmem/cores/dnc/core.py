@@ -134,6 +134,8 @@ class DNC(RNNCore):
       ValueError: an argument or the shape of inputs or state is not as above.
     """
 
+    input_layout = "features"
+
     def __init__(self, access_config, controller_config, output_size, clip_value=None, name="dnc"):
         super().__init__(name=name)
         _check_keys("access_config", access_config, ["memory_size", "word_size", "num_reads", "num_writes"])
