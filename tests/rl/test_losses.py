@@ -6,6 +6,9 @@ import tensorflow as tf
 
 from tests.support import relative_error
 from tfmem.rl import losses, returns
+from tfmem.rl.agent import AgentOutput
+from tfmem.rl.learner import Objective, actor_critic_loss
+from tfmem.rl.rollout import Entry
 
 
 def value_and_gradient(function, x):
@@ -51,6 +54,40 @@ def test_gradients_of_log_probabilities_equal_the_public_code(golden):
             lambda x, c=sign * cotangent: tf.reduce_sum(losses.action_log_probs(x, actions) * c), x
         )
         assert relative_error(gradient, data[f"logits/grad_{name}_policy_logits"]) < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["abs_one", "soft_asymmetric"])
+def test_the_learners_total_and_gradients_equal_the_public_code(golden, mode):
+    data = np.load(golden("vtrace/losses.npz"))
+
+    def later(name, dtype=None):
+        """As in a record: entry 0 is there and not used."""
+        array = data[f"learner/{name}"]
+        return tf.constant(np.concatenate([np.zeros_like(array[:1]), array]), dtype)
+
+    fields = dict.fromkeys(Entry._fields, ()) | {
+        "action": later("actions"),
+        "logits": later("behaviour_policy_logits"),
+        "reward": later("rewards"),
+        "done": later("done"),
+    }
+    logits, baseline = (tf.constant(data[f"learner/{name}"]) for name in ("target_policy_logits", "baseline"))
+    with tf.GradientTape() as tape:
+        tape.watch([logits, baseline])
+        value = tf.concat([baseline, data["learner/bootstrap_value"][np.newaxis]], 0)
+        output = AgentOutput(tf.concat([logits, logits[-1:]], 0), value, (), ())
+        loss = actor_critic_loss(Objective(reward_mode=mode), Entry(**fields), output)
+    gradients = tape.gradient(loss.total, [logits, baseline])
+    for name, actual in (
+        ("discounts", loss.discounts),
+        ("clipped_rewards", loss.rewards),
+        ("vs", loss.targets.vs),
+        ("pg_advantages", loss.targets.pg_advantages),
+        ("total_loss", loss.total),
+        ("grad_target_policy_logits", gradients[0]),
+        ("grad_baseline", gradients[1]),
+    ):
+        assert relative_error(actual, data[f"learner/{mode}/{name}"]) < 1e-5, name
 
 
 def test_means_are_sums_over_steps_and_batch(rng):
