@@ -92,8 +92,8 @@ def test_golden_traces_replay_exactly(path):
             np.testing.assert_array_equal(getattr(outcome.state, field), getattr(expected, field), err_msg=field)
         np.testing.assert_array_equal(np.rint(10 * outcome.reward), np.rint(10 * case["reward"][rows]))
         np.testing.assert_allclose(outcome.reward, case["reward"][rows], rtol=1e-6)
-        going_on = ~(outcome.terminated | outcome.truncated)
-        np.testing.assert_array_equal(going_on, case["pcontinue"][rows] == 1)
+        continues = ~(outcome.terminated | outcome.truncated)
+        np.testing.assert_array_equal(continues, case["pcontinue"][rows] == 1)
 
         drawn = shown[rows] >= 0
         seen, pictures = tensors(rows_of(outcome.seen, drawn)), shown[rows[drawn]]
@@ -167,12 +167,12 @@ def test_reference_over_random_steps(mode):
         np.testing.assert_array_equal(now.food, [r.food for r in references])
         np.testing.assert_array_equal(now.num_food, [r.food.sum() for r in references])
         places = [[r.player, *padded(r.pills, 2), *padded([g[0] for g in r.ghosts], 3)] for r in references]
-        ours = np.concatenate([now.player[:, None], now.pills, now.ghosts], axis=1)
-        np.testing.assert_array_equal(ours, cells(np.array(places)))
+        found = np.concatenate([now.player[:, None], now.pills, now.ghosts], axis=1)
+        np.testing.assert_array_equal(found, cells(np.array(places)))
         directions = [[g[1] for g in r.ghosts] + [-1] * (3 - len(r.ghosts)) for r in references]
         np.testing.assert_array_equal(now.directions, directions)
-        going_on = np.setdiff1d(np.arange(batch_size), ended)
-        np.testing.assert_array_equal(result.observation[going_on], result.last_observation[going_on])
+        continues = np.setdiff1d(np.arange(batch_size), ended)
+        np.testing.assert_array_equal(result.observation[continues], result.last_observation[continues])
         for i in ended:
             first = references[i].picture()
             shown = references[i].view(first) if world.viewport else first

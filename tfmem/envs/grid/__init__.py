@@ -6,7 +6,7 @@ Shapes are static, so that T steps of B worlds compile together with an agent, b
     world = BoxWorld()
     levels = world.levels(number=4096, seed=0)       # numpy: a pool of N levels, a NamedTuple of arrays [N, ...]
     state, observation = world.reset(levels, world.draw([seed, 0], batch_size))
-    for step in ...:                                 # a tf.while_loop in a graph
+    for step in 1, 2, ...:                           # a tf.while_loop in a graph
         state, result = world.step(levels, state, action, world.draw([seed, step], batch_size))
 
 - `levels(number, seed)` makes the pool. A recorded level is such a NamedTuple as well.

@@ -10,7 +10,7 @@ _LARGEST = 2**31 - 1
 
 
 class Step(NamedTuple):
-    """What a step of B worlds gives beside their state.
+    """What a step of B worlds gives in addition to their state.
 
     observation: of the state, [B, ...]: the next episode's first one where an episode has ended.
     reward: float32 [B].
@@ -47,7 +47,7 @@ class GridWorld(abc.ABC):
     Attributes:
       num_actions: actions are 0 ... num_actions - 1.
       num_numbers: random numbers of one world in one step.
-      num_levels: levels of a pool, if nobody says otherwise.
+      num_levels: levels of a pool by default.
       observation_shape, observation_dtype: of one world's observation.
       observation_low, observation_high: bounds of its values, numbers or arrays of its shape.
     """

@@ -51,7 +51,7 @@ PALETTE = _palette()  # RGB of the codes, uint8 [64, 3]; public code: 0 to 999
 class Levels(NamedTuple):
     """Levels of BoxWorld: boards int8 [N, side, side] without the player, whose cell is row * side + column, int32 [N].
 
-    `path_length` and `num_distractors`, int8 [N], describe the levels to whoever evaluates; no rule reads them.
+    `path_length` and `num_distractors`, int8 [N], describe the levels for evaluation; no rule reads them.
     """
 
     board: np.ndarray

@@ -169,7 +169,7 @@ class GridVectorEnv(VectorEnv):
         """New episodes.
 
         Args:
-          seed: s: the worlds get s, s + 1, ...; a list: one for each; None: their generators go on.
+          seed: s: the worlds get s, s + 1, ...; a list: one for each; None: their generators continue.
           options: not used.
 
         Raises:

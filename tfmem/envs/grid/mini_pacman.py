@@ -1,6 +1,6 @@
 """Mini Pacman: a maze with food, power pills and ghosts, and five ways to reward what happens in it.
 
-Santoro et al. 2018, §4.2 and Figure 10, train agents in it, after Racanière et al. 2017, who made it ("PillEater").
+Santoro et al. 2018, §4.2 and Figure 10, train agents in it. Racanière et al. 2017 made the game ("PillEater").
 Paper: a view of the 5 x 5 cells around the player, or the whole maze.
 Public code: higgsfield's Imagination-Augmented-Agents, `common/deepmind.py`: all rules, slips included.
 Not specified: the mode, the limit, and what lies beyond the maze. We use "regular", 3000 steps (public code) and walls.
