@@ -65,11 +65,11 @@ def write_assets(queue, megabytes):
     for run in sorted((run for run in runs if run.saved()), key=updates_of, reverse=True):
         path = ROOT / "reproductions" / run.config()["experiment"].split("/")[0] / "results/queue" / run.path.name
         with tempfile.TemporaryFile() as file:
-            pack_runs([run.path], file, left, short=True)
+            notes = pack_runs([run.path], file, left, short=True)
             size = file.tell()
             file.seek(0)
             content = file.read()
-        if size <= left and updates_of(run) > 0:
+        if size <= left and not notes[run.path.name].startswith("checkpoint left out"):
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(path / "runs.tar.00", lambda f, content=content: f.write(content))
             left -= size
