@@ -4,8 +4,8 @@
 
 Each run becomes a finished run of as many updates as were made (`reproduce import-bundle --finish`): its figures, its
 SavedModel and its result follow, and `reproduce run ... --continue` trains on. TFMEM_QUEUE_DIR keeps the newest
-checkpoint of each bundle for `gpu_queue.py --resume`. `--assets MIB` also writes the smallest of them, as archives of
-at most so many MiB in all, to reproductions/<paper>/results/queue.
+checkpoint of each bundle for `gpu_queue.py --resume`. `--assets MIB` also writes the most trained of them that fit, as
+archives of at most so many MiB in all, to reproductions/<paper>/results/queue.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from gpu_queue import MIB, pack_runs, unpack_runs
 
 from reproductions.__main__ import main as reproduce
-from tfmem.runfolder import RunFolder, write_atomically
+from tfmem.runfolder import RunFolder, differences, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,17 +31,16 @@ def updates_of(run):
 def replace_folder(source, target):
     """Put a folder in another's place."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        shutil.rmtree(target)
     shutil.move(source, target)
 
 
 def keep(run, queue):
-    """Put a run into the queue's folder unless that has a newer one; whether it is the newest."""
+    """Put a run into the queue's folder unless that has one of as many updates."""
     kept = queue / run.path.name
-    if updates_of(run) <= updates_of(RunFolder(kept)):
-        return updates_of(run) == updates_of(RunFolder(kept))
-    replace_folder(shutil.copytree(run.path, run.path.with_name(run.path.name + ".copy")), kept)
-    return True
+    if updates_of(run) > updates_of(RunFolder(kept)):
+        replace_folder(shutil.copytree(run.path, run.path.with_name(run.path.name + ".copy")), kept)
 
 
 def import_run(run, runs):
@@ -50,6 +49,9 @@ def import_run(run, runs):
     out = runs / about["experiment"] / about["preset"] / f"seed{about['config']['seed']}"
     if updates_of(RunFolder(out)) >= updates_of(run):
         return None
+    changed = differences(RunFolder(out).config()["config"], about["config"]) if out.exists() else []
+    if [name for name, _, _ in changed if name != "num_updates"]:
+        raise SystemExit(f"gpu_merge: error: {out} holds a run of another configuration; it is left as it is")
     imported = run.path.with_name(run.path.name + ".imported")
     status = reproduce(["import-bundle", str(run.path), str(imported), "--finish"])
     if status:

@@ -27,7 +27,16 @@ import numpy as np
 
 from tfmem.aot.bundle import BundleError, read_bundle, read_manifest
 from tfmem.loop import TrainingDivergedError, TrainingInterrupted
-from tfmem.runfolder import Checkpoint, RunFolder, RunFolderError, write_atomically, write_checkpoint, write_json
+from tfmem.runfolder import (
+    Checkpoint,
+    RunFolder,
+    RunFolderError,
+    as_json,
+    differences,
+    write_atomically,
+    write_checkpoint,
+    write_json,
+)
 
 UPDATES = 20
 REFERENCE = "reference.json"
@@ -75,6 +84,7 @@ def say(event, **values):
 
 def work(path, folder, precision):
     """Compile a bundle, then obey the lines of standard input: `measure`, `train SECONDS`."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     from tfmem.aot.modules import arithmetic
     from tfmem.aot.runner import BundleRun, Executable
 
@@ -97,6 +107,13 @@ def work(path, folder, precision):
             say("measured", costs=costs)
         else:
             train(run, float(arguments[0]))
+
+
+def end_with(parent):
+    """End this process when its parent ends, so that the folder's lock and the device are free."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def run_config(bundle, precision):
@@ -247,7 +264,7 @@ class Queue:
         self.deadline = self.start + options.budget - PACKING_SECONDS
         self.out, self.folders = options.out, options.runs or options.out.with_name(options.out.name + ".runs")
         self.out.mkdir(parents=True, exist_ok=True)
-        self.events, self.items = queue.Queue(), []
+        self.events, self.items, self.rater = queue.Queue(), [], None
         self.log = (self.out / "log.txt").open("a")
         self.results = {"items": {}}
         if (self.out / "results.json").exists():
@@ -275,20 +292,19 @@ class Queue:
         """Work until all is trained or the budget is spent."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._cut)
-        rater = None
         if "rate" not in self.results:
-            rater = Item("rate", None, ("--rate",), self.events, self.log)
+            self.rater = Item("rate", None, ("--rate",), self.events, self.log)
         for _ in range(min(self.options.jobs, len(self.waiting))):
             self.begin()
-        while time.monotonic() < self.deadline and (self.busy() or self.next_command(rater)):
+        while time.monotonic() < self.deadline and (self.busy() or self.next_command()):
             try:
                 item, event = self.events.get(timeout=max(0.0, min(1.0, self.deadline - time.monotonic())))
             except queue.Empty:
                 continue
             kind = event.pop("event")
             self.handle(item, kind, event)
-            if item is rater and kind == "ended":
-                rater = None
+            if item is self.rater and kind == "ended":
+                self.rater = None
         self.finish()
 
     def _cut(self, number, frame):
@@ -297,9 +313,9 @@ class Queue:
     def busy(self):
         return any(item.state in ("measuring", "training") for item in self.items)
 
-    def next_command(self, rater):
+    def next_command(self):
         """Give the device to the next worker; whether anything is left to wait for."""
-        if rater is not None:
+        if self.rater is not None:
             return True
         ready = sorted(self.items, key=lambda item: list(self.paths).index(item.name))
         compiling = [item for item in ready if item.state == "compiling"]
@@ -356,7 +372,7 @@ class Queue:
                 item.state = "ended"
 
     def finish(self):
-        for item in self.items:
+        for item in [*self.items, *([self.rater] if self.rater else [])]:
             if item.state != "ended":
                 item.stop()
         self.pack()
@@ -397,8 +413,7 @@ def resume_from(source, name, bundle, folder, precision):
         return
     about, new = old.config(), RunFolder(folder)
     config = run_config(read_bundle(bundle), precision)
-    old_fields, fields = about["config"], config["config"]
-    changed = [key for key in old_fields.keys() & fields.keys() if old_fields[key] != fields[key]]
+    changed = [name for name, _, _ in differences(about["config"], as_json(config["config"]))]
     if changed or about["experiment"] != config["experiment"]:
         print(f"{name}: an earlier run of another configuration ({', '.join(changed)}) is not resumed", flush=True)
         return
@@ -419,7 +434,7 @@ def pack_runs(folders, file, limit, short=False):
     `short` makes all slots bfloat16.
 
     Returns:
-      `{name of the folder: "whole" | "optimizer slots in bfloat16" | "left out: ..."}`.
+      `{name of the folder: "whole" | "optimizer slots in bfloat16" | "checkpoint left out: ..."}`.
     """
     runs = {run.path.name: run for run in map(RunFolder, folders) if run.saved()}
     checkpoints = {name: run.saved()[0][1] for name, run in runs.items()}
@@ -427,7 +442,7 @@ def pack_runs(folders, file, limit, short=False):
     notes = dict.fromkeys(runs, "whole")
     room = limit - 256 * 1024 * len(runs)  # the other files
     with tempfile.TemporaryDirectory() as temporary:
-        while sum(sizes.values()) > room or (short and "whole" in notes.values()):
+        while sizes and (sum(sizes.values()) > room or (short and "whole" in notes.values())):
             whole = [name for name in sizes if notes[name] == "whole"]
             name = max(whole or sizes, key=sizes.get)
             if whole:

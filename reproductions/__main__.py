@@ -261,7 +261,11 @@ def parse_config(module, preset, overrides, prog):
     lines = itertools.dropwhile(lambda line: not line.strip("-"), lines)
     message = " ".join(itertools.takewhile(lambda line: line.strip("-"), lines))
     names = ["--" + name.replace("_", "-") for name in _options(preset)]
-    for option in (override.split("=")[0].replace("_", "-") for override in overrides):
+    another_core = any(override.startswith("core:") for override in overrides)  # its options are not the preset's
+    for given in (override.split("=")[0] for override in overrides):
+        option = given.replace("_", "-")
+        if given not in message or (another_core and option.startswith("--core.")):
+            continue
         if option.startswith("--") and option not in names:
             near = close(option, names) or names
             message = f"{option}: no such hyper-parameter, must be one of {', '.join(near)}"

@@ -103,7 +103,9 @@ def _setting(about, module):
     changed = differences(original, as_json(config_defaults(module.Config)) | about["config"])
     if "bundle" in about:
         changed.append(("bundle", None, about["bundle"].get("precision")))
-    return ", ".join([str(preset), *(f"{name}={json.dumps(new)}" for name, _, new in changed if name != "seed")])
+    return ", ".join(
+        [str(preset), *(f"{name}={json.dumps(new)}" for name, _, new in changed if name != "seed" and new != "absent")]
+    )
 
 
 def rows(runs):

@@ -105,10 +105,13 @@ def _as_core(core):
 
 def _checked_shape(input_shape):
     """The shape, or nest of shapes, with sizes as ints."""
+    if isinstance(input_shape, dict):
+        return {name: _checked_shape(part) for name, part in input_shape.items()}
     if not isinstance(input_shape, tuple | list | tf.TensorShape):
         raise ValueError(f"input_shape: {input_shape!r}, must be a tuple of sizes, such as (4,)")
     if all(isinstance(part, tuple | list | tf.TensorShape) for part in input_shape) and len(input_shape):
-        return type(input_shape)(_checked_shape(part) for part in input_shape)
+        parts = [_checked_shape(part) for part in input_shape]
+        return input_shape._make(parts) if hasattr(input_shape, "_make") else type(input_shape)(parts)
     if not all(map(is_integer, input_shape)):
         raise ValueError(f"input_shape: {input_shape!r}, must be of integers of at least 1, such as (4,)")
     return tuple(map(int, input_shape))

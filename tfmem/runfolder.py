@@ -438,12 +438,7 @@ RESULT_FIELDS = {"ours": dict, "seeds": list, "updates": int, "wall_time_seconds
 
 
 def _with_fields(path, read, kinds):
-    try:
-        content = read()
-    except ValueError as error:  # not JSON, or not text
-        raise RunFolderError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{path} is damaged: it holds {content!r}, must hold an object")
+    content = read()
     for name, kind in kinds.items():
         if name not in content:
             raise RunFolderError(f"{path} is damaged: it has no {name!r}")

@@ -118,7 +118,7 @@ class Watched(keras.Operation):
     def attempt(self, call, *args, **kwargs):
         try:
             return call(*args, **kwargs)
-        except Exception as error:
+        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             raise refusal(self.name, str(error)) from error
 
 

@@ -20,8 +20,7 @@ from tfmem.models.sequence import SequenceModel
 from tfmem.optimizers import linear_decay
 from tfmem.recurrence import unroll
 from tfmem.training import check_range
-from tfmem.training import sequence as _sequence
-from tfmem.training.sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment
+from tfmem.training.sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment, make_optimizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +138,7 @@ class AlgorithmicExperiment(SequenceExperiment):
     def make_optimizer(self):
         if self.config.optimizer == "public_rmsprop":
             return public_rmsprop(self.config.learning_rate)
-        return _sequence.make_optimizer(self.config)
+        return make_optimizer(self.config)
 
     def learning_rate(self, update):
         config = self.config

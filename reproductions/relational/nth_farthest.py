@@ -1,8 +1,8 @@
 """Nth farthest: which vector is the nth farthest from vector m? (Santoro et al. 2018, §5.1; appendix A.1).
 
 A1 below is the paper's appendix A.1, CODE Sonnet 1's examples/rmc_nth_farthest.py. The sweep of Figure 4
-is --core.mem-slots 1, 8, 16, --core.num-heads 1, 8, 16 (--core.head-size so that all memories have 2048 units), and
---core.gate-style unit, memory.
+is `core:rmc --core.mem-slots 1, 8, 16 --core.num-heads 1, 8, 16 --core.gate-style unit, memory`, with
+`--core.head-size` so that all memories have 2048 units.
 """
 
 import dataclasses

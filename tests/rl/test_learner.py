@@ -16,7 +16,7 @@ from tests.references import returns as reference
 from tests.rl.experiment import Config, CueExperiment
 from tests.rl.worlds import Cue, Indexing
 from tests.support import relative_error
-from tests.test_training import Crash, assert_same_run, state_of
+from tests.training.test_trainer import Crash, assert_same_run, state_of
 from tfmem.aot.bundle import write_bundle
 from tfmem.aot.lowering import make_bundle
 from tfmem.cores import LSTMStack

@@ -95,5 +95,5 @@ def test_function_of_the_seed_compiled_or_not():
 
 @pytest.mark.parametrize("field", ["support_size", "length"])
 def test_bad_arguments(field):
-    with pytest.raises(ValueError, match=f"{field} is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match=f"{field}: 0, must be at least 1"):
         DictionaryInference(**{field: 0})

@@ -57,7 +57,7 @@ def test_function_of_the_seed_compiled_or_not():
         ("num_inputs", {"num_inputs": 0}),
         ("num_outputs", {"num_outputs": 0}),
         ("num_bits", {"num_bits": 0}),
-        ("num_outputs is 5; it must be at most num_inputs = 4", {"num_inputs": 4, "num_outputs": 5}),
+        ("num_outputs: 5, must be at most num_inputs = 4", {"num_inputs": 4, "num_outputs": 5}),
     ],
 )
 def test_bad_arguments(field, config):

@@ -180,3 +180,20 @@ def test_another_core_from_the_command_line(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert main([*command, "core:rcm"]) == 2
     assert "core:rcm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["core:dnc", "--core.num-reads", "abc"], "num-reads"),
+        (["core:dnc", "--core.num-reads", "2", "--num-updates", "5"], "--num-updates"),
+        (["--core.num-reads", "2"], "--core.num-reads: no such hyper-parameter"),
+        (["--task.lenght", "2"], "must be one of --task.length"),
+    ],
+)
+def test_wrong_options_are_named(options, message, capsys):
+    assert main(["run", "metalearned/double_copy", "--preset", "smoke", *options]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert ("no such hyper-parameter" in errors) == (options[0] != "core:dnc")
+    assert errors.count("\n") == 1

@@ -34,8 +34,7 @@ class CoreConfig:
         return self._made(policy, **dataclasses.asdict(self))
 
     def _made(self, policy, **arguments):
-        import keras
-
+        from tfmem.backend import keras
         from tfmem.interop import SonnetCell
 
         kind = getattr(cores, self.core)

@@ -47,7 +47,7 @@ class DictionaryInference(Task):
     def __post_init__(self):
         for name in ("support_size", "length"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"{name}: {getattr(self, name)}, must be at least 1")
         sizes = {name: getattr(self, name) for name in ("support_size", "length")}
         check_array(self.support_size + 1, self.length, max(QUERY_DRAWS, NUM_PAIRS), **sizes)
 

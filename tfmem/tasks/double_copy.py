@@ -35,7 +35,7 @@ class DoubleCopy(Task):
     def __post_init__(self):
         for name in ("length", "num_characters"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"{name}: {getattr(self, name)}, must be at least 1")
         check_array(self.num_steps, length=self.length)
         check_array(self.input_size, num_characters=self.num_characters)
 

@@ -37,7 +37,7 @@ class NthFarthest(Task):
     def __post_init__(self):
         for name in ("num_objects", "num_features"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"{name}: {getattr(self, name)}, must be at least 1")
         sizes = {name: getattr(self, name) for name in ("num_objects", "num_features")}
         check_array(self.num_objects, self.input_size, **sizes)
 

@@ -38,9 +38,9 @@ class PrioritySort(Task):
     def __post_init__(self):
         for name in ("num_inputs", "num_outputs", "num_bits"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"{name}: {getattr(self, name)}, must be at least 1")
         if self.num_outputs > self.num_inputs:
-            raise ValueError(f"num_outputs is {self.num_outputs}; it must be at most num_inputs = {self.num_inputs}")
+            raise ValueError(f"num_outputs: {self.num_outputs}, must be at most num_inputs = {self.num_inputs}")
         sizes = {name: getattr(self, name) for name in ("num_inputs", "num_outputs", "num_bits")}
         check_array(self.num_steps, self.input_size, **sizes)
 

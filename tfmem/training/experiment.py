@@ -19,26 +19,29 @@ from tfmem.runfolder import RunFolderError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What every run has. Experiments' configurations inherit it and extend `__post_init__`."""
+    """What every run has. Experiments' configurations inherit it and extend `__post_init__`.
+
+    The papers specify none of these but the number of updates; the values are of the presets.
+    """
 
     seed: int = 0
     """Seed of the weights, the data and all noise; a run is a function of it."""
     num_updates: int
     """Updates of the weights in the whole run."""
     updates_per_call: int = 1
-    """Updates in one compiled call; our choice, without effect on the numbers."""
+    """Updates in one compiled call; without effect on the numbers."""
     log_every: int = 10
-    """Updates that a row of metrics.csv is the mean of; our choice."""
+    """Updates that a row of metrics.csv is the mean of."""
     eval_every: int = 0
-    """Updates between evaluations, a multiple of updates_per_call; 0: at the end alone. Our choice."""
+    """Updates between evaluations, a multiple of updates_per_call; 0: at the end alone."""
     checkpoint_every: int = 0
-    """Updates between checkpoints, a multiple of updates_per_call; 0: by time alone. Our choice."""
+    """Updates between checkpoints, a multiple of updates_per_call; 0: by time alone."""
     checkpoint_seconds: float = 300.0
-    """Seconds between checkpoints; our choice."""
+    """Seconds between checkpoints."""
     jit_compile: Literal["auto"] | bool = "auto"
     """Whether XLA compiles the update; auto: on a GPU yes, on a CPU no (measured: its convolutions are slower)."""
     mixed_precision: bool = False
-    """Whether products are computed in bfloat16 (weights, softmax and normalization in float32); our choice."""
+    """Whether products are computed in bfloat16 (weights, softmax and normalization in float32)."""
 
     supports_mixed_precision: ClassVar[bool] = False  # an experiment whose models take `policy` says True
 
@@ -194,7 +197,7 @@ def numbered(prefix, variables):
 def variable_names(experiment):
     """The paths of attributes at which an experiment holds its variables, by their names in `variables`.
 
-    They tell two variables of equal shape apart where the order of `variables` changes, as that of a Sonnet module does
+    They distinguish two variables of equal shape where the order of `variables` changes, as it does in a Sonnet module
     when an attribute is renamed.
     """
     wanted = {id(v): name for name, v in experiment.variables().items()}
@@ -335,7 +338,10 @@ def load_checkpoint(experiment, checkpoint):
     shapes |= {f"carry/{index}": tensor.shape for index, tensor in enumerate(tf.nest.flatten(carry))}
     stored = fitting_arrays(checkpoint, shapes, experiment.name)
     before, now = checkpoint.metadata.get("names", {}), variable_names(experiment)
-    moved = [f"{name} was {before[name]}, is {now[name]}" for name in before if before[name] != now.get(name)]
+    public = [
+        name for name in before if "._" not in before[name]
+    ]  # private ones are other ones in other versions of Keras
+    moved = [f"{name} was {before[name]}, is {now.get(name)}" for name in public if before[name] != now.get(name)]
     if moved:
         raise RunFolderError(
             f"the checkpoint of update {checkpoint.update} holds other variables than {experiment.name}:\n  "

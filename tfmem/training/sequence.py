@@ -192,8 +192,8 @@ class SequenceExperiment(training.Experiment):
 
     def figures(self, folder):
         rows = RunFolder(folder.parent).metrics()
-        told = {f"{kind}/{name}" for kind in ("train", "eval") for name in ("gradient_norm", "learning_rate")}
-        names = dict.fromkeys(key.split("/", 1)[1] for row in rows for key in row if "/" in key and key not in told)
+        own = {f"{kind}/{name}" for kind in ("train", "eval") for name in ("gradient_norm", "learning_rate")}
+        names = dict.fromkeys(key.split("/", 1)[1] for row in rows for key in row if "/" in key and key not in own)
         for name in names:
             curves = {}
             for kind in ("train", "eval"):

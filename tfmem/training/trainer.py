@@ -56,8 +56,8 @@ def train(experiment, path, preset=None, paper=None, extend=False):
       path: the run folder; made where it does not exist.
       preset: name of the preset, for the record.
       paper: the paper's numbers, `{metric: (value or None, source)}`, for the record.
-      extend: whether the folder's run is to be trained longer, to the `num_updates` of this configuration, which is
-        otherwise the same. Its numbers are those of a run that had as many from the start. config.json and result.json
+      extend: whether to train the folder's run longer, to the `num_updates` of this configuration. All other fields
+        must be the same. Its numbers are those of a run that had as many from the start. config.json and result.json
         then list what `num_updates` has been (`num_updates_history`).
 
     Returns:
@@ -65,7 +65,7 @@ def train(experiment, path, preset=None, paper=None, extend=False):
 
     Raises:
       RunFolderError: the folder belongs to another configuration, has no readable checkpoint, or cannot be written.
-      TrainingInterrupted: a signal stopped it; the same call goes on.
+      TrainingInterrupted: a signal stopped it; rerun the same call to resume.
       TrainingDivergedError: NaN or infinity, with the update's number; the last good checkpoint is kept.
       UpdateError: the update of a new run cannot be built; no folder was made.
     """
