@@ -37,7 +37,7 @@ def rollout(world, batch_size, steps, xla):
     def run(levels, state, number):
         def step(t, state, rewards, observations):
             seed = tf.stack([number, t])
-            action = tf.random.stateless_uniform([batch_size], seed, 0, world.num_actions, tf.int32, alg="philox")
+            action = tf.random.stateless_uniform([batch_size], -1 - seed, 0, world.num_actions, tf.int32, alg="philox")
             state, result = world.step(levels, state, action, world.draw(seed, batch_size))
             observations += tf.reduce_sum(tf.cast(result.observation, tf.float32))
             return t + 1, state, rewards + tf.reduce_sum(result.reward), observations

@@ -225,3 +225,14 @@ def test_config_round_trip():
 def test_bad_arguments(argument, value):
     with pytest.raises(ValueError, match=argument):
         TF1RMSprop(**{argument: value})
+
+
+def test_sonnets_adam_takes_sparse_gradients_as_dense_ones():
+    variables = [keras.Variable(tf.ones([3, 2])) for _ in range(2)]
+    dense = tf.constant([[2.0, 2.0], [1.0, 1.0], [0.0, 0.0]])
+    gradients = [tf.IndexedSlices(tf.ones([3, 2]), [0, 1, 0], [3, 2]), dense]
+    for variable, gradient in zip(variables, gradients, strict=True):
+        optimizer = SonnetAdam(0.1)
+        for _ in range(2):
+            optimizer.apply([gradient], [variable])
+    np.testing.assert_allclose(variables[0], variables[1], rtol=1e-6)

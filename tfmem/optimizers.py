@@ -96,6 +96,8 @@ class TF1RMSprop(keras.optimizers.Optimizer):
 class SonnetAdam(keras.optimizers.Optimizer):
     """Adam with epsilon behind the bias correction, as Sonnet's and PyTorch's.
 
+    A sparse gradient (`tf.IndexedSlices`) is that of all rows, zero where it has none, as in PyTorch.
+
     Args:
       learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
       beta_1, beta_2: decays of the moments.
@@ -125,7 +127,7 @@ class SonnetAdam(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         first, second = self._first[index], self._second[index]
-        gradient = tf.cast(gradient, variable.dtype)
+        gradient = tf.convert_to_tensor(tf.cast(gradient, variable.dtype))
         first.assign(self.beta_1 * first + (1.0 - self.beta_1) * gradient)
         second.assign(self.beta_2 * second + (1.0 - self.beta_2) * tf.square(gradient))
         step = tf.cast(self.iterations + 1, variable.dtype)

@@ -183,6 +183,30 @@ def test_served_without_tfmem(rng, tmp_path):
     assert process.returncode == 0, process.stderr[-2000:]
 
 
+@pytest.mark.parametrize("name", ["none", "lstm"])
+def test_the_loop_takes_the_cores_weights_as_tensors(rng, name):
+    """A loop that reads a variable keeps its value once per step for the gradient under XLA."""
+    agent = make(name)
+    given, state = frames(rng, agent), agent.initial_state(BATCH)
+
+    def run():
+        with tf.GradientTape() as tape:
+            output, _ = agent.unroll(*given, state)
+            loss = tf.reduce_sum(output.logits**2)
+        return tape.gradient(loss, agent.trainable_variables)
+
+    graph = tf.function(run, autograph=False).get_concrete_function().graph
+    loops = [op for op in graph.get_operations() if op.type in ("While", "StatelessWhile")]
+    assert bool(loops) == (agent.cell is not None)
+    assert all(x.dtype != tf.resource for loop in loops for x in loop.inputs)
+
+
+def test_a_frozen_agent_trains_nothing(rng):
+    agent = make("lstm")
+    agent.trainable = False
+    assert agent.trainable_variables == []
+
+
 def test_the_torso_of_the_paper(rng):
     """Santoro et al. 2018, appendix A.3, written out for one cell."""
     torso = ConvTorso()

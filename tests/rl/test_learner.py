@@ -20,6 +20,9 @@ from tests.training.test_trainer import Crash, assert_same_run, state_of
 from tfmem.aot.bundle import write_bundle
 from tfmem.aot.lowering import make_bundle
 from tfmem.cores import LSTMStack
+from tfmem.envs.grid.box_world import BoxWorld
+from tfmem.envs.grid.goal_maze import GoalMaze
+from tfmem.envs.grid.mini_pacman import MiniPacman
 from tfmem.optimizers import TF1RMSprop, linear_decay
 from tfmem.rl import returns
 from tfmem.rl.agent import Agent, MLPTorso
@@ -471,3 +474,18 @@ def test_evaluation_is_of_first_episodes():
     assert scores["episode_length"] == 4
     again = found.scores(lambda number: {})
     assert again == {name: float(score) for name, score in scores.items()}
+
+
+@pytest.mark.parametrize(
+    "world", [BoxWorld(max_steps=5), GoalMaze(max_steps=5), MiniPacman(max_steps=5)], ids=lambda w: type(w).__name__
+)
+def test_grid_worlds_compile_with_an_agent(world):
+    levels = tf.nest.map_structure(tf.constant, world.levels(6, seed=0))
+    agent = Agent(MLPTorso((8,)), LSTMStack(4, 1), world.num_actions).build_for(observation_spec(world))
+    optimizer = keras.optimizers.Adam(1e-3)
+    optimizer.build(agent.trainable_variables)
+    learner = ActorCritic(agent, world, optimizer, Objective(bootstrap_truncated=True), 3, 8, policy_lag=1)
+    step = tf.function(lambda *inputs: learner.train_step(*inputs, 0), jit_compile=True, autograph=False)
+    _, metrics = step(tf.constant(0, tf.int64), levels, learner.initial_carry(levels, 0))
+    assert np.isfinite(metrics["loss"])
+    assert metrics["episodes"] >= 3

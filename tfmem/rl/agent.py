@@ -12,13 +12,12 @@ all frames at once and only then the core. Public code: scalable_agent (this ord
 a step; the previous action is never zeroed). `skip` is in no paper; recurrent relational memories learn faster with it.
 """
 
-import importlib
 from typing import Any, NamedTuple
 
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.backend import keras
+from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.keras_base import check_choice, check_positive, linear
 from tfmem.interop import as_keras_cell
 from tfmem.models.sequence import Head
@@ -139,7 +138,7 @@ class ConvTorso(keras.layers.Layer):
         return {**super().get_config(), **{n: getattr(self, n) for n in names}, "output": self.output_form}
 
 
-class Restarting:
+class Restarting(tf.Module):
     """A cell whose state is its initial one again where an episode starts.
 
     Its inputs are `(x, done, last_x)`: the cell's input, bool [..., B], and (or ()) the input at which the episode
@@ -148,6 +147,7 @@ class Restarting:
     """
 
     def __init__(self, cell):
+        super().__init__()
         self.cell = cell
 
     def initial_state(self, batch_size):
@@ -220,6 +220,7 @@ class Agent(keras.Model):
         self.policy = Head(num_actions, mlp_sizes, name="policy", dtype=self.dtype_policy)
         self.baseline = Head(1, mlp_sizes, name="baseline", dtype=self.dtype_policy)
         self.restarting = Restarting(self.cell)
+        hand_on_trainable(self)
 
     def build_for(self, observation):
         """Makes all variables.
@@ -354,9 +355,6 @@ class Agent(keras.Model):
     def from_config(cls, config):
         config = dict(config)
         for name in ("torso", "core"):
-            module = (config[name] or {}).get("module")
-            if module and module.startswith("tfmem."):  # Keras knows a class only once its module is imported
-                importlib.import_module(module)
             config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
 

@@ -249,7 +249,7 @@ class ActorCritic:
 
         Metrics: "loss" and its parts; "gradient_norm" before clipping; "mean_rho", the mean ratio of learner's and
         actors' policies; "episode_return", "episode_length" and "solved" of the latest ended episode of each world
-        (means; "solved": ended by the rules and with a positive reward); "episodes" and "frames" so far.
+        (means; "solved": see `Entry.solved`); "episodes" and "frames" so far; a row of metrics.csv has their means.
         """
         uniforms, seeds = _draws(seed, update, self.unroll_length, self.num_worlds)
         return self.act_and_learn(update, levels, carry, uniforms, seeds)
@@ -342,7 +342,7 @@ def evaluation(agent, world, levels, num_worlds, unroll_length, num_steps, seed)
         return (actor, episodes), {**episodes.scores(), "ended": ended}
 
     actor = initial_actor_state(agent, world, levels, num_worlds, tf.constant([seed, 0], tf.int64))
-    return Evaluation(num_steps, (actor, Episodes.none(num_worlds)), step)
+    return Evaluation(num_steps, (actor, Episodes.none(num_worlds)), tf.function(step, autograph=False))
 
 
 def _draws(seed, update, unroll_length, num_worlds):

@@ -51,7 +51,10 @@ class Entry(NamedTuple):
 
     @property
     def solved(self):
-        """Whether an episode ended here by the rules and with a positive reward."""
+        """Whether an episode ended here by the rules and with a positive reward.
+
+        It means nothing in worlds whose rules end an episode by failure, such as Mini Pacman.
+        """
         return self.done & ~self.truncated & (self.reward > 0)
 
 
@@ -120,17 +123,17 @@ def rollout(agent, world, levels, actor, uniforms, seeds):
     """
 
     def act(inputs, actor):
-        uniform, seed = inputs
+        uniform, *seed = inputs
         before = actor.entry
         output, core_state = agent.step(before.observation, before.action, before.reward, before.done, actor.core_state)
         action = choose(output.logits, uniform)
-        state, result = world.step(levels, actor.world, action, world.draw(seed, action.shape[0]))
+        state, result = world.step(levels, actor.world, action, world.draw(tf.stack(seed), action.shape[0]))
         entry = Entry(
             observation=result.observation,
             reward=result.reward,
             done=result.terminated | result.truncated,
             truncated=result.truncated & ~result.terminated,
-            last_observation=() if isinstance(before.last_observation, tuple) else result.last_observation,
+            last_observation=result.last_observation if tf.nest.flatten(before.last_observation) else (),
             action=action,
             logits=output.logits,
             baseline=output.value,
@@ -140,7 +143,7 @@ def rollout(agent, world, levels, actor, uniforms, seeds):
         _check_same(before, entry)
         return entry, ActorState(state, entry, core_state)
 
-    entries, final = unroll(act, (uniforms, seeds), actor)
+    entries, final = unroll(act, (uniforms, seeds[:, 0], seeds[:, 1]), actor)  # axis 1 of inputs is the batch
     entries = tf.nest.map_structure(lambda first, rest: tf.concat([first[tf.newaxis], rest], 0), actor.entry, entries)
     return final, Trajectory(entries, actor.core_state)
 
@@ -148,7 +151,7 @@ def rollout(agent, world, levels, actor, uniforms, seeds):
 def choose(logits, uniform):
     """Actions [B] of softmax(logits [B, A]) by numbers [B] in [0, 1): how many cumulated probabilities are not above.
 
-    Unlike TensorFlow's own sampling it gives the same action from the same number, compiled by XLA or not.
+    The numbers are the same with XLA and without. So are the actions, unless a number is within rounding of a bound.
     """
     cumulated = tf.cumsum(tf.nn.softmax(logits), axis=-1)[:, :-1]
     return tf.reduce_sum(tf.cast(cumulated <= uniform[:, tf.newaxis], tf.int32), -1)

@@ -218,6 +218,8 @@ def variable_names(experiment):
                     (key, item) for key, item in vars(value).items() if not key.endswith("_variables")
                 )  # Keras's lists
                 queue.extend((f"{path}.{key}", item) for key, item in named)
+            elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+                queue.extend((f"{path}.{key}", item) for key, item in vars(value).items())
     return {name: min(found, key=_plainness).removeprefix(".") for name, found in paths.items()}
 
 

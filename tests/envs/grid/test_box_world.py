@@ -262,6 +262,7 @@ def test_figure_of_a_level_and_its_graph():
         ({"side": 14.0}, "side: 14.0, must be an integer"),
         ({"path_lengths": ()}, r"path_lengths: \(\), must be a tuple of integers"),
         ({"path_lengths": (0, 1)}, "path_lengths: 0, must be from 1 to 18"),
+        ({"path_lengths": (18,), "branch_length": 2}, "path_lengths: 18, must be from 1 to 17"),
         ({"path_lengths": 3}, "path_lengths: 3, must be a tuple"),
         ({"num_distractors": (-1,)}, "num_distractors: -1, must be at least 0"),
         ({"num_backward": (True,)}, "num_backward: True, must be an integer"),

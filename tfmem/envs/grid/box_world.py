@@ -114,7 +114,7 @@ class BoxWorld(GridWorld):
         check_integer("branch_length", self.branch_length, 1)
         check_integer("max_steps", self.max_steps, 1)
         for name, low, high in (
-            ("path_lengths", 1, NUM_COLORS - 2),
+            ("path_lengths", 1, NUM_COLORS - (2 if self.branch_length == 1 else 3)),
             ("num_distractors", 0, None),
             ("num_backward", 0, None),
         ):
