@@ -21,7 +21,7 @@ from tfmem.runfolder import RunFolder
 MODULES = {"toy/regression": "tests.reproductions.toy"}
 
 
-@name_table(keras.Sequential)
+@name_table(toy.Regression)
 def toy_table(model):
     return [Entry("kernel", model.variables[0])] + [
         Entry(f"dense/{name}", variable) for name, variable in zip(("w", "b"), model.variables[1:], strict=True)
