@@ -120,13 +120,13 @@ def rows(runs):
         time = datetime.timedelta(seconds=round(np.mean([run.result["wall_time_seconds"] for run in same])))
         for metric in dict.fromkeys([*paper, *(name for scores in ours for name in scores)]):
             values = [scores[metric] for scores in ours if metric in scores]
-            told = paper.get(metric)
+            stated = paper.get(metric)
             tables[experiment.split("/")[0]].append(
                 (
                     experiment,
                     setting,
                     metric,
-                    "-" if told is None else f"{_text(told[0])} ({told[1]})",
+                    "-" if stated is None else f"{_text(stated[0])} ({stated[1]})",
                     _mean(values) if values else "-",
                     " ".join(seeds),
                     str(same[-1].result["updates"]),

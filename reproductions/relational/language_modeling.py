@@ -72,7 +72,7 @@ class Config(SequenceConfig):
     unroll_words: int = 0
     """Words of the test text that are read for that; 0: all. Ours."""
     result_words: int = 0
-    """Words of the validation and the test text that the result is of; 0: all. Ours."""
+    """Words of the validation and the test text that are scored; 0: all. Not specified; we use all."""
     frequency_bounds: tuple[int, ...] = (10_000, 1_000)
     """Occurrences in the training text that part the words of Table 3."""
 
