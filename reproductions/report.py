@@ -25,7 +25,6 @@ from tfmem.runfolder import (
     run_result,
     write_atomically,
 )
-from tfmem.training import config_defaults, config_fields
 
 COLUMNS = ("experiment", "preset", "metric", "paper", "ours", "seeds", "updates", "time per run")
 
@@ -98,6 +97,8 @@ def _finished_run(folder, modules):
 
 def _setting(about, module):
     """The preset and what was changed in it; a field that an older run does not have was at its default."""
+    from tfmem.training import config_defaults, config_fields  # brings TensorFlow, which the module has loaded
+
     preset = about.get("preset")
     original = as_json(config_fields(module.PRESETS[preset])) if preset in [*module.PRESETS] else {}
     changed = differences(original, as_json(config_defaults(module.Config)) | about["config"])
