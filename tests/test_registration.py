@@ -123,7 +123,8 @@ def test_keras_parts_refuse_another_backend_by_one_clear_error(backend):
     code = """
 import importlib
 import tfmem, tfmem.tasks, tfmem.losses.geco  # no Keras parts
-for module in ("rnn", "interop", "export", "optimizers", "models", "cores.plastic", "cores.multigrid", "training.experiment"):
+parts = ("rnn", "interop", "export", "optimizers", "models", "cores.plastic", "cores.multigrid", "training.experiment")
+for module in parts:
     try:
         importlib.import_module(f"tfmem.{module}")
     except ImportError as error:
