@@ -12,7 +12,6 @@ import sonnet as snt
 import tensorflow as tf
 
 import tfmem
-from tests.conformance.descriptors import ROWS
 from tests.conformance.toys import KerasToy, SonnetToy
 from tfmem.cores import EntityMemory, LookupMemory, LSTMStack, MultigridConvLSTM, PlasticRNN
 from tfmem.models import EncoderDecoder, LanguageModel, QuestionAnsweringModel, SequenceModel
@@ -308,31 +307,6 @@ def test_a_model_of_layers_is_served_without_tfmem(tmp_path, rng):
     np.savez(folder / "run.npz", input_0=x, output_0=model(x), **{f"state_{i}": s for i, s in enumerate(states)})
     subprocess.run([sys.executable, ROOT / "tests/conformance/serve.py", tmp_path], check=True, capture_output=True)
     assert json.loads((tmp_path / "results.json").read_text()) == ["ok"]
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_sequence_of_no_steps_has_empty_outputs(tmp_path, row):
-    core, _ = row.make()
-    tfmem.export.saved_model(core, tmp_path, input_shape=row.input_shape)
-    signatures = tf.saved_model.load(str(tmp_path)).signatures
-    one, state = (
-        signatures["sequence"](**named(row.inputs(2, 1))),
-        signatures["initial_state"](batch_size=tf.constant(2)),
-    )
-    for empty in (
-        signatures["sequence"](**named(row.inputs(2, 0))),
-        signatures["sequence_from_state"](**named(row.inputs(2, 0)), **state),
-    ):
-        assert empty.keys() == one.keys()
-        for name, x in empty.items():
-            if name.startswith("state"):
-                np.testing.assert_array_equal(x, state[name])
-            else:
-                assert x.shape == [2, 0, *one[name].shape[2:]]
-
-
-def named(inputs):
-    return {name: x for name, (_, x) in tfmem.export._flatten({"inputs": inputs}).items()}
 
 
 def test_models_with_sequences_of_no_steps(tmp_path):

@@ -92,11 +92,13 @@ def same_batch(inputs, state, argument="state", time_major=False):
     batch = known[0] if known else tf.shape(flat_inputs[0])[axis]
     sizes = [tf.shape(x)[axis] for x in flat_inputs] + [tf.shape(x)[0] for x in flat_state if x.shape.rank != 0]
     message = f"{argument}: its batch must be that of the inputs"
+    # Each tensor waits for the assertion itself: grappler may drop a reshape, and with it what its shape waits for.
     with tf.control_dependencies([tf.debugging.assert_equal(tf.stack(sizes), batch, message)]):
-        checked = [
-            x if x.shape.rank == 0 else _with_shape(tf.reshape(x, tf.concat([[batch], tf.shape(x)[1:]], 0)), x.shape)
-            for x in flat_state
-        ]
+        flat_state = [tf.identity(x) for x in flat_state]
+    checked = [
+        x if x.shape.rank == 0 else _with_shape(tf.reshape(x, tf.concat([[batch], tf.shape(x)[1:]], 0)), x.shape)
+        for x in flat_state
+    ]
     return tf.nest.pack_sequence_as(state, checked)
 
 

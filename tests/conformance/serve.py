@@ -36,6 +36,12 @@ def check(folder):
         compare({name: result[name] for name in outputs}, {name: x[:, t] for name, x in outputs.items()})
     compare(state, final)
 
+    start = signatures["initial_state"](batch_size=tf.constant(batch_size))
+    none = {name: x[:, :0] for name, x in inputs.items()}
+    empty = {**{name: x[:, :0] for name, x in outputs.items()}, **{name: x.numpy() for name, x in start.items()}}
+    compare(signatures["sequence"](**tensors(none)), empty)
+    compare(signatures["sequence_from_state"](**tensors(none), **start), empty)
+
 
 def tensors(arrays):
     return {name: tf.constant(x) for name, x in arrays.items()}
@@ -46,7 +52,7 @@ def compare(actual, expected):
     for name, e in expected.items():
         a = actual[name].numpy()
         assert a.shape == e.shape, f"{name} has the shape {a.shape}, expected {e.shape}"
-        error = np.max(np.abs(a.astype(float) - e)) / max(np.max(np.abs(e)), 1e-12)
+        error = np.max(np.abs(a.astype(float) - e), initial=0) / max(np.max(np.abs(e), initial=0), 1e-12)
         assert error <= 1e-5, f"{name}: relative error {error:.1e}"
 
 
