@@ -5,14 +5,27 @@ READY := .venv/.ready
 
 DOCS := .venv-docs
 
-.PHONY: demo test fuzz lint docs
+.PHONY: demo test test-cores test-experiments test-rest fuzz lint docs
 
 demo: $(READY)
 	$(BIN)/reproduce run multigrid/mapping --preset demo
 
+# Three parts, since what XLA has compiled stays in a process until it ends; `make -k test` runs all of them in any case.
 # Two processes: tracing keeps one core busy. A file's tests stay together, so that their fixtures are made once.
-test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --nbmake tests $(wildcard notebooks)
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+CORES := tests/conformance tests/cores
+EXPERIMENTS := tests/reproductions tests/training
+
+test: lint test-cores test-experiments test-rest
+
+test-cores: $(READY)
+	$(PYTEST) $(CORES)
+
+test-experiments: $(READY)
+	$(PYTEST) --nbmake $(EXPERIMENTS) $(wildcard notebooks)
+
+test-rest: $(READY)
+	$(PYTEST) tests $(foreach folder,$(CORES) $(EXPERIMENTS),--ignore=$(folder))
 
 # Searches on with new random seeds where `make test` tries the same examples every time; a quarter of an hour.
 fuzz: $(READY)

@@ -127,25 +127,29 @@ def attempt(call, *args):
 
 
 @functools.cache
+def prepared(prepare):
+    """A temporary folder with one for each row, and `{row name: "ok" or what went wrong}`; two properties share one."""
+    folder = tempfile.TemporaryDirectory()
+    for i, _ in enumerate(ROWS):
+        (Path(folder.name) / str(i)).mkdir()
+    return folder, {
+        row.name: attempt(prepare, row, Path(folder.name) / str(i)) if prepare else "ok" for i, row in enumerate(ROWS)
+    }
+
+
+@functools.cache
 def results(prop):
     """`{row name: "ok" or what went wrong}` of one property, from a new process."""
     prepare, check = FRESH[prop]
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = {row.name: "ok" for row in ROWS}
-        for i, row in enumerate(ROWS):
-            (Path(folder) / str(i)).mkdir()
-            if prepare is not None:
-                prepared[row.name] = attempt(prepare, row, Path(folder) / str(i))
-        command = ["-m", "tests.conformance.fresh", prop]
-        if isinstance(check, str):
-            command = [str(Path(__file__).with_name(check))]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        process = subprocess.run(
-            [sys.executable, *command, folder], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        assert process.returncode == 0, process.stderr[-4000:]
-        found = json.loads((Path(folder) / "results.json").read_text())
-    return {row.name: prepared[row.name] if prepared[row.name] != "ok" else found[i] for i, row in enumerate(ROWS)}
+    folder, written = prepared(prepare)
+    command = [str(Path(__file__).with_name(check))] if isinstance(check, str) else ["-m", __name__, prop]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(
+        [sys.executable, *command, folder.name], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    found = json.loads((Path(folder.name) / "results.json").read_text())
+    return {row.name: written[row.name] if written[row.name] != "ok" else found[i] for i, row in enumerate(ROWS)}
 
 
 if __name__ == "__main__":
