@@ -85,8 +85,8 @@ def say(event, **values):
 def work(path, folder, precision):
     """Compile a bundle, then obey the lines of standard input: `measure`, `train SECONDS`."""
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
-    from tfmem.aot.modules import arithmetic
     from tfmem.aot.runner import BundleRun, Executable
+    from tfmem.aot.stablehlo import arithmetic
 
     bundle, folder = read_bundle(path), RunFolder(folder, keep=1)
     folder.claim(run_config(bundle, precision))

@@ -50,7 +50,7 @@ def update_cost(experiment, repeats):
     import tensorflow as tf
 
     from tfmem.aot.lowering import lower
-    from tfmem.aot.modules import arithmetic
+    from tfmem.aot.stablehlo import arithmetic
     from tfmem.training import compiled_updates, stacked_batches
 
     update = compiled_updates(experiment, 1)

@@ -44,28 +44,28 @@ def work_in_the_public_order():
     """
     import tensorflow as tf
 
-    from tfmem.cores import multigrid
+    from tfmem.cores.multigrid import conv_lstm, layers, routing
 
     def routed(pyramid, size):
         coarser, same, finer = (
-            None if i is None else pyramid[i] for i in multigrid.sources([g.shape[1] for g in pyramid], size)
+            None if i is None else pyramid[i] for i in routing.sources([g.shape[1] for g in pyramid], size)
         )
         parts = [] if coarser is None else [tf.image.resize(coarser, [size, size], "nearest")]
         parts += [] if same is None else [same]
-        parts += [] if finer is None else [multigrid.downsample(finer)]
+        parts += [] if finer is None else [routing.downsample(finer)]
         return tf.concat(parts, axis=-1)
 
     def step(cell, x, states):
         gates = tf.nn.convolution(tf.concat([x, states[1]], axis=-1), cell.kernel, padding="SAME")
-        state = multigrid.lstm_gates(gates + cell.bias, states[0], cell.forget_bias)
+        state = conv_lstm.lstm_gates(gates + cell.bias, states[0], cell.forget_bias)
         return state.hidden, state
 
-    multigrid.routed_convolution = lambda pyramid, size, kernel: tf.nn.convolution(
+    layers.routed_convolution = lambda pyramid, size, kernel: tf.nn.convolution(
         routed(pyramid, size), kernel, padding="SAME"
     )
-    multigrid.ConvLSTM.project_pyramid = lambda cell, pyramid: routed(pyramid, cell.grid[0])
-    multigrid.ConvLSTM.step = step
-    del multigrid.MultigridConvLSTM.scan
+    conv_lstm.ConvLSTM.project_pyramid = lambda cell, pyramid: routed(pyramid, cell.grid[0])
+    conv_lstm.ConvLSTM.step = step
+    del layers.MultigridConvLSTM.scan
 
 
 def measure(name, overrides, repeats, public_order=False):

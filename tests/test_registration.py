@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import sonnet as snt
 
 import tfmem
-from tfmem.cores import DNC, EntityMemory, LSTMStack, MetalearnedMemory, PlasticRNN
+from tfmem.cores import DNC, LSTM, EntityMemory, LSTMStack, MetalearnedMemory, PlasticRNN
 from tfmem.models import LanguageModel, SequenceModel
 from tfmem.optimizers import TF1RMSprop
 from tfmem.registration import HOMES
@@ -70,7 +71,8 @@ folder = Path(sys.argv[1])
 x = np.load(folder / "x.npy")
 for path in sorted(folder.glob("*.keras")):
     model = keras.models.load_model(path)
-    np.testing.assert_array_equal(model(x), np.load(path.with_suffix(".npy")), err_msg=path.stem)
+    tolerance = 1e-5 if path.stem.startswith("before") else 0.0  # outputs from another machine
+    np.testing.assert_allclose(model(x), np.load(path.with_suffix(".npy")), tolerance, tolerance, err_msg=path.stem)
     if path.stem == "compiled":
         assert type(model.optimizer).__name__ == "TF1RMSprop" and int(model.optimizer.iterations) == 1
 words = keras.models.load_model(folder / "words" / "model.keras")
@@ -87,6 +89,8 @@ def files(tmp_path_factory):
     for name, model in models().items():
         np.save(folder / f"{name}.npy", model(x))
         model.save(folder / f"{name}.keras")
+    for saved in (ROOT / "tests" / "goldens" / "saved").iterdir():
+        shutil.copy(saved, folder)
     (folder / "words").mkdir()
     words = np.array([[1, 2, 0]], np.int32)
     model = LanguageModel(dnc(), 5, embedding_size=4)
@@ -101,7 +105,12 @@ def test_files_load_after_importing_tfmem_alone(files, keras_first):
     first, second = ("import keras", "import tfmem") if keras_first else ("import tfmem", "import keras")
     done = run_fresh(LOAD.format(first=first, second=second, keras_first=keras_first), files)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["loaded", "9"]
+    assert done.stdout.split() == ["loaded", "10"]
+
+
+def test_a_sonnet_core_loads_by_the_module_it_had_before():
+    config = {"module": "tfmem.models.belief", "class": "LSTM", "arguments": {"hidden_size": 3, "name": "lstm"}}
+    assert type(tfmem.interop.SonnetObject.from_config(config)) is LSTM
 
 
 def test_every_registered_class_has_a_home():

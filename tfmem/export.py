@@ -13,12 +13,12 @@ import tensorflow as tf
 import tree
 
 from tfmem.backend import keras
-from tfmem.cores.base import is_integer
 from tfmem.interop import as_sonnet_core
-from tfmem.recurrence import same_batch, unroll
+from tfmem.recurrence import same_batch, swap_batch_and_time, unroll
 from tfmem.rnn import RNN
 from tfmem.signatures import memory_signatures, state_specs
 from tfmem.stepwise import stepwise_functions
+from tfmem.validation import is_integer
 
 ASSET = "assets.extra/tfmem.json"
 
@@ -127,16 +127,13 @@ def _core_functions(core, input_shape):
     inputs = tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]]), inputs_spec(None))
     core(inputs, core.initial_state(1))  # makes the variables of a core that is not built
 
-    def swap(nest):
-        return tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), nest)
-
     def step(inputs, state):
         outputs, state = core(inputs, state)
         return {"outputs": outputs, "state": state}
 
     def sequence_from_state(inputs, state):
-        outputs, state = unroll(core, swap(inputs), state)
-        return {"outputs": swap(outputs), "state": state}
+        outputs, state = unroll(core, swap_batch_and_time(inputs), state)
+        return {"outputs": swap_batch_and_time(outputs), "state": state}
 
     step_inputs, sequence_inputs = {"inputs": inputs_spec(None)}, {"inputs": inputs_spec(None, None)}
     state = state_specs(core, core.initial_state(1))

@@ -29,6 +29,11 @@ def input_axes(core):
     return None if layout == "..." else layout.count(",") + 1
 
 
+def swap_batch_and_time(nest):
+    """[B, T, ...] to [T, B, ...] and back, for every tensor of a nest."""
+    return tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), nest)
+
+
 @tf.autograph.experimental.do_not_convert
 def checked_inputs(core, inputs, state, time_major=False):
     """The inputs [B, ...], or [T, B, ...], as a core computes with them: their axes counted, integers made real.

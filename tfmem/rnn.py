@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.keras_base import with_dropout
-from tfmem.recurrence import input_axes, same_batch, unroll
+from tfmem.recurrence import input_axes, same_batch, swap_batch_and_time, unroll
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
@@ -95,7 +95,7 @@ class RNN(keras.layers.RNN):
     def call(self, sequences, initial_state=None, mask=None, training=False):
         sequences = tf.nest.map_structure(lambda x: _cast(x, self.cell.compute_dtype), sequences)
         self._check_axes(tf.nest.map_structure(lambda x: x.shape, sequences))
-        inputs = tf.nest.map_structure(_time_major, sequences)
+        inputs = swap_batch_and_time(sequences)
         first = tf.nest.flatten(inputs)[0]
         batch_size = tf.shape(first)[1] if first.shape[1] is None else first.shape[1]
         own = self.get_initial_state(batch_size)
@@ -114,7 +114,7 @@ class RNN(keras.layers.RNN):
             known = tf.TensorShape([first.shape[1], first.shape[0]])
             if not mask.shape.is_compatible_with(known):
                 raise ValueError(f"mask: shape {mask.shape}, must be [B, T], here {known}")
-            mask = _time_major(mask)
+            mask = swap_batch_and_time(mask)
         if self.go_backwards:
             inputs = tf.nest.map_structure(lambda x: tf.reverse(x, [0]), inputs)
             mask = None if mask is None else tf.reverse(mask, [0])
@@ -137,9 +137,9 @@ class RNN(keras.layers.RNN):
                 variable.assign(value)
             self.has_state.assign(True)
 
-        outputs = tf.nest.map_structure(lambda x: _cast(_time_major(x), self.compute_dtype), outputs)
+        outputs = tf.nest.map_structure(lambda x: _cast(x, self.compute_dtype), swap_batch_and_time(outputs))
         if mask is not None and not (self.zero_output_for_mask and self.return_sequences):
-            steps = _last_valid(_time_major(mask))
+            steps = _last_valid(swap_batch_and_time(mask))
             steps = steps if self.return_sequences else steps[:, -1:]
             outputs = tf.nest.map_structure(lambda x: _at(x, steps), outputs)
         if not self.return_sequences:
@@ -200,7 +200,7 @@ class RNN(keras.layers.RNN):
 
 
 def _fits(given, wanted):
-    """Whether the shapes agree but for the batch; a table that grows starts with 0 rows."""
+    """True where the shapes agree but for the batch; a table that grows starts with 0 rows."""
     sizes = zip(given.shape[1:], wanted.shape[1:], strict=True)
     return given.shape.rank == wanted.shape.rank and all(g == w or w in (0, None) or g is None for g, w in sizes)
 
@@ -217,11 +217,6 @@ def _first(mask):
 def _cast(x, dtype):
     x = keras.ops.convert_to_tensor(x, sparse=False)
     return tf.cast(x, dtype) if x.dtype.is_floating else x
-
-
-def _time_major(x):
-    """[B, T, ...] to [T, B, ...], and back."""
-    return tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
 
 
 def _last_valid(mask):

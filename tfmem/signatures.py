@@ -15,6 +15,12 @@ def state_specs(core, own):
     return tf.nest.pack_sequence_as(own, specs)
 
 
+def model_signatures(model, step, sequence_from_state, step_inputs, sequence_inputs):
+    """`memory_signatures` of a model with `get_initial_state`, and with `cell` where it is made of one core."""
+    state = state_specs(getattr(model, "cell", None), model.get_initial_state(1))
+    return memory_signatures(step, sequence_from_state, model.get_initial_state, state, step_inputs, sequence_inputs)
+
+
 def memory_signatures(step, sequence_from_state, get_initial_state, state, step_inputs, sequence_inputs):
     """`{signature: (function, arguments)}`.
 

@@ -13,7 +13,7 @@ from reproductions._babi import BabiExperiment, check_config
 from tfmem.cores import DNC
 from tfmem.interop import SonnetCell
 from tfmem.losses.sequence import accuracy, cross_entropy
-from tfmem.models.question_answering import QuestionAnsweringModel
+from tfmem.models.multigrid import QuestionAnsweringModel
 from tfmem.models.sequence import SequenceModel
 from tfmem.training import check_range
 from tfmem.training.sequence import SequenceConfig

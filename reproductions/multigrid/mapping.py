@@ -13,11 +13,11 @@ import tensorflow as tf
 from reproductions.multigrid._optimisation import apply_clipped, make_optimizer
 from reproductions.multigrid._routing import figure_1
 from tfmem import plotting, training
-from tfmem.losses.localisation import (
+from tfmem.losses.localization import (
     Counts,
-    localisation_counts,
-    localisation_loss,
-    localisation_scores,
+    localization_counts,
+    localization_loss,
+    localization_scores,
     prior_counts,
     target_sum,
 )
@@ -228,7 +228,7 @@ class Experiment(training.Experiment):
         """Sum over readers, steps, batch and cells (P-App B.1.2), and the state after the window."""
         logits, state = self._window_logits(batch, state)
         losses = [
-            localisation_loss(logits[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
+            localization_loss(logits[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
             for q in self.model.query_sizes
         ]
         return tf.add_n(losses), state
@@ -275,9 +275,9 @@ class Experiment(training.Experiment):
         state, totals = carry
         logits, state = self._window_logits(batch, self._begin(batch, state))
         for q in self.model.query_sizes:
-            counts = localisation_counts(logits[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
+            counts = localization_counts(logits[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
             totals = {**totals, q: tf.nest.map_structure(tf.add, totals[q], counts)}
-        return (state, totals), _scores({q: localisation_scores(counts) for q, counts in totals.items()})
+        return (state, totals), _scores({q: localization_scores(counts) for q, counts in totals.items()})
 
     def result(self, evaluation):
         """The scores, and beside them those of an untrained network and of the mean map of training episodes."""
@@ -304,7 +304,7 @@ class Experiment(training.Experiment):
                     sums = more if sums is None else tf.nest.map_structure(tf.add, sums, more)
             return sums
 
-        return localisation_scores(prior_counts(total(self.stream), total(self._evaluation_stream())))
+        return localization_scores(prior_counts(total(self.stream), total(self._evaluation_stream())))
 
     def frames(self, every=1, item=0):
         """What the model thinks along an unseen episode: a `plotting.MappingFrame` every `every` steps."""

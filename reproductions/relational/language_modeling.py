@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfmem import plotting
 from tfmem.cores import LSTMStack, RelationalMemory
 from tfmem.interop import SonnetCell
-from tfmem.losses.large_softmax import large_softmax_cross_entropy
+from tfmem.losses.chunked_softmax import chunked_softmax_cross_entropy
 from tfmem.losses.masking import selected
 from tfmem.models.language import LanguageModel
 from tfmem.tasks.language_modeling import (
@@ -252,7 +252,7 @@ class Experiment(SequenceExperiment):
     def losses(self, batch, features):
         """Nats of each word, [T, B]."""
         size = self.config.embedding_size
-        losses = large_softmax_cross_entropy(
+        losses = chunked_softmax_cross_entropy(
             tf.reshape(features, [-1, size]),
             tf.cast(self.model.embedding, self.model.compute_dtype),
             tf.convert_to_tensor(self.model.word_bias),

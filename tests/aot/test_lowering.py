@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from tfmem.aot.bundle import Leaf, Program
 from tfmem.aot.lowering import lower, obstacles
-from tfmem.aot.modules import arithmetic
 from tfmem.aot.runner import Executable
+from tfmem.aot.stablehlo import arithmetic
 
 STEPS, BATCH, SIZE = 5, 4, 3
 

@@ -11,10 +11,10 @@ import tensorflow as tf
 import tfmem
 from tfmem.checkpoints import CheckpointMismatchError, Entry, load_tf1, name_table
 from tfmem.cores.dnc import DNC
+from tfmem.cores.lstm import LSTM
 from tfmem.cores.relational import RelationalMemory
 from tfmem.cores.rma import RMACore, RMAReader
 from tfmem.cores.tvt import TVTCore
-from tfmem.models.belief import LSTM
 from tfmem.models.multigrid import LocalizationModel
 from tfmem.models.sequence import EncoderDecoder, SequenceModel
 

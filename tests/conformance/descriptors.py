@@ -17,9 +17,9 @@ from tests.conformance.toys import KerasToy, SonnetToy, UsedDNC
 from tfmem.cores.base import ReadOnly
 from tfmem.cores.dnc import MemoryAccess
 from tfmem.cores.entity import EntityMemory
-from tfmem.cores.kanerva import KanervaCore
+from tfmem.cores.kanerva import KanervaCore, ReadOnlyKanerva
 from tfmem.cores.lookup import LookupMemory
-from tfmem.cores.lstm import LSTMStack
+from tfmem.cores.lstm import LSTM, LSTMStack
 from tfmem.cores.metalearned import MetalearnedMemory
 from tfmem.cores.multigrid import ConvLSTM, MultigridConvLSTM
 from tfmem.cores.plastic import PlasticRNN
@@ -214,6 +214,7 @@ ROWS = [
         {"units": lambda: PlasticRNN(0), "rule": lambda: PlasticRNN(5, rule="x")},
         "references/plastic.py",
     ),
+    Row("LSTM", lambda: LSTM(4), (5,), {"hidden_size": lambda: LSTM(0)}, "goldens/simcore"),
     Row("LSTMStack", lambda: LSTMStack(4, 2), (5,), {"num_layers": lambda: LSTMStack(4, 0)}, "references/lstm.py"),
     Row(
         "ConvLSTM",
@@ -241,6 +242,7 @@ ROWS = [
 # Cores of tfmem.cores that are no rows.
 EXEMPT = {
     ReadOnly: "a view of another core, without a configuration of its own; tested with RMACore",
+    ReadOnlyKanerva: "as ReadOnly; tested with KanervaCore",
     MemoryAccess: "a part of DNC; tested there",
     RMAWriter: "a part of RMACore, with nothing to train",
 }

@@ -23,7 +23,7 @@ from tfmem.cores import (
     RMACore,
     TVTCore,
 )
-from tfmem.cores.base import is_integer
+from tfmem.validation import is_integer
 
 SIZED = {
     "DNC": lambda n: DNC({"memory_size": n, "word_size": n}, {"hidden_size": n}, n),

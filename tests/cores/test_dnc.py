@@ -7,13 +7,14 @@ import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import sonnet as snt
 import tensorflow as tf
 
 import tfmem.checkpoints.dnc  # noqa: F401  registers the name table
 from tests.references import dnc as reference
 from tests.support import relative_error
 from tfmem.checkpoints.base import CheckpointMismatchError, load_tf1
-from tfmem.cores.dnc import DNC, AccessState, DNCState, LSTMState, MemoryAccess, TemporalLinkageState, addressing
+from tfmem.cores.dnc import DNC, AccessState, DNCState, MemoryAccess, TemporalLinkageState, addressing
 from tfmem.cores.dnc.access import erase_and_write
 from tfmem.recurrence import unroll
 from tfmem.tasks.repeat_copy import RepeatCopy
@@ -40,7 +41,7 @@ def make_state(arrays, dtype=tf.float32):
     a = {name: tf.constant(value, dtype) for name, value in arrays.items()}
     linkage = TemporalLinkageState(a["link"], a["precedence_weights"])
     access = AccessState(a["memory"], a["read_weights"], a["write_weights"], linkage, a["usage"])
-    return DNCState(a["access_output"], access, LSTMState(a["hidden"], a["cell"]))
+    return DNCState(a["access_output"], access, snt.LSTMState(a["hidden"], a["cell"]))
 
 
 def by_name(state):
@@ -390,11 +391,11 @@ def test_slow_reference(rng, access, controller, clip_value):
         blocks = np.split(value, np.cumsum(core.access.interface_sizes)[:-1], axis=-1)
         variables.update({f"memory_access/{n}/{kind}": block for n, block in zip(INTERFACE, blocks, strict=True)})
 
-    lstm_states = [LSTMState(tf.constant(h), tf.constant(c)) for h, c in controller_state]
+    lstm_states = [snt.LSTMState(tf.constant(h), tf.constant(c)) for h, c in controller_state]
     ours_state = make_state(state | {"hidden": 0.0, "cell": 0.0}, tf.float64)
     ours_state = ours_state._replace(controller_state=lstm_states[0] if len(lstm_states) == 1 else tuple(lstm_states))
     outputs, final = unroll(core, tf.constant(inputs), ours_state)
-    final_access = by_name(final._replace(controller_state=LSTMState(None, None)))
+    final_access = by_name(final._replace(controller_state=snt.LSTMState(None, None)))
     for b in range(batch):
         expected, states = reference.dnc(
             variables,

@@ -134,5 +134,5 @@ def test_hands_over_and_contract(rng):
     "bad", [{"units": 0}, {"num_heads": 0}, {"word_size": -1}, {"output_size": 0}, {"max_steps": 0}]
 )
 def test_bad_arguments(bad):
-    with pytest.raises(ValueError, match=f"{next(iter(bad))} must be a positive integer, got"):
+    with pytest.raises(ValueError, match=f"{next(iter(bad))}: .*, must be a positive integer"):
         LookupMemory(**{"units": 4, **bad})

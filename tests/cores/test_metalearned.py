@@ -200,11 +200,11 @@ def test_hands_over_and_contract(rng, write):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"units": 0}, "units must be a positive integer, got 0"),
-        ({"memory_layers": 0}, "memory_layers must be a positive integer, got 0"),
-        ({"memory_size": "9"}, "memory_size must be a positive integer, got '9'"),
-        ({"write": "hebb"}, "write must be one of 'gradient', 'local', got 'hebb'"),
-        ({"output_activation": "relu"}, "output_activation must be one of 'tanh', 'linear', got 'relu'"),
+        ({"units": 0}, "units: 0, must be a positive integer"),
+        ({"memory_layers": 0}, "memory_layers: 0, must be a positive integer"),
+        ({"memory_size": "9"}, "memory_size: '9', must be a positive integer"),
+        ({"write": "hebb"}, "write: 'hebb', must be one of 'gradient', 'local'"),
+        ({"output_activation": "relu"}, "output_activation: 'relu', must be one of 'tanh', 'linear'"),
         ({"recall_delay": -1}, "recall_delay must be a non-negative integer, got -1"),
         ({"recall_delay": 1}, "recall_delay must be 0 where return_meta_loss is False, got 1"),
         ({"recall_weights": [1.0, 0.5]}, "recall_weights must be 1 .* numbers, got"),

@@ -44,7 +44,7 @@ def test_hands_over_and_contract(rng, rule, homogeneous):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="units must be a positive integer, got -3"):
+    with pytest.raises(ValueError, match="units: -3, must be a positive integer"):
         PlasticRNN(-3)
-    with pytest.raises(ValueError, match="rule must be one of 'hebb', 'oja', got 'bcm'"):
+    with pytest.raises(ValueError, match="rule: 'bcm', must be one of 'hebb', 'oja'"):
         PlasticRNN(3, rule="bcm")

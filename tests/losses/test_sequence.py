@@ -77,5 +77,5 @@ def test_masked_bits_may_be_nan(garbage, jit):
 
 
 def test_a_mask_of_other_axes_is_refused():
-    with pytest.raises(ValueError, match=r"mask must have leading axes of targets \(2, 4\), got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"mask: shape \(3,\), must have leading axes of targets, \(2, 4\)"):
         cross_entropy(np.zeros([2, 4, 5], np.float32), np.zeros([2, 4], np.int32), np.ones([3]))

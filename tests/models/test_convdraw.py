@@ -11,7 +11,8 @@ from tests.references import convdraw as reference
 from tests.support import relative_error
 from tfmem import export
 from tfmem.losses.geco import GECO
-from tfmem.models.convdraw import ConvDRAW, DeterministicFrameModel, normal_of_bits, standard_normal
+from tfmem.models.convdraw import ConvDRAW, DeterministicFrameModel
+from tfmem.noise import normal_of_bits, standard_normal
 
 SMALL = dict(
     latent_channels=2,
@@ -288,14 +289,14 @@ def test_checkpoint_round_trip(unconditional, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(frame_shape=(28, 28, 1)), r"frame_shape: was \(28, 28, 1\), must be .* 8 must divide height and width"),
-        (dict(frame_shape=(32, 32)), "frame_shape: was"),
-        (dict(num_steps=0), "num_steps: was 0"),
-        (dict(encoder_hidden=(16, 0)), r"encoder_hidden: was \(16, 0\), must be two integers greater than 0"),
-        (dict(decoder_hidden=(16,)), r"decoder_hidden: was \(16,\), must be two integers"),
-        (dict(conditioning_size=0), "conditioning_size: was 0"),
-        (dict(latent_channels=1.5), r"latent_channels: was 1\.5"),
-        (dict(min_stddev=1.0), r"min_stddev: was 1\.0"),
+        (dict(frame_shape=(28, 28, 1)), r"frame_shape: \(28, 28, 1\), must be .* 8 must divide height and width"),
+        (dict(frame_shape=(32, 32)), "frame_shape: .*must be"),
+        (dict(num_steps=0), "num_steps: 0"),
+        (dict(encoder_hidden=(16, 0)), r"encoder_hidden: \(16, 0\), must be two integers greater than 0"),
+        (dict(decoder_hidden=(16,)), r"decoder_hidden: \(16,\), must be two integers"),
+        (dict(conditioning_size=0), "conditioning_size: 0"),
+        (dict(latent_channels=1.5), r"latent_channels: 1\.5"),
+        (dict(min_stddev=1.0), r"min_stddev: 1\.0"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -304,24 +305,24 @@ def test_bad_arguments(arguments, message):
 
 
 def test_the_deterministic_model_needs_a_conditioning():
-    with pytest.raises(ValueError, match="conditioning_size: was None, must be an integer"):
+    with pytest.raises(ValueError, match="conditioning_size: None, must be an integer"):
         DeterministicFrameModel(FRAME, None)
 
 
 def test_bad_inputs(conditional, unconditional, frames, beliefs):
     with pytest.raises(ValueError, match=r"frames: .* must be \[N, 16, 24, 2\]"):
         conditional(frames[:, :8], beliefs, [0, 1])
-    with pytest.raises(ValueError, match=r"conditioning: its shape was \(3, 8\), must be \[N, 9\]"):
+    with pytest.raises(ValueError, match=r"conditioning: shape \(3, 8\), must be \[N, 9\]"):
         conditional.sample(tf.zeros([3, 8]), [0, 1])
-    with pytest.raises(ValueError, match=r"conditioning: its shape was <unknown>, must be \[N, 9\]"):
+    with pytest.raises(ValueError, match=r"conditioning: shape <unknown>, must be \[N, 9\]"):
         conditional(frames, None, [0, 1])
-    with pytest.raises(ValueError, match="conditioning: was given, must be None"):
+    with pytest.raises(ValueError, match="conditioning: a tensor, must be None"):
         unconditional(frames, beliefs, [0, 1])
-    with pytest.raises(ValueError, match="frames: were uint8, must be float32, from 0 to 1"):
+    with pytest.raises(ValueError, match="frames: uint8, must be float32, from 0 to 1"):
         conditional(np.zeros(frames.shape, np.uint8), beliefs, [0, 1])
 
 
 def test_a_conditioning_for_each_frame(conditional, deterministic, frames, beliefs):
     for model in (conditional, deterministic):
-        with pytest.raises(ValueError, match=rf"conditioning: its shape was \(1, 9\), must be \[{BATCH}, C\]"):
+        with pytest.raises(ValueError, match=rf"conditioning: shape \(1, 9\), must be \[{BATCH}, C\]"):
             model(frames, beliefs[:1], [0, 1])

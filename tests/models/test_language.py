@@ -79,5 +79,5 @@ def test_saving_and_export(tmp_path):
 
 
 def test_bad_dropout():
-    with pytest.raises(ValueError, match=r"dropout was 1\.0, must be from 0 to less than 1"):
+    with pytest.raises(ValueError, match=r"dropout: 1\.0, must be from 0 to less than 1"):
         make(dropout=1.0)

@@ -263,7 +263,7 @@ def test_lengths_and_tokens_are_of_any_integer_type(writer, dtype, jit_compile):
 
 def test_how_long_an_answer_is_must_be_told(writer):
     model, tokens, lengths = writer
-    with pytest.raises(ValueError, match="num_steps: was None"):
+    with pytest.raises(ValueError, match="num_steps: None"):
         model.run(tokens, lengths)
 
 

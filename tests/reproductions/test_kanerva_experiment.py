@@ -48,7 +48,7 @@ def test_bound_is_that_of_the_distributions(machine, images, rng, monkeypatch):
     columns = [tfd.MultivariateNormalFullCovariance(tf.linalg.matrix_transpose(m)[:, c], u) for m, u in (state, prior)
                for c in range(6)]  # fmt: skip
     kl_memory = sum(tfd.kl_divergence(q, p) for q, p in zip(columns[:6], columns[6:], strict=True))
-    w_mean = kanerva_machine.solve_w(memory.factorise(state.M_mean), state.M_mean, z)
+    w_mean = kanerva_machine.solve_w(memory.factorize(state.M_mean), state.M_mean, z)
     w = w_mean + memory.w_stddev() * noise[T, B, 4]
     M = state.M_mean + tf.linalg.cholesky(state.M_cov) @ noise[B, 4, 6]
     probability = machine.decode(tf.einsum("tbk,bkc->tbc", w, M))

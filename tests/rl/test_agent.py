@@ -234,8 +234,8 @@ def test_what_the_core_sees(rng):
 
 def test_bad_arguments():
     for change, message in (
-        ({"num_actions": 0}, "num_actions must be a positive integer, got 0"),
-        ({"reward_input": "scaled"}, "reward_input must be one of None, 'clipped', 'raw', got 'scaled'"),
+        ({"num_actions": 0}, "num_actions: 0, must be a positive integer"),
+        ({"reward_input": "scaled"}, "reward_input: 'scaled', must be one of None, 'clipped', 'raw'"),
     ):
         with pytest.raises(ValueError, match=message):
             Agent(**{"torso": MLPTorso(), "core": None, "num_actions": 2, **change})
@@ -243,11 +243,11 @@ def test_bad_arguments():
         Agent(MLPTorso(), LookupMemory(4, 4, 4), 2).build_for(VECTOR)
     with pytest.raises(ValueError, match="must be grids"):
         Agent(ConvTorso(), None, 2).build_for(VECTOR)
-    with pytest.raises(ValueError, match=r"sizes\[1\] must be a positive integer"):
+    with pytest.raises(ValueError, match=r"sizes\[1\]: .*, must be a positive integer"):
         MLPTorso((3, 0))
-    with pytest.raises(ValueError, match="padding must be one of"):
+    with pytest.raises(ValueError, match=r"padding: .*, must be one of"):
         ConvTorso(padding="full")
-    with pytest.raises(ValueError, match="output must be one of 'vector', 'grid', 'cells', got 'rows'"):
+    with pytest.raises(ValueError, match="output: 'rows', must be one of 'vector', 'grid', 'cells'"):
         ConvTorso(output="rows")
 
 

@@ -63,10 +63,10 @@ def _fail(error, status):
 def _jax():
     """The modules that need jax."""
     try:
-        from tfmem.aot import modules, runner
+        from tfmem.aot import runner, stablehlo
     except ImportError as error:
         raise BundleError(f"jax is not there or too old ({error}). Get it with `pip install 'jax>=0.10'`") from error
-    return modules, runner
+    return runner, stablehlo
 
 
 def _run(arguments):
@@ -93,13 +93,13 @@ def _show(arguments):
     print(f"{bundle.updates_per_call} updates a call, {bundle.config['num_updates']} in all")
     print(f"{len(trained)} variables of {sum(array.size for array in trained):,} numbers")
     print(f"made with {', '.join(f'{name} {version}' for name, version in bundle.versions.items())}")
-    modules, runner = _jax()
+    runner, stablehlo = _jax()
     for name, program in bundle.programs.items():
         executable = runner.Executable(program, arguments.precision)
         calls = bundle.updates_per_call if name == "update" else 1
         cost = executable.cost
         print(f"{name}: compiled for {executable.device.device_kind} in {executable.seconds:.1f} s")
-        print(f"    {modules.arithmetic(program.text) / calls / 1e9:.4g} GFLOP in products and convolutions")
+        print(f"    {stablehlo.arithmetic(program.text) / calls / 1e9:.4g} GFLOP in products and convolutions")
         print(
             f"    XLA's analysis, the body of a loop counted once: {cost.get('flops', 0) / 1e9:.4g} GFLOP, "
             f"{cost.get('bytes accessed', 0) / MIB:.4g} MiB read and written"

@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend import backend
 
 from tfmem.aot.bundle import BundleError, open_pipeline, read_bundle
-from tfmem.aot.modules import PRECISIONS, arithmetic, with_precision
+from tfmem.aot.stablehlo import PRECISIONS, arithmetic, with_precision
 from tfmem.loop import Loop, fitting_arrays
 from tfmem.runfolder import RunFolder, describe_machine, run_result
 

@@ -1,9 +1,9 @@
 """Name tables of github.com/google-deepmind/sonnet, branch v1: LSTM; RelationalMemory and its two example models."""
 
 from tfmem.checkpoints.base import Entry, name_table, require_built, split
+from tfmem.cores.lstm import LSTM
 from tfmem.cores.relational import RelationalMemory
 from tfmem.interop import as_sonnet_core
-from tfmem.models.belief import LSTM
 from tfmem.models.sequence import EncoderDecoder, SequenceModel
 
 

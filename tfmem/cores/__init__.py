@@ -5,12 +5,13 @@ The names are loaded when first used: one core does not bring the libraries of t
 
 import importlib
 
-_HOME = {
+_MODULES = {
     "ConvLSTM": "multigrid",
     "DNC": "dnc",
     "EntityMemory": "entity",
     "KanervaCore": "kanerva",
     "KanervaMemory": "kanerva",
+    "LSTM": "lstm",
     "LSTMStack": "lstm",
     "LookupMemory": "lookup",
     "MetalearnedMemory": "metalearned",
@@ -22,12 +23,12 @@ _HOME = {
     "TVTCore": "tvt",
 }
 
-__all__ = sorted(_HOME)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"tfmem.cores.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"tfmem.cores.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'tfmem.cores' has no attribute {name!r}")
 
 

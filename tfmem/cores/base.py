@@ -1,16 +1,15 @@
-"""What all Sonnet cores share: the core contract, and layers that keep their variables in float32 under bfloat16.
+"""Base of all Sonnet cores: the core contract, and layers that keep their variables in float32 under bfloat16.
 
 A core maps `(inputs [B, ...], state) -> (output [B, ...], next state)`. It is split in two so that an unroll can do
 the work that does not depend on the state for all time steps at once:
 
-    project_inputs   [..., B, features] -> what the step needs of the input; creates every variable
+    project_inputs   [..., B, features] -> the input's share of the step; creates every variable
     step             (projected [B, ...], state) -> (output, next state); creates none, so it may run inside a loop
 
-A core with an external memory also takes `step(..., write=False)` and has `read_only()`, a `ReadOnly` view of itself.
+A core with an external memory also has `read_only()`, a `ReadOnly` view of itself.
 """
 
 import abc
-import numbers
 
 import sonnet as snt
 import tensorflow as tf
@@ -18,11 +17,6 @@ import tensorflow as tf
 from tfmem.recurrence import checked_inputs, same_batch
 
 LOW_PRECISION = (tf.bfloat16, tf.float16)
-
-
-def is_integer(value, least=1):
-    """Whether a value is an integer (NumPy's as well; True is none) of at least `least`."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
 
 
 def variable_dtype(dtype):
@@ -55,10 +49,10 @@ class RNNCore(snt.RNNCore):
 class ReadOnly(RNNCore):
     """A view of a memory core that shares its variables and never writes to its memory.
 
-    Gregor et al. 2019, Appendix B: writing is turned off in the simulation network.
+    Paper: writing is turned off in the simulation network (Gregor et al. 2019, Appendix B).
 
     Args:
-      core: a core whose `step` takes `write`.
+      core: a core whose `step` takes `write`. For another core a subclass overrides `project_inputs` and `step`.
     """
 
     def __init__(self, core, name=None):
@@ -146,7 +140,7 @@ class SplitLinear(snt.Module):
     """`[x, s] w + b` where `x` does not depend on the state: `w` is kept as two matrices, so that the share of `x` is
     computed for all time steps at once.
 
-    Initialised as a `Linear` of the concatenation: the standard deviation is that of the whole fan-in.
+    Initialized as a `Linear` of the concatenation: the standard deviation is that of the whole fan-in.
 
     Args:
       output_size: size of the last axis of the output.
@@ -183,7 +177,7 @@ def lstm_update(gates, cell, forget_bias=1.0):
 
 
 class LayerNorm(snt.Module):
-    """Layer normalisation of the last axis with epsilon inside the root, computed in at least float32."""
+    """Layer normalization of the last axis with epsilon inside the root, computed in at least float32."""
 
     def __init__(self, eps=1e-5, name=None):
         super().__init__(name=name)
@@ -201,10 +195,10 @@ class LayerNorm(snt.Module):
 
         # The gradient in closed form: in a plain graph a fraction of the passes over memory that the derived one makes.
         @tf.custom_gradient
-        def normalise(x, gamma, beta):
-            centred = x - tf.reduce_mean(x, -1, keepdims=True)
-            scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + self.eps)
-            normal = centred * scale
+        def normalize(x, gamma, beta):
+            centered = x - tf.reduce_mean(x, -1, keepdims=True)
+            scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centered), -1, keepdims=True) + self.eps)
+            normal = centered * scale
 
             def gradient(d):
                 d_normal = d * normal
@@ -216,4 +210,4 @@ class LayerNorm(snt.Module):
 
             return normal * gamma + beta, gradient
 
-        return tf.cast(normalise(x, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)), inputs.dtype)
+        return tf.cast(normalize(x, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)), inputs.dtype)

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfmem.cores.keras_base import Cell, check_positive, drop, linear
-from tfmem.cores.lstm import lstm_bias, lstm_update
+from tfmem.cores.keras_base import Cell, drop, linear
+from tfmem.cores.lstm import keras_lstm_update, lstm_bias
+from tfmem.validation import check_positive
 
 
 class Interactions(NamedTuple):
@@ -75,7 +76,7 @@ class MemoryController(Cell):
     def control(self, projected, hidden, cell, read_out, mask=None):
         """h_t, c_t and the interaction vectors (Eq. 1)."""
         gates = projected + linear(tf.concat([drop(hidden, mask), read_out], axis=-1), self.recurrent_kernel)
-        hidden, cell = lstm_update(gates, cell)
+        hidden, cell = keras_lstm_update(gates, cell)
         vectors = tf.tanh(linear(hidden, self.interaction_kernel, self.interaction_bias))
         vectors = tf.reshape(vectors, [-1, self.num_interactions, self.word_size])
         num_others = self.num_interactions - 3 * self.num_heads

@@ -20,7 +20,8 @@ import tensorflow as tf
 
 from tfmem.backend import keras
 from tfmem.cores.base import variable_dtype
-from tfmem.cores.keras_base import Cell, check_positive, drop, linear, tile_batch
+from tfmem.cores.keras_base import Cell, drop, linear, tile_batch
+from tfmem.validation import check_positive
 
 
 class EntityState(NamedTuple):

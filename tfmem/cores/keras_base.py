@@ -17,7 +17,7 @@ Options of every cell, by Keras's names:
 import tensorflow as tf
 
 from tfmem.backend import keras
-from tfmem.cores.base import is_integer, matmul
+from tfmem.cores.base import matmul
 from tfmem.recurrence import checked_inputs, project_inputs, reserve, same_batch
 
 _KINDS = {
@@ -184,14 +184,3 @@ def tile_batch(variable, batch_size, dtype):
     """A variable [...] repeated to [batch_size, ...]."""
     value = tf.cast(variable, dtype)
     return tf.tile(value[tf.newaxis], [batch_size] + [1] * value.shape.rank)
-
-
-def check_positive(**arguments):
-    for name, value in arguments.items():
-        if not is_integer(value):
-            raise ValueError(f"{name} must be a positive integer, got {value!r}.")
-
-
-def check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")

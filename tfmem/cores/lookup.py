@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from tfmem.backend import keras
 from tfmem.cores.controller import MemoryController
-from tfmem.cores.keras_base import check_positive
+from tfmem.validation import check_positive
 
 
 class LookupState(NamedTuple):

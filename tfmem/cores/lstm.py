@@ -1,4 +1,6 @@
-"""A stack of LSTM layers with skip connections: the baseline of Santoro et al. 2018 (App. A.2) for program evaluation.
+"""LSTMs without a memory: one layer as Sonnet 1's, and a stack of layers with skip connections.
+
+The stack is the baseline of Santoro et al. 2018 (App. A.2) for program evaluation.
 
 Layer l = 1..L at step t sees the input and the layer below, and every layer is part of the output:
 
@@ -8,29 +10,66 @@ Layer l = 1..L at step t sees the input and the layer below, and every layer is 
     h_t^l = sigmoid(o) tanh(c_t^l)
     y_t = [h_t^1; ...; h_t^L]
 
-The paper says "skip connections and layer-wise outputs concatenated on the final layer"; that the skip runs from the
-input to every layer is our reading (it is Graves's, arXiv 1308.0850). Gate order and the forget bias inside the
-bias variable are those of keras.layers.LSTM, so that weights can be exchanged.
+Paper: "skip connections and layer-wise outputs concatenated on the final layer". Not specified where a skip starts; we
+use the input, as Graves does (arXiv 1308.0850). Gate order and the forget bias inside the bias variable are those of
+keras.layers.LSTM, so that weights can be exchanged.
 """
 
-from typing import NamedTuple
-
+import sonnet as snt
 import tensorflow as tf
 
 from tfmem.backend import keras
-from tfmem.cores.keras_base import Cell, check_positive, drop, linear
+from tfmem.cores.base import RNNCore, SplitLinear, lstm_update
+from tfmem.cores.keras_base import Cell, drop, linear
+from tfmem.validation import check_positive
 
 
-class LSTMState(NamedTuple):
-    hidden: tf.Tensor  # [B, units]
-    cell: tf.Tensor  # [B, units]
+class LSTM(RNNCore):
+    """Sonnet 1's LSTM. The output is the hidden state [B, hidden_size], the state an `snt.LSTMState`.
+
+    Gates are in the order input, candidate, forget, output, and 1 is added to the forget gate. Weights and biases start
+    as in Sonnet 1: truncated normal with standard deviation 1 / sqrt(fan-in).
+
+    Args:
+      hidden_size: units (Gregor et al. 2019, Table 2: 512 to 1024).
+
+    Raises:
+      ValueError: hidden_size is not a positive integer.
+    """
+
+    input_layout = "features"
+
+    def __init__(self, hidden_size, name="lstm"):
+        super().__init__(name=name)
+        check_positive(hidden_size=hidden_size)
+        self.hidden_size = hidden_size
+        self.gates = SplitLinear(4 * hidden_size, random_bias=True, name="gates")
+
+    @property
+    def output_size(self):
+        return self.hidden_size
+
+    @property
+    def state_size(self):
+        return snt.LSTMState(*[tf.TensorShape([self.hidden_size])] * 2)
+
+    def initial_state(self, batch_size, dtype=tf.float32):
+        return snt.LSTMState(*[tf.zeros([batch_size, self.hidden_size], dtype)] * 2)
+
+    def project_inputs(self, inputs):
+        self.gates.initialize(inputs.shape[-1], self.hidden_size, inputs.dtype)
+        return self.gates.project(inputs)
+
+    def step(self, projected, state):
+        state = lstm_update(self.gates(projected, state.hidden), state.cell)
+        return state.hidden, state
 
 
-def lstm_update(gates, cell):
-    """The LSTM's new state from its four pre-activations [B, 4 units], in the order i, f, g, o, and its cell."""
+def keras_lstm_update(gates, cell):
+    """Keras's LSTM from its gates [B, 4 units], in the order i, f, g, o, and its cell: an `snt.LSTMState`."""
     i, f, g, o = tf.split(gates, 4, axis=-1)
     cell = tf.sigmoid(f) * cell + tf.sigmoid(i) * tf.tanh(g)
-    return LSTMState(tf.sigmoid(o) * tf.tanh(cell), cell)
+    return snt.LSTMState(tf.sigmoid(o) * tf.tanh(cell), cell)
 
 
 def lstm_bias(units, forget_bias=1.0, rest=None):
@@ -50,12 +89,12 @@ class LSTMStack(Cell):
     The input's share of all layers' gates is one product for the whole sequence.
 
     Input [B, features]; output [B, num_layers * units] (without skip connections: the top layer's [B, units]); state:
-    a tuple of `num_layers` `LSTMState`s, zero at first.
+    a tuple of `num_layers` `snt.LSTMState`s, zero at first.
 
     Args:
       units: width of each layer.
       num_layers: number of layers. Default 2, as in the paper.
-      skip_connections: whether the input goes to every layer and every layer to the output. Default True.
+      skip_connections: the input feeds every layer, and every layer feeds the output. Default True.
       forget_bias: initial value of the forget gates' bias, whatever `bias_initializer` is. Default 1.0.
       **kwargs: initializers, regularizers, constraints, dropout (`tfmem.cores.keras_base`).
 
@@ -74,7 +113,7 @@ class LSTMStack(Cell):
     @property
     def state_size(self):
         shape = tf.TensorShape([self.units])
-        return tuple(LSTMState(shape, shape) for _ in range(self.num_layers))
+        return tuple(snt.LSTMState(shape, shape) for _ in range(self.num_layers))
 
     @property
     def output_size(self):
@@ -132,7 +171,7 @@ class LSTMStack(Cell):
             gates = linear(recurrent, self.recurrent_kernels[layer], self.biases[layer])
             if layer < len(projected):
                 gates += projected[layer]
-            next_states.append(lstm_update(gates, state.cell))
+            next_states.append(keras_lstm_update(gates, state.cell))
         if self.skip_connections:
             output = tf.concat([s.hidden for s in next_states], axis=-1)
         else:

@@ -34,9 +34,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmem.backend import keras
-from tfmem.cores.base import is_integer
 from tfmem.cores.controller import MemoryController
-from tfmem.cores.keras_base import check_choice, check_positive, linear, tile_batch
+from tfmem.cores.keras_base import linear, tile_batch
+from tfmem.validation import check_choice, check_positive, is_integer
 
 
 class RecentWrites(NamedTuple):

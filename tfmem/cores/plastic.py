@@ -16,7 +16,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmem.backend import keras
-from tfmem.cores.keras_base import Cell, check_choice, check_positive, drop, linear
+from tfmem.cores.keras_base import Cell, drop, linear
+from tfmem.validation import check_choice, check_positive
 
 
 class PlasticState(NamedTuple):

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.cores.base import LayerNorm, Linear, RNNCore, is_integer, matmul
+from tfmem.cores.base import LayerNorm, Linear, RNNCore, matmul
+from tfmem.validation import is_integer
 
 GATE_STYLES = ("unit", "memory", None)
 

@@ -24,14 +24,15 @@ from typing import NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.cores.base import Linear, ReadOnly, RNNCore, SplitLinear, is_integer, lstm_update, variable_dtype
+from tfmem.cores.base import Linear, ReadOnly, RNNCore, SplitLinear, lstm_update, variable_dtype
 from tfmem.recurrence import same_batch, unroll
+from tfmem.validation import check_choice, check_positive, is_integer
 
 EPSILON = 1e-12  # of |x|^2 in x / |x|, as tf.math.l2_normalize has it: an empty row has similarity 0
 
 
 class ReadInformation(NamedTuple):
-    """What a read looked at; k is K for dense reads. The order of the k rows means nothing."""
+    """Weights and words of a read; k is K for dense reads. The order of the k rows means nothing."""
 
     weights: tf.Tensor  # [B, H, k]
     indices: tf.Tensor  # [B, H, k] int32
@@ -131,16 +132,10 @@ def _without_gradient(state):
     return state._replace(memory=memory, inverse_norms=inverse_norms)
 
 
-def check_sizes(**sizes):
-    for name, size in sizes.items():
-        if not is_integer(size):
-            raise ValueError(f"{name}: was {size!r}, must be an integer of at least 1")
-
-
 def check_top_k(top_k, memory_size):
     if not is_integer(top_k, 0) or (memory_size is not None and top_k > memory_size):
         limit = "0 (all rows) or more" if memory_size is None else f"in 0 (all rows) ... {memory_size} (memory_size)"
-        raise ValueError(f"top_k: was {top_k!r}, must be an integer, {limit}")
+        raise ValueError(f"top_k: {top_k!r}, must be an integer, {limit}")
 
 
 class RMAReader(snt.Module):
@@ -158,9 +153,9 @@ class RMAReader(snt.Module):
 
     def __init__(self, num_reads, word_size, top_k=0, memory_size=None, name=None):
         super().__init__(name=name)
-        check_sizes(num_reads=num_reads, word_size=word_size)
+        check_positive(num_reads=num_reads, word_size=word_size)
         if memory_size is not None:
-            check_sizes(memory_size=memory_size)
+            check_positive(memory_size=memory_size)
         check_top_k(top_k, memory_size)
         self.num_reads = num_reads
         self.word_size = word_size
@@ -191,9 +186,9 @@ class RMAWriter(snt.RNNCore):
     def __init__(self, mem_shape, name=None):
         super().__init__(name=name)
         if len(tuple(mem_shape)) != 2:
-            raise ValueError(f"mem_shape: was {mem_shape!r}, must be (memory_size, word_size)")
+            raise ValueError(f"mem_shape: {mem_shape!r}, must be (memory_size, word_size)")
         memory_size, word_size = mem_shape
-        check_sizes(**{"mem_shape[0]": memory_size, "mem_shape[1]": word_size})
+        check_positive(**{"mem_shape[0]": memory_size, "mem_shape[1]": word_size})
         self.mem_shape = (memory_size, word_size)
 
     @property
@@ -216,7 +211,7 @@ class RMAWriter(snt.RNNCore):
 
 def check_memory(memory, memory_size, word_size):
     if not memory.shape.is_compatible_with([None, memory_size, word_size]):
-        raise ValueError(f"memory: has shape {memory.shape}, must be [B, {memory_size or 'K'}, {word_size}]")
+        raise ValueError(f"memory: shape {memory.shape}, must be [B, {memory_size or 'K'}, {word_size}]")
 
 
 class RMACore(RNNCore):
@@ -256,7 +251,7 @@ class RMACore(RNNCore):
         name=None,
     ):
         super().__init__(name=name)
-        check_sizes(
+        check_positive(
             hidden_size=hidden_size,
             memory_size=memory_size,
             word_size=word_size,
@@ -264,8 +259,7 @@ class RMACore(RNNCore):
             num_layers=num_layers,
         )
         check_top_k(top_k, memory_size)
-        if order not in ("paper", "code"):
-            raise ValueError(f'order: was {order!r}, must be "paper" or "code"')
+        check_choice("order", order, ("paper", "code"))
         self.hidden_size = hidden_size
         self.memory_size = memory_size
         self.word_size = word_size

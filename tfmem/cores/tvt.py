@@ -15,7 +15,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmem.cores.base import Linear, ReadOnly, RNNCore
-from tfmem.cores.rma import ReadInformation, RMACore, check_sizes
+from tfmem.cores.rma import ReadInformation, RMACore
+from tfmem.losses.gradients import clip_gradient
+from tfmem.validation import check_positive
 
 
 class TVTOutput(NamedTuple):
@@ -23,16 +25,6 @@ class TVTOutput(NamedTuple):
     baseline: tf.Tensor  # [B]
     z: tf.Tensor  # [B, D], what was written; the public agent reconstructs its observation from it
     read_info: ReadInformation
-
-
-def clip_gradient(x, limit):
-    """`x`, with the gradient that comes back through it cut to [-limit, limit] element by element."""
-
-    @tf.custom_gradient
-    def identity(x):
-        return tf.identity(x), lambda dy: tf.clip_by_value(dy, -limit, limit)
-
-    return identity(x)
 
 
 def mlp(layers, x):
@@ -80,9 +72,9 @@ class TVTCore(RNNCore):
         name=None,
     ):
         super().__init__(name=name)
-        check_sizes(num_actions=num_actions)
+        check_positive(num_actions=num_actions)
         if policy_clip_abs_value < 0:
-            raise ValueError(f"policy_clip_abs_value: was {policy_clip_abs_value!r}, must be 0 (no clipping) or more")
+            raise ValueError(f"policy_clip_abs_value: {policy_clip_abs_value!r}, must be 0 (no clipping) or more")
         self.num_actions = num_actions
         self.num_latents = num_latents
         self.control_hidden_size = control_hidden_size
@@ -151,4 +143,5 @@ class TVTCore(RNNCore):
         return TVTOutput(policy, baseline, z, read_info), state
 
     def _clip(self, x):
-        return clip_gradient(x, self.policy_clip_abs_value) if self.policy_clip_abs_value else x
+        limit = self.policy_clip_abs_value
+        return clip_gradient(x, -limit, limit) if limit else x

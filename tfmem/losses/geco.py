@@ -8,14 +8,13 @@ With E over the batch and sg a stop-gradient:
     C      = E[|x - g(z)|^2 - kappa]                the constraint, not above 0 when it holds
     C_ma  <- decay C_ma + (1 - decay) C             its moving average; the first one is C
     loss   = KL + lambda (C + sg(C_ma - C))         the value of the average, the gradient of the batch
-    lambda = softplus(w)^2                          kept in its range; the gradient of w is turned round
+    lambda = softplus(w)^2                          kept in its range; the gradient of w has the other sign
 
-so one optimiser may minimise over the model and maximise over lambda. A step of gradient ascent on w multiplies a large
+so one optimizer may minimize over the model and maximize over lambda. A step of gradient ascent on w multiplies a large
 lambda by about exp(4 step C_ma), the update of Rezende and Viola.
 
-The paper does not say how lambda is updated. Its parametrisation, its range and the moving average are those of Sonnet
-1: `optimization_constraints.py`, `scale_gradient.py`, `clip_gradient.py` and `moving_average.py` of branch v1 of
-github.com/google-deepmind/sonnet.
+The update of lambda is not specified; we use the parametrization, range and moving average of Sonnet 1:
+`optimization_constraints.py` and `moving_average.py` of branch v1 of github.com/google-deepmind/sonnet.
 """
 
 from typing import NamedTuple
@@ -24,41 +23,7 @@ import numpy as np
 import sonnet as snt
 import tensorflow as tf
 
-
-def scale_gradient(x, scale):
-    """`x`, whose gradient is multiplied by `scale`, a number; 0: there is no gradient."""
-    if scale == 0:
-        return tf.stop_gradient(x)
-
-    @tf.custom_gradient
-    def identity(x):
-        return tf.identity(x), lambda upstream: upstream * scale
-
-    return identity(x)
-
-
-def clip_gradient(x, low, high):
-    """`x`, whose gradient is clipped elementwise to [low, high]."""
-
-    @tf.custom_gradient
-    def identity(x):
-        return tf.identity(x), lambda upstream: tf.clip_by_value(upstream, low, high)
-
-    return identity(x)
-
-
-@tf.custom_gradient
-def clip_ascending(x, low, high):
-    """`x` clipped to [low, high], for gradient ascent: what is outside may come back, but goes no further.
-
-    The gradient passes unless x < low and it is negative, or x > high and it is positive.
-    """
-
-    def gradient(upstream):
-        away = ((x < low) & (upstream < 0)) | ((x > high) & (upstream > 0))
-        return tf.where(away, tf.zeros_like(upstream), upstream), None, None
-
-    return tf.clip_by_value(x, low, high), gradient
+from tfmem.losses.gradients import clip_ascending, scale_gradient
 
 
 class MovingAverage(snt.Module):
@@ -77,7 +42,7 @@ class MovingAverage(snt.Module):
     def __init__(self, decay=0.99, shape=(), name="MovingAverage"):
         super().__init__(name=name)
         if not 0 <= decay < 1:
-            raise ValueError(f"decay: was {decay}, must be from 0 to less than 1")
+            raise ValueError(f"decay: {decay}, must be from 0 to less than 1")
         self.decay = decay
         self.initialized = tf.Variable(False, trainable=False, name="initialized")
         self.average = tf.Variable(tf.zeros(shape), trainable=False, name="average")
@@ -91,10 +56,10 @@ class MovingAverage(snt.Module):
 
 
 class LagrangeMultiplier(snt.Module):
-    """lambda = softplus(w)^2, a trainable multiplier that ascends where the other variables descend.
+    """A trainable multiplier, lambda = softplus(w)^2, that ascends where the other variables descend.
 
         multiplier = LagrangeMultiplier()
-        loss = objective + multiplier() * constraint          # constraint <= 0; any optimiser minimises
+        loss = objective + multiplier() * constraint          # constraint <= 0; any optimizer minimizes
 
     Args:
       initial: where lambda starts, greater than 0; a number or an array of the multiplier's shape.
@@ -112,11 +77,11 @@ class LagrangeMultiplier(snt.Module):
         super().__init__(name=name)
         root = np.sqrt(np.asarray(initial, np.float64))
         if not np.all(root > 0):
-            raise ValueError(f"initial: was {initial}, must be greater than 0")
+            raise ValueError(f"initial: {initial}, must be greater than 0")
         if not rate >= 0:
-            raise ValueError(f"rate: was {rate}, must be at least 0")
+            raise ValueError(f"rate: {rate}, must be at least 0")
         if valid_range is not None and not 0 <= valid_range[0] < valid_range[1]:
-            raise ValueError(f"valid_range: was {valid_range}, must be (low, high) with 0 <= low < high")
+            raise ValueError(f"valid_range: {valid_range}, must be (low, high) with 0 <= low < high")
         self.rate, self.valid_range = rate, valid_range
         w = root + np.log(-np.expm1(-root))  # the inverse of softplus
         self.w = tf.Variable(np.broadcast_to(w, w.shape if shape is None else shape), dtype=tf.float32, name="w")
@@ -127,7 +92,7 @@ class LagrangeMultiplier(snt.Module):
 
 
 class GECOLoss(NamedTuple):
-    """What a `GECO` says of a batch: float32 scalars. `loss` is to be minimised, all of it is to be logged."""
+    """Output of a `GECO` for a batch: float32 scalars. Minimize `loss`; log all of them."""
 
     loss: tf.Tensor  # KL + lambda C_ma
     kl: tf.Tensor  # mean over the batch, nats
@@ -143,16 +108,16 @@ class GECO(snt.Module):
         loss = geco(error, kl)                                 # of a batch; updates the moving average
         gradients = tape.gradient(loss.loss, [*model.trainable_variables, *geco.trainable_variables])
 
-    Any model will do, Sonnet's or Keras's. One optimiser can take `geco.trainable_variables` along, as with Sonnet 1,
-    but Adam's steps do not grow with the constraint; `w.assign_sub(gradient)` is the update above.
+    The model may be Sonnet's or Keras's. One optimizer may include `geco.trainable_variables`, as with Sonnet 1, but
+    Adam's steps do not grow with the constraint; `w.assign_sub(gradient)` is the update above.
 
     Args:
-      kappa: the mean squared error per dimension that is allowed, greater than 0. Whether it bounds the mean or the
-        sum, Appendix G does not say. That 1e-3 is best suggests the mean, our reading; so does the range of lambda, in
-        whose place a Gaussian of variance kappa has 1 / (2 kappa) = 500.
+      kappa: the allowed mean squared error per dimension, greater than 0. Not specified: mean or sum over dimensions;
+        we use the mean. The paper's best value, 1e-3, suggests it, and so does the range of lambda: a Gaussian of
+        variance kappa has 1 / (2 kappa) = 500 in its place.
       dimensions: D, numbers in an image: rows x columns x channels. The constraint is |x - g|^2 - kappa D, with the
         error summed over the image as the KL is. 1: kappa bounds the summed error itself.
-      initial: where lambda starts (our choice: 1).
+      initial: where lambda starts. Not specified; we use 1.
       rate: of lambda's ascent per dimension: that of the `LagrangeMultiplier` is `rate / dimensions`, so that one rate
         suits images of all sizes.
       valid_range: of lambda; Appendix G.
@@ -167,9 +132,9 @@ class GECO(snt.Module):
     def __init__(self, kappa, dimensions, initial=1.0, rate=1.0, valid_range=(0.0, 1000.0), decay=0.99, name="GECO"):
         super().__init__(name=name)
         if not kappa > 0:
-            raise ValueError(f"kappa: was {kappa}, must be greater than 0")
+            raise ValueError(f"kappa: {kappa}, must be greater than 0")
         if dimensions < 1:
-            raise ValueError(f"dimensions: was {dimensions}, must be at least 1")
+            raise ValueError(f"dimensions: {dimensions}, must be at least 1")
         self.kappa, self.dimensions = kappa, dimensions
         self.multiplier = LagrangeMultiplier(initial, rate / dimensions, valid_range)
         self.average = MovingAverage(decay)

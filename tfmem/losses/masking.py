@@ -1,4 +1,4 @@
-"""Masks of losses: what a mask leaves out takes no part in a computation, so that NaN there leaves no trace.
+"""Masks of losses: masked values take no part in a computation, not even NaN.
 
 A product with a mask of zeros keeps NaN and infinity; a selection behind a function keeps them in its gradient. So the
 function's inputs are selected, before it computes.
@@ -15,7 +15,7 @@ def rows(mask, values):
     """
     mask, rank = tf.convert_to_tensor(mask), len(values.shape)
     if not mask.shape.is_compatible_with(values.shape[: len(mask.shape)]):
-        raise ValueError(f"mask must have leading axes of targets {values.shape}, got shape {mask.shape}")
+        raise ValueError(f"mask: shape {mask.shape}, must have leading axes of targets, {values.shape}")
     return tf.reshape(mask, tf.concat([tf.shape(mask), tf.ones([rank - len(mask.shape)], tf.int32)], axis=0))
 
 

@@ -14,31 +14,31 @@ def _counted(values, mask):
 
 
 def cross_entropy(logits, targets, mask=None):
-    """Softmax cross entropy (nats) of logits [..., K] for classes [...], where mask [...] says: (sum, count)."""
+    """Softmax cross entropy (nats) of logits [..., K] for classes [...] under a mask [...]: (sum, count)."""
     targets, logits = selected(targets, mask), selected(logits, mask)
     return _counted(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits), mask)
 
 
 def accuracy(logits, targets, mask=None):
-    """How often the likeliest class is the right one: (sum, count), as `cross_entropy`."""
+    """Number of steps where the likeliest class is right: (sum, count), as `cross_entropy`."""
     right = tf.argmax(logits, -1, targets.dtype) == targets
     return _counted(tf.cast(right, tf.float32), mask)
 
 
 def solved(logits, targets, mask):
-    """In how many sequences [T, B] every token that counts is right: (sum, count)."""
+    """Number of sequences [T, B] whose valid tokens are all right: (sum, count)."""
     wrong = (tf.argmax(logits, -1, targets.dtype) != targets) & tf.cast(mask, tf.bool)
     return _counted(tf.cast(~tf.reduce_any(wrong, 0), tf.float32), None)
 
 
 def binary_cross_entropy(logits, targets, mask):
-    """Sigmoid cross entropy (nats) of logits [..., K] for bits [..., K], where mask [...] says: (sum, bits)."""
+    """Sigmoid cross entropy (nats) of logits [..., K] for bits [..., K] under a mask [...]: (sum, bits)."""
     targets, logits = selected(targets, mask), selected(logits, mask)
     return _counted(tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits), _of_bits(mask, targets))
 
 
 def bit_accuracy(logits, targets, mask):
-    """How often the likelier bit is the right one: (sum, bits), as `binary_cross_entropy`."""
+    """Number of bits where the likelier value is right: (sum, bits), as `binary_cross_entropy`."""
     return _counted(tf.cast((logits > 0) == (targets > 0.5), tf.float32), _of_bits(mask, targets))
 
 

@@ -6,11 +6,16 @@ Those of Sonnet are loaded when first used: they bring TensorFlow Probability.
 import importlib
 
 from tfmem.models.language import LanguageModel
-from tfmem.models.multigrid import LocalizationModel, MNISTRecallModel, RecallModel, SortModel
-from tfmem.models.question_answering import QuestionAnsweringModel
+from tfmem.models.multigrid import (
+    LocalizationModel,
+    MNISTRecallModel,
+    QuestionAnsweringModel,
+    RecallModel,
+    SortModel,
+)
 from tfmem.models.sequence import EncoderDecoder, SequenceModel
 
-_HOME = {
+_MODULES = {
     "BeliefModel": "belief",
     "ConvDRAW": "convdraw",
     "DeterministicFrameModel": "convdraw",
@@ -29,13 +34,13 @@ __all__ = [
     "RecallModel",
     "SequenceModel",
     "SortModel",
-    *_HOME,
+    *_MODULES,
 ]
 
 
 def __getattr__(name):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"tfmem.models.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"tfmem.models.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'tfmem.models' has no attribute {name!r}")
 
 

@@ -21,13 +21,17 @@ Printed in the appendix: 8 steps; a 64x64 frame goes to 32x32x16 and 16x16x16 wi
 prior and decoder have 64 channels; the decoder's hidden layers are 16x16x32 and 32x32x32; kernels are 4x4 where the
 stride changes and 5x5 elsewhere; tanh times sigmoid; the first conditioning operation four times; nothing is shared.
 
-Not printed, so our choices: what enters each recurrence (Figure 7 is a drawing), the channels of z, of e and of the
-encoder's state, ReLU in the decoder, stddev = softplus + min_stddev (1 at the start), the sign of E, the range of the
-frames (ours are in [0, 1]), where the canvas starts, and how weights start: truncated normal, 1 / sqrt(fan-in). So the
-noise that latents are at first fades; were its size kept, digits would cost 1.9 times the nats at the same error after
-500 updates. The deterministic model, which has no noise, keeps the size of what passes: with 1 / sqrt(fan-in) and a
-black canvas a hundredth of a belief's differences reached the frame, and it stood at the mean frame for hundreds of
-updates.
+Not specified; we use:
+  - the inputs of each recurrence as above (Figure 7 is a drawing), and the sign of E as above;
+  - the channels of z, of e and of the encoder's state as in `ConvDRAW`'s defaults; ReLU in the decoder;
+  - stddev = softplus + min_stddev, 1 at the start;
+  - frames in [0, 1], and a canvas that starts at 1/2;
+  - weights that start truncated normal with stddev 1 / sqrt(fan-in). The noise of untrained latents then fades. With
+    a start that keeps its size, digits cost 1.9 times the nats at the same error after 500 updates.
+
+The deterministic model has no noise; its weights start so that activations keep their size. With 1 / sqrt(fan-in) and a
+black canvas, a hundredth of a belief's differences reached the frame, and the output stayed at the mean frame for
+hundreds of updates.
 """
 
 import math
@@ -37,7 +41,9 @@ import sonnet as snt
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfmem.cores.base import Linear, is_integer
+from tfmem.cores.base import Linear
+from tfmem.noise import standard_normal
+from tfmem.validation import is_integer
 
 tfd = tfp.distributions
 
@@ -45,26 +51,11 @@ FIRST_APPLICATIONS = 4  # Appendix A: of the first conditioning operation
 
 
 class FrameLoss(NamedTuple):
-    """What a model of frames says of each of N frames."""
+    """Output of a model of frames for N frames."""
 
     error: tf.Tensor  # [N], squared error summed over the frame
     kl: tf.Tensor  # [N], nats; zeros where there are no latents
     reconstruction: tf.Tensor  # [N, height, width, channels]
-
-
-def standard_normal(shape, seed):
-    """float32 noise that is a function of `seed`, int32 [2], under XLA and without.
-
-    From integers, as XLA makes other floats of the same random bits than TensorFlow's kernels.
-    """
-    return normal_of_bits(tf.random.stateless_uniform(shape, seed, None, None, tf.int32, alg="philox"))
-
-
-def normal_of_bits(bits):
-    """int32 of all values, equally likely, to float32 of a standard normal distribution, finite."""
-    # 23 bits: with 24 TensorFlow's erfinv rounds the largest to 1, and so to infinity.
-    centred = tf.cast(tf.bitwise.right_shift(bits, 9), tf.float32) + 0.5
-    return math.sqrt(2) * tf.math.erfinv(centred / 2**22)
 
 
 def _num(frames):
@@ -191,30 +182,30 @@ class _Conditioning(snt.Module):
     def __call__(self, conditioning, num_frames=None):
         if self.size is None:
             if conditioning is not None:
-                raise ValueError("conditioning: was given, must be None: the model is unconditional")
+                raise ValueError("conditioning: a tensor, must be None: the model is unconditional")
             return tf.broadcast_to(self.map, [num_frames, *self.map_shape])
         shape = tf.TensorShape(None) if conditioning is None else tf.convert_to_tensor(conditioning).shape
         if shape.rank != 2 or shape[1] != self.size:
-            raise ValueError(f"conditioning: its shape was {shape}, must be [N, {self.size}]")
+            raise ValueError(f"conditioning: shape {shape}, must be [N, {self.size}]")
         return tf.reshape(self.linear(tf.convert_to_tensor(conditioning)), [-1, *self.map_shape])
 
 
 class _FrameModel(snt.Module):
-    """What both models of frames share: their sizes, the conditioning, the decoder's steps."""
+    """Base of both models of frames: their sizes, the conditioning, the decoder's steps."""
 
     def __init__(self, frame_shape, num_steps, sizes, conditioning_size, conditioning_channels, canvas, name):
         super().__init__(name=name)
         self.frame_shape = tuple(frame_shape)
         if len(self.frame_shape) != 3 or self.frame_shape[0] % 8 or self.frame_shape[1] % 8 or min(frame_shape) < 1:
             raise ValueError(
-                f"frame_shape: was {frame_shape}, must be (height, width, channels); 8 must divide height and width"
+                f"frame_shape: {frame_shape}, must be (height, width, channels); 8 must divide height and width"
             )
         for argument, size in {"num_steps": num_steps, **sizes}.items():
             many = 2 if argument.endswith("_hidden") else 1
             values = tuple(size) if isinstance(size, tuple | list) else (size,)
             if len(values) != many or not all(map(is_integer, values)):
                 what = "two integers" if many == 2 else "an integer"
-                raise ValueError(f"{argument}: was {size}, must be {what} greater than 0")
+                raise ValueError(f"{argument}: {size}, must be {what} greater than 0")
         self.num_steps, self.first_canvas = num_steps, float(canvas)
         self.grid = (self.frame_shape[0] // 8, self.frame_shape[1] // 8)
         self.conditioning = _Conditioning(conditioning_size, (*self.grid, conditioning_channels))
@@ -228,17 +219,13 @@ class _FrameModel(snt.Module):
     def check(self, frames, conditioning):
         frames = tf.convert_to_tensor(frames)
         if frames.dtype != tf.float32:
-            raise ValueError(f"frames: were {frames.dtype.name}, must be float32, from 0 to 1")
+            raise ValueError(f"frames: {frames.dtype.name}, must be float32, from 0 to 1")
         if frames.shape.rank != 4 or tuple(frames.shape[1:]) != self.frame_shape:
-            raise ValueError(
-                f"frames: their shape was {frames.shape}, must be [N, {', '.join(map(str, self.frame_shape))}]"
-            )
+            raise ValueError(f"frames: shape {frames.shape}, must be [N, {', '.join(map(str, self.frame_shape))}]")
         if conditioning is not None:
             shape = tf.convert_to_tensor(conditioning).shape
             if not shape[:1].is_compatible_with(frames.shape[:1]):
-                raise ValueError(
-                    f"conditioning: its shape was {shape}, must be [{frames.shape[0]}, C], as many as frames"
-                )
+                raise ValueError(f"conditioning: shape {shape}, must be [{frames.shape[0]}, C], as many as frames")
         return frames
 
 
@@ -246,24 +233,26 @@ class ConvDRAW(_FrameModel):
     """A model of frames with latents: p(x | b), or p(x).
 
         model = ConvDRAW((64, 64, 3), conditioning_size=512)
-        told = model(frames, belief, seed=[0, 1])               # FrameLoss, for GECO(...)(told.error, told.kl)
+        output = model(frames, belief, seed=[0, 1])             # FrameLoss, for GECO(...)(output.error, output.kl)
         samples = model.sample(belief, seed=[0, 2])             # unconditional: model.sample(num_frames, seed)
 
-    Noise is a function of the seed alone (philox). Everything is float32. Appendix A, except where it says "ours".
+    Noise is a function of the seed alone (philox). Everything is float32.
+
+    Source: Appendix A, except the arguments marked as not specified.
 
     Args:
       frame_shape: (height, width, channels); 8 must divide height and width.
       conditioning_size: C of the conditioning [N, C]; None: unconditional.
       num_steps: T.
-      latent_channels: of z_t; ours.
+      latent_channels: of z_t. Not specified; we use 16.
       encoder_hidden: channels of the encoder's two layers.
-      encoder_channels: of h^E; ours.
+      encoder_channels: of h^E. Not specified; we use 64.
       prior_channels: of h^P.
       decoder_channels: of h^D.
       decoder_hidden: channels of the decoder's two layers.
-      conditioning_channels: of e; ours.
-      canvas: c_0, best near the mean of the frames; ours.
-      min_stddev: floor of all standard deviations; ours.
+      conditioning_channels: of e. Not specified; we use 16.
+      canvas: c_0, best near the mean of the frames. Not specified; we use 1/2.
+      min_stddev: floor of all standard deviations. Not specified; we use 0.01.
 
     Raises:
       ValueError: an argument is out of range.
@@ -298,7 +287,7 @@ class ConvDRAW(_FrameModel):
             sizes["conditioning_size"] = conditioning_size
         super().__init__(frame_shape, num_steps, sizes, conditioning_size, conditioning_channels, canvas, name)
         if not 0 < min_stddev < 1:
-            raise ValueError(f"min_stddev: was {min_stddev}, must be between 0 and 1")
+            raise ValueError(f"min_stddev: {min_stddev}, must be between 0 and 1")
         self.latent_channels, self.encoder_channels = latent_channels, encoder_channels
         self.prior_channels, self.decoder_channels = prior_channels, decoder_channels
         channels, steps = self.frame_shape[-1], range(num_steps)
@@ -380,8 +369,8 @@ class ConvDRAW(_FrameModel):
 class DeterministicFrameModel(_FrameModel):
     """The baseline without latents: ConvDRAW's decoder, with the conditioning's map e in the place of every z_t.
 
-    Called as `ConvDRAW` is, so that either may be the model of a simulation; seeds make no difference. The paper does
-    not describe its own: that the map is where the latents were is our choice.
+    Called as `ConvDRAW` is, so that either may be the model of a simulation; seeds make no difference. The input
+    is not specified; we use the map in the place of the latents.
 
     Args: as `ConvDRAW`; a conditioning is needed.
     """
@@ -417,7 +406,7 @@ class DeterministicFrameModel(_FrameModel):
         return FrameLoss(error, tf.zeros_like(error), canvas)
 
     def sample(self, conditioning, seed=None):
-        """The one frame that it has for each conditioning [N, C]."""
+        """The frames [N, height, width, channels] for conditioning [N, C]."""
         e = self.conditioning(conditioning)
         state, canvas = self.zeros(_num(e), self.decoder_channels), self.canvas(_num(e))
         for decoder in self.decoders:

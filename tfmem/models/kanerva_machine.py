@@ -12,8 +12,9 @@ An episode X = x_1 ... x_T shares one memory M; e is the encoder, d the decoder,
 
 Training adds the log-likelihood of the autoencoder, log p(x_t | d(e(x_t))), so that codes are worth keeping.
 
-The public code (github.com/deepmind/dynamic-kanerva-machines) is the memory alone: encoder, decoder and likelihood are
-our choice. It reads the means of q(w) and q(M), not samples, and its KL of the memory is another: see `EpisodeLoss`.
+Public code: the memory alone (github.com/deepmind/dynamic-kanerva-machines). It reads the means of q(w) and q(M), not
+samples, and its KL of the memory differs: see `EpisodeLoss`. Encoder, decoder and likelihood are not specified; we use
+convolutions and Bernoulli pixels.
 """
 
 from typing import NamedTuple
@@ -21,14 +22,14 @@ from typing import NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.cores.base import is_integer
 from tfmem.cores.kanerva import KanervaMemory, MemoryState, solve_w
-from tfmem.models.convdraw import standard_normal
-from tfmem.recurrence import unroll
+from tfmem.noise import standard_normal
+from tfmem.recurrence import swap_batch_and_time, unroll
+from tfmem.validation import is_integer
 
 
 class EpisodeLoss(NamedTuple):
-    """What a machine says of B episodes of T images, in nats."""
+    """Output of a `KanervaMachine` for B episodes of T images, in nats."""
 
     log_likelihood: tf.Tensor  # [T, B], log p(x | w, M) of what is read
     autoencoder: tf.Tensor  # [T, B], log p(x | d(e(x))), without the memory
@@ -49,7 +50,7 @@ class KanervaMachine(snt.Module):
     Images are float32 from 0 to 1, time-major: [T, B, *frame_shape]. States are `MemoryState`s of B memories.
 
         machine = KanervaMachine((32, 32, 1))
-        told = machine(images, seed=[0, 1])                     # EpisodeLoss
+        loss = machine(images, seed=[0, 1])                     # EpisodeLoss
         state = machine.write(images, machine.initial_state(B))
         clean = machine.read_iteratively(noisy, state, 5)[-1]
         digits = machine.sample(16, state, seed=[0, 2])         # or of machine.initial_state(B)
@@ -60,7 +61,8 @@ class KanervaMachine(snt.Module):
       frame_shape: (height, width, channels); 8 must divide height and width.
       code_size: C; public code: 100 for Omniglot.
       memory_size: K, rows of the memory; public code: 32 for Omniglot.
-      channels: of the encoder's three layers (4x4, stride 2, ReLU), the decoder's in reverse; ours.
+      channels: of the encoder's three layers (4x4, stride 2, ReLU), the decoder's in reverse. Not specified; we
+        use 32, 64 and 128.
       num_opt_iters, w_prior_stddev, obs_noise_stddev: of `KanervaMemory`, whose defaults are the public code's.
 
     Raises:
@@ -82,10 +84,10 @@ class KanervaMachine(snt.Module):
         self.frame_shape = tuple(frame_shape)
         if len(self.frame_shape) != 3 or self.frame_shape[0] % 8 or self.frame_shape[1] % 8 or min(frame_shape) < 1:
             raise ValueError(
-                f"frame_shape: was {frame_shape}, must be (height, width, channels); 8 must divide height and width"
+                f"frame_shape: {frame_shape}, must be (height, width, channels); 8 must divide height and width"
             )
         if len(channels) != 3 or not all(map(is_integer, channels)):
-            raise ValueError(f"channels: was {channels}, must be three integers greater than 0")
+            raise ValueError(f"channels: {channels}, must be three integers greater than 0")
         self.memory = KanervaMemory(code_size, memory_size, num_opt_iters, w_prior_stddev, obs_noise_stddev)
         self.memory.initialize()
         first, second, third = channels
@@ -120,9 +122,7 @@ class KanervaMachine(snt.Module):
         """Codes [T, B, C] of images."""
         images = tf.convert_to_tensor(images)
         if images.shape.rank != 5 or tuple(images.shape[2:]) != self.frame_shape:
-            raise ValueError(
-                f"images: their shape was {images.shape}, must be [T, B, {', '.join(map(str, self.frame_shape))}]"
-            )
+            raise ValueError(f"images: shape {images.shape}, must be [T, B, {', '.join(map(str, self.frame_shape))}]")
         return snt.BatchApply(self.encoder)(images)
 
     def _logits(self, codes):
@@ -145,7 +145,7 @@ class KanervaMachine(snt.Module):
         z = self.encode(images)
         prior = self.initial_state(z.shape[1] or tf.shape(z)[1])
         state, *_ = self.memory.update_state(z, prior)
-        w_mean = solve_w(self.memory.factorise(state.M_mean), state.M_mean, z)
+        w_mean = solve_w(self.memory.factorize(state.M_mean), state.M_mean, z)
         w, M = w_mean, state.M_mean
         if seed is not None:
             seeds = _split(seed)
@@ -201,13 +201,13 @@ class KanervaMachine(snt.Module):
         integer = tf.TensorSpec([], tf.int32)
 
         def write(images, state):
-            return {"state": self.write(_swap(images), state)}
+            return {"state": self.write(swap_batch_and_time(images), state)}
 
         def read(cues, state):
-            return {"images": _swap(self.read(_swap(cues), state))}
+            return {"images": swap_batch_and_time(self.read(swap_batch_and_time(cues), state))}
 
         def sample(num_images, state, seed):
-            return {"images": _swap(self.sample(num_images, state, seed))}
+            return {"images": swap_batch_and_time(self.sample(num_images, state, seed))}
 
         def initial_state(batch_size):
             return {"state": self.initial_state(batch_size)}
@@ -218,10 +218,6 @@ class KanervaMachine(snt.Module):
             "sample": (sample, {"num_images": integer, "state": state, "seed": tf.TensorSpec([2], tf.int32)}),
             "initial_state": (initial_state, {"batch_size": integer}),
         }
-
-
-def _swap(images):
-    return tf.transpose(images, [1, 0, 2, 3, 4])
 
 
 def _split(seed):

@@ -3,19 +3,19 @@
 import tensorflow as tf
 
 from tfmem.backend import keras
-from tfmem.models.multigrid import model_signatures, time_major
-from tfmem.models.sequence import SequenceOutput, _CoreModel
-from tfmem.recurrence import unroll
+from tfmem.models.sequence import CoreModel, SequenceOutput
+from tfmem.recurrence import swap_batch_and_time, unroll
+from tfmem.signatures import model_signatures
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
-class LanguageModel(_CoreModel):
+class LanguageModel(CoreModel):
     """Embeddings E of words, a core over them, and logits of the next word by the same embeddings.
 
         o_t = core(dropout(E_{word_t})),    logits_t = E (W o_t + w) + b
 
-    Embeddings start normal with standard deviation 1/sqrt(embedding_size): our choice, as the linear map W and the
-    bias b, which the paper does not mention.
+    The start of the embeddings is not specified; we use normal numbers with standard deviation 1/sqrt(embedding_size).
+    Not specified: the linear map W and the bias b; we use both.
 
     Args:
       core: a core of `tfmem.cores`, as in `SequenceModel`.
@@ -32,7 +32,7 @@ class LanguageModel(_CoreModel):
 
     def __init__(self, core, vocabulary_size, embedding_size=512, dropout=0.5, **kwargs):
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout was {dropout!r}, must be from 0 to less than 1")
+            raise ValueError(f"dropout: {dropout!r}, must be from 0 to less than 1")
         kwargs.pop("mlp_sizes", None)  # in the configuration of every model with a core
         super().__init__(core, embedding_size, (), **kwargs)
         self.vocabulary_size, self.embedding_size, self.dropout = vocabulary_size, embedding_size, dropout
@@ -42,7 +42,7 @@ class LanguageModel(_CoreModel):
         shape = (self.vocabulary_size, self.embedding_size)
         self.embedding = self.add_weight(shape=shape, initializer=init, name="embedding")
         self.word_bias = self.add_weight(shape=shape[:1], initializer="zeros", name="word_bias")
-        self._build([self.embedding_size])
+        self.build_step([self.embedding_size])
 
     def embed(self, words, dropout_seed=None):
         """Embeddings of words [...]; with units dropped where there is a seed, int [2]."""
@@ -70,8 +70,8 @@ class LanguageModel(_CoreModel):
         return SequenceOutput(self.word_logits(features), features, state)
 
     def call(self, words, initial_state=None, return_state=False):
-        logits, _, state = self.run(time_major(tf.convert_to_tensor(words)), initial_state)
-        return (time_major(logits), state) if return_state else time_major(logits)
+        logits, _, state = self.run(swap_batch_and_time(tf.convert_to_tensor(words)), initial_state)
+        return (swap_batch_and_time(logits), state) if return_state else swap_batch_and_time(logits)
 
     def export_functions(self):
         """Signatures of `tfmem.export.saved_model`: `step`, `sequence`, `sequence_from_state`, `initial_state`."""

@@ -1,8 +1,8 @@
-"""Models of sequences: a memory core, and what reads its output.
+"""Models of sequences: a memory core with an output head.
 
-`SequenceModel` reads the last output or every output; `EncoderDecoder` reads a text with the core and then writes the
-answer with it. Both take any core of `tfmem.cores`, Sonnet's or Keras's. Inside they are time-major, [T, B, ...]; the
-models' `call` is batch-major.
+`SequenceModel` maps the last output or every output to logits. `EncoderDecoder` reads a text with the core, then writes
+the answer with it. Both take any core of `tfmem.cores`, Sonnet's or Keras's. Inside they are time-major, [T, B, ...];
+`call` is batch-major.
 """
 
 import itertools
@@ -14,8 +14,8 @@ import tensorflow as tf
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.keras_base import linear
 from tfmem.interop import as_keras_cell
-from tfmem.models.multigrid import model_signatures, time_major
-from tfmem.recurrence import unroll
+from tfmem.recurrence import swap_batch_and_time, unroll
+from tfmem.signatures import model_signatures
 
 MLP_SIZES = (256, 256, 256, 256)  # Santoro et al. 2018, appendix A.1 and A.2, for every core that they compare
 
@@ -54,8 +54,8 @@ class Head(keras.layers.Layer):
         return {**super().get_config(), "output_size": self.output_size, "mlp_sizes": self.mlp_sizes}
 
 
-class _CoreModel(keras.Model):
-    """A core as a Keras cell, `cell`, and a `head` on its output, with all that saving needs."""
+class CoreModel(keras.Model):
+    """Base of models with a core: the core as a Keras cell, `cell`, a `head` on its output, and saving."""
 
     def __init__(self, core, output_size, mlp_sizes, **kwargs):
         super().__init__(**kwargs)
@@ -63,7 +63,8 @@ class _CoreModel(keras.Model):
         self.head = Head(output_size, mlp_sizes, name="head", dtype=self.dtype_policy)
         hand_on_trainable(self)
 
-    def _build(self, step_shape, core_shape=None):
+    def build_step(self, step_shape, core_shape=None):
+        """Build cell and head for steps of a shape; `core_shape` where the core's input differs."""
         self.step_shape = tuple(step_shape)
         if not self.cell.built:
             self.cell.build((None, *(core_shape or self.step_shape)))
@@ -99,11 +100,11 @@ class _CoreModel(keras.Model):
         return {"step_shape": self.step_shape}
 
     def build_from_config(self, config):
-        self._build(config["step_shape"])
+        self.build_step(config["step_shape"])
 
 
 class SequenceOutput(NamedTuple):
-    """What `SequenceModel.run` gives; `outputs` are all of the core's, as it gave them, [T, B, ...]."""
+    """Result of `SequenceModel.run`; `outputs` are all outputs of the core, [T, B, ...]."""
 
     logits: tf.Tensor
     outputs: Any
@@ -111,7 +112,7 @@ class SequenceOutput(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
-class SequenceModel(_CoreModel):
+class SequenceModel(CoreModel):
     """A core over a sequence, and an MLP with logits on its last output or on every output.
 
     With the defaults the Nth-farthest model of Santoro et al. 2018, appendix A.1 (Sonnet 1's
@@ -122,8 +123,8 @@ class SequenceModel(_CoreModel):
         `SequenceOutput.outputs` (the metalearned memory's `meta_loss`). Output axes behind the batch are flattened.
       output_size: number of logits.
       mlp_sizes: widths of the layers between the core and the logits; () for none. Default: the paper's four of 256.
-      return_sequences: whether there are logits of every step. Default False.
-      embedding_size: size of what a linear map makes of each step's input before the core; for one-hot inputs an
+      return_sequences: logits of every step, not only of the last. Default False.
+      embedding_size: output size of a linear map of each step's input, before the core; for one-hot inputs an
         embedding. Its weights start as standard normal numbers. Default None: no such map.
 
     Call arguments: inputs [B, T, ...]; `initial_state`, by default the core's own. Returns logits [B, output_size]
@@ -136,18 +137,18 @@ class SequenceModel(_CoreModel):
         self.embedding_size = embedding_size
 
     def build(self, input_shape):
-        self._build(input_shape[2:])
+        self.build_step(input_shape[2:])
 
-    def _build(self, step_shape):
+    def build_step(self, step_shape):
         if self.embedding_size is None:
-            super()._build(step_shape)
+            super().build_step(step_shape)
         else:
             shape = (step_shape[-1], self.embedding_size)
             self.embedding = self.add_weight(shape=shape, initializer=keras.initializers.RandomNormal(stddev=1.0))
-            super()._build(step_shape, (self.embedding_size,))
+            super().build_step(step_shape, (self.embedding_size,))
 
     def embed(self, inputs):
-        """What the core sees of inputs [..., features]."""
+        """The core's inputs from inputs [..., features]."""
         return inputs if self.embedding_size is None else linear(inputs, self.embedding)
 
     def run(self, inputs, state=None):
@@ -160,8 +161,8 @@ class SequenceModel(_CoreModel):
         return SequenceOutput(self.logits(read), outputs, state)
 
     def call(self, inputs, initial_state=None, return_state=False):
-        logits, _, state = self.run(time_major(tf.convert_to_tensor(inputs)), initial_state)
-        logits = time_major(logits) if self.return_sequences else logits
+        logits, _, state = self.run(swap_batch_and_time(tf.convert_to_tensor(inputs)), initial_state)
+        logits = swap_batch_and_time(logits) if self.return_sequences else logits
         return (logits, state) if return_state else logits
 
     def export_functions(self):
@@ -189,25 +190,25 @@ class SequenceModel(_CoreModel):
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
-class EncoderDecoder(_CoreModel):
-    """Reads a text of tokens with a core and writes the answer with the same core, from the state it came to.
+class EncoderDecoder(CoreModel):
+    """Read a text of tokens with a core and write the answer with the same core, from its last state.
 
-    Santoro et al. 2018, appendix A.2; Sonnet 1's examples/rmc_learn_to_execute.py. Tokens enter one-hot. What the core
-    sees while it writes:
+    Santoro et al. 2018, appendix A.2; Sonnet 1's examples/rmc_learn_to_execute.py. Tokens enter one-hot. The core's
+    input while it writes:
 
         without `start_token`      zeros (the public code; "non-auto-regressive")
         with it, targets given     the start token, then the answer itself (teacher forcing)
-        with it, no targets        the start token, then the likeliest token of the step before
+        with it, no targets        the start token, then the likeliest token of the previous step
 
     Args:
       core: a core of `tfmem.cores`, as in `SequenceModel`.
       vocabulary_size: number of tokens.
-      start_token: the first token that the writing core sees. Default None: it sees zeros at every step.
+      start_token: the core's first input while it writes. Default None: the input is zeros at every step.
       mlp_sizes: as in `SequenceModel`.
 
-    Call arguments: tokens, int [B, T]; `lengths`, int [B], how many of them count (default: all); `num_steps` of the
-    answer; `targets` [B, num_steps] for teacher forcing; `answer_lengths`, int [B], how many steps of the answer count
-    (default: all). Returns logits [B, num_steps, vocabulary_size]. Behind an answer's end they are those of an output
+    Call arguments: tokens, int [B, T]; `lengths`, int [B], number of valid tokens (default: all); `num_steps` of the
+    answer; `targets` [B, num_steps] for teacher forcing; `answer_lengths`, int [B], number of valid steps of the answer
+    (default: all). Returns logits [B, num_steps, vocabulary_size]. After an answer's end they are those of an output
     of zeros, as in the public code.
     """
 
@@ -217,25 +218,25 @@ class EncoderDecoder(_CoreModel):
         self.start_token = start_token
 
     def build(self, input_shape=None):
-        self._build([self.vocabulary_size])
+        self.build_step([self.vocabulary_size])
 
     def embed(self, tokens):
         """One-hot; zeros for -1."""
         return tf.one_hot(tokens, self.vocabulary_size, dtype=self.compute_dtype)
 
     def encode(self, tokens, lengths=None):
-        """The state after reading tokens [T, B]; what is behind `lengths` [B] is not read."""
+        """The state after reading tokens [T, B]; tokens after `lengths` [B] are not read."""
         state = self.get_initial_state(tokens.shape[1] or tf.shape(tokens)[1])
         _, state = unroll(self.cell, self.embed(tokens), state, sequence_length=lengths)
         return state
 
     def decode(self, state, tokens, lengths=None):
-        """Logits [T, B, V] and the state after feeding tokens [T, B]; behind `lengths` [B] the output is zeros."""
+        """Logits [T, B, V] and the state after feeding tokens [T, B]; after `lengths` [B] the output is zeros."""
         outputs, state = unroll(self.cell, self.embed(tokens), state, sequence_length=lengths)
         return self.logits(outputs), state
 
     def generate(self, state, num_steps, lengths=None):
-        """`decode` where each step is fed the likeliest token of the step before."""
+        """`decode` with the likeliest token of each step as the input of the next."""
         batch = tf.shape(tf.nest.flatten(state)[0])[0]
 
         def step(_, carried):
@@ -250,7 +251,7 @@ class EncoderDecoder(_CoreModel):
     def run(self, tokens, lengths=None, num_steps=None, targets=None, answer_lengths=None):
         """`call`, time-major: tokens [T, B] to logits [num_steps, B, V]."""
         if num_steps is None and (targets is None or self.start_token is None):
-            raise ValueError("num_steps: was None, must be given unless targets are fed")
+            raise ValueError("num_steps: None, must be given unless targets are fed")
         state = self.encode(tokens, lengths)
         if self.start_token is None:
             blank = tf.fill([tf.cast(num_steps, tf.int32), tf.shape(tokens)[1]], -1)
@@ -264,7 +265,7 @@ class EncoderDecoder(_CoreModel):
 
     def call(self, tokens, lengths=None, num_steps=None, targets=None, answer_lengths=None):
         targets = None if targets is None else tf.transpose(targets)
-        return time_major(self.run(tf.transpose(tokens), lengths, num_steps, targets, answer_lengths))
+        return swap_batch_and_time(self.run(tf.transpose(tokens), lengths, num_steps, targets, answer_lengths))
 
     def export_functions(self):
         """Signatures of `tfmem.export.saved_model`.

@@ -18,10 +18,11 @@ import sonnet as snt
 import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
-from tfmem.cores.keras_base import check_choice, check_positive, linear
+from tfmem.cores.keras_base import linear
 from tfmem.interop import as_keras_cell
 from tfmem.models.sequence import Head
 from tfmem.recurrence import project_inputs, step, unroll
+from tfmem.validation import check_choice, check_positive
 
 REWARD_INPUTS = (None, "clipped", "raw")
 

@@ -2,6 +2,6 @@
 
 from tfmem.cores.dnc.access import AccessState, MemoryAccess
 from tfmem.cores.dnc.addressing import TemporalLinkageState
-from tfmem.cores.dnc.core import DNC, DNCState, LSTMState
+from tfmem.cores.dnc.core import DNC, DNCState
 
-__all__ = ["DNC", "AccessState", "DNCState", "LSTMState", "MemoryAccess", "TemporalLinkageState"]
+__all__ = ["DNC", "AccessState", "DNCState", "MemoryAccess", "TemporalLinkageState"]

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfmem.cores.base import Linear, RNNCore, is_integer, variable_dtype
+from tfmem.cores.base import Linear, RNNCore, variable_dtype
 from tfmem.cores.dnc import addressing
+from tfmem.validation import positive_int
 
 
 class AccessState(NamedTuple):
@@ -165,10 +166,3 @@ class MemoryAccess(RNNCore):
         forward, backward = addressing.directional_read_weights(link, read_weights)
         directional = tf.reduce_sum(backward_mode * backward + forward_mode * forward, axis=2)
         return content_mode[:, :, 0] * content + directional
-
-
-def positive_int(name, value):
-    """`value`, if it is an integer of at least one; a `ValueError` that names it otherwise."""
-    if not is_integer(value):
-        raise ValueError(f"{name} is {value!r}; it must be a positive integer")
-    return int(value)

@@ -13,17 +13,9 @@ from typing import Any, NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.cores.base import Linear, RNNCore
-from tfmem.cores.dnc.access import AccessState, MemoryAccess, positive_int
-
-FORGET_BIAS = 1.0  # Sonnet 1's LSTM
-
-
-class LSTMState(NamedTuple):
-    """hidden and cell, both [B, hidden_size]."""
-
-    hidden: tf.Tensor
-    cell: tf.Tensor
+from tfmem.cores.base import Linear, RNNCore, lstm_update
+from tfmem.cores.dnc.access import AccessState, MemoryAccess
+from tfmem.validation import positive_int
 
 
 class DNCState(NamedTuple):
@@ -49,7 +41,7 @@ class LSTMController(snt.Module):
 
     @property
     def state_size(self):
-        layer = LSTMState(tf.TensorShape([self.hidden_size]), tf.TensorShape([self.hidden_size]))
+        layer = snt.LSTMState(tf.TensorShape([self.hidden_size]), tf.TensorShape([self.hidden_size]))
         return layer if self.num_layers == 1 else (layer,) * self.num_layers
 
     @snt.once
@@ -72,10 +64,8 @@ class LSTMController(snt.Module):
         layer_states = (state,) if self.num_layers == 1 else state
         for gates, recurrent, (hidden, cell) in zip(projected, self.recurrent, layer_states, strict=True):
             below = [reads, *outputs[-1:], tf.cast(hidden, gates.dtype)]
-            i, j, f, o = tf.split(gates + recurrent(tf.concat(below, axis=-1)), 4, axis=-1)
-            cell = tf.sigmoid(f + FORGET_BIAS) * tf.cast(cell, gates.dtype) + tf.sigmoid(i) * tf.tanh(j)
-            outputs.append(tf.tanh(cell) * tf.sigmoid(o))
-            states.append(LSTMState(outputs[-1], cell))
+            states.append(lstm_update(gates + recurrent(tf.concat(below, axis=-1)), tf.cast(cell, gates.dtype)))
+            outputs.append(states[-1].hidden)
         return tf.concat(outputs, axis=-1), states[0] if self.num_layers == 1 else tuple(states)
 
 
@@ -124,7 +114,7 @@ class DNC(RNNCore):
       access_config: arguments of `MemoryAccess`: memory_size (slots, default 128), word_size (default 20), num_reads
         and num_writes (heads, default 1).
       controller_config: `hidden_size` (units of each layer); `type`, "lstm" (default) or "feedforward"; `num_layers`
-        (default 1). The public code has the one-layer LSTM only. `controller_state` is an `LSTMState` for one LSTM
+        (default 1). The public code has the one-layer LSTM only. `controller_state` is an `snt.LSTMState` for one LSTM
         layer, a tuple of them for more, and () for the feed-forward controller.
       output_size: size of the last axis of the output.
       clip_value: the controller's output and state and the core's output are clipped to ±clip_value; None or 0 for

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support import relative_error
-from tfmem.losses.large_softmax import large_softmax_cross_entropy
+from tfmem.losses.chunked_softmax import chunked_softmax_cross_entropy
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def value_and_gradients(arrays, chunk, dtype=tf.float32):
     with tf.GradientTape() as tape:
         tape.watch([features, embedding, bias])
         if chunk:
-            losses = large_softmax_cross_entropy(features, tf.cast(embedding, dtype), bias, targets, chunk)
+            losses = chunked_softmax_cross_entropy(features, tf.cast(embedding, dtype), bias, targets, chunk)
         else:
             logits = tf.matmul(features, embedding, transpose_b=True) + bias
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
@@ -43,7 +43,7 @@ def test_equals_the_whole_softmax(arrays, chunk, mode):
 def test_any_number_of_places_and_low_precision(arrays):
     features, embedding, bias, targets = arrays
     run = tf.function(
-        lambda x, y: large_softmax_cross_entropy(x, embedding, bias, y, 3),
+        lambda x, y: chunked_softmax_cross_entropy(x, embedding, bias, y, 3),
         input_signature=[tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int32)],
     )
     expected = value_and_gradients(arrays, None)[0]
@@ -55,5 +55,5 @@ def test_any_number_of_places_and_low_precision(arrays):
 
 
 def test_bad_chunk(arrays):
-    with pytest.raises(ValueError, match="chunk was 0, must be at least 1"):
-        large_softmax_cross_entropy(*(tf.constant(a) for a in arrays), 0)
+    with pytest.raises(ValueError, match="chunk: 0, must be at least 1"):
+        chunked_softmax_cross_entropy(*(tf.constant(a) for a in arrays), 0)

@@ -86,7 +86,7 @@ def arithmetic(text):
         return known[name]
 
     def limits(block, given):
-        """What is on the right of a "less than" in a loop's condition, a block with the arguments `given`."""
+        """The right-hand sides of "less than" in a loop's condition, a block with the arguments `given`."""
 
         def outside(value):
             return next((v for own, v in zip(block.arguments, given, strict=True) if own == value), value)

@@ -3,10 +3,12 @@
 import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
-from tfmem.cores.multigrid import GridNormalization, MultigridConv, MultigridConvLSTM, check_positive
-from tfmem.models.multigrid import add_residual, check_layers, check_residuals, model_signatures, time_major
+from tfmem.cores.multigrid import GridNormalization, MultigridConv, MultigridConvLSTM
+from tfmem.models.multigrid.stacks import add_residual, check_layers, check_residuals
 from tfmem.models.sequence import SequenceOutput
-from tfmem.recurrence import unroll
+from tfmem.recurrence import swap_batch_and_time, unroll
+from tfmem.signatures import model_signatures
+from tfmem.validation import positive_int
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
@@ -14,20 +16,21 @@ class QuestionAnsweringModel(keras.Model):
     """Memory layers whose grids grow from 1x1 to 1x16, then multigrid convolutions back to 1x1, at every word.
 
     Level n has side 2^(n-1). Words enter one-hot on the coarsest grid; the last layer's channels are the logits.
-    Numbers of layers and channels are not in the paper's supplement: ours.
+    Numbers of layers and channels are not specified; we use the defaults below.
 
     Args:
       vocabulary_size: number of words; the paper's is 159.
       writer_levels, writer_filters: number of levels (from the coarsest) and channels of every memory layer.
-      decoder_levels, decoder_filters: the same of the convolutions that follow; a last one, 1x1 with
-        `vocabulary_size` channels and no activation, is added to them.
+      decoder_levels, decoder_filters: the same of the convolutions that follow. A last 1x1 convolution with
+        `vocabulary_size` channels and no activation is added.
       writer_residuals, decoder_residuals: pairs (earlier, later) of layers, counted from 1 in each part.
       normalization: "sequence" (the paper: over the steps and places of a sequence), "batch" or None, after each layer
         but the last.
       peepholes, forget_bias: as in `tfmem.cores.ConvLSTM`.
 
     Call arguments: one-hot words [B, T, vocabulary_size]; `initial_state`, by default zeros. Returns logits [B, T,
-    vocabulary_size]; with `return_state=True`, (logits, state). A normalised step is normalised over itself alone.
+    vocabulary_size]; with `return_state=True`, (logits, state). In a single step the statistics are
+    those of that step.
 
     Raises:
       ValueError: lists of unequal length, or a number out of range.
@@ -53,7 +56,7 @@ class QuestionAnsweringModel(keras.Model):
             ("decoder_levels", "decoder_filters"), decoder_levels, decoder_filters
         )
         self._config = dict(
-            vocabulary_size=check_positive("vocabulary_size", vocabulary_size),
+            vocabulary_size=positive_int("vocabulary_size", vocabulary_size),
             writer_levels=writer_levels,
             writer_filters=writer_filters,
             decoder_levels=decoder_levels,
@@ -117,7 +120,7 @@ class QuestionAnsweringModel(keras.Model):
     def run(self, inputs, state=None, lengths=None):
         """Time-major: one-hot words [T, B, V] to a `SequenceOutput` with logits [T, B, V].
 
-        Steps behind `lengths` [B] take no part in the normalisation.
+        Steps after `lengths` [B] take no part in the normalization.
         """
         inputs = tf.cast(inputs, self.compute_dtype)
         if state is None:
@@ -137,8 +140,8 @@ class QuestionAnsweringModel(keras.Model):
         return SequenceOutput(tf.cast(logits[:, :, 0], tf.float32), memory, tuple(states))
 
     def call(self, inputs, initial_state=None, return_state=False):
-        logits, _, state = self.run(time_major(tf.convert_to_tensor(inputs)), initial_state)
-        return (time_major(logits), state) if return_state else time_major(logits)
+        logits, _, state = self.run(swap_batch_and_time(tf.convert_to_tensor(inputs)), initial_state)
+        return (swap_batch_and_time(logits), state) if return_state else swap_batch_and_time(logits)
 
     def export_functions(self):
         """Signatures of `tfmem.export.saved_model`: `step`, `sequence`, `sequence_from_state`, `initial_state`."""

@@ -1,7 +1,7 @@
-"""Localisation loss and scores (Huynh, Maire, Walter 2020, supplement B.1.2).
+"""Localization loss and scores (Huynh, Maire, Walter 2020, supplement B.1.2).
 
-Logits and 0/1 targets are maps [..., S, S]; a mask of the leading axes (say [T, B] of padded steps) says which count.
-Scores are made from counts, which are summed over batches and episodes first: precision, recall and F-score are of all
+Logits and 0/1 targets are maps [..., S, S]. A mask of the leading axes (say [T, B] of padded steps) selects rows.
+Scores are made from counts that are summed over batches and episodes first: precision, recall and F-score are of all
 cells together.
 """
 
@@ -13,7 +13,7 @@ from tfmem.losses.masking import rows, selected
 
 
 class Counts(NamedTuple):
-    """Cells told right and wrong, int64 scalars; add two with `tf.nest.map_structure(tf.add, a, b)`."""
+    """Cells predicted right and wrong, int64 scalars; add two with `tf.nest.map_structure(tf.add, a, b)`."""
 
     true_positive: tf.Tensor
     false_positive: tf.Tensor
@@ -21,7 +21,7 @@ class Counts(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """float32 scalars (or vectors); 0 where nothing was predicted, or nothing was there to find."""
+    """float32 scalars (or vectors); 0 without predicted or without target cells."""
 
     precision: tf.Tensor
     recall: tf.Tensor
@@ -30,10 +30,10 @@ class Scores(NamedTuple):
 
 def _check(logits, targets):
     if not logits.shape.is_compatible_with(targets.shape):
-        raise ValueError(f"logits must have the shape of targets, {targets.shape}, got {logits.shape}")
+        raise ValueError(f"logits: shape {logits.shape}, must have the shape of targets, {targets.shape}")
 
 
-def localisation_loss(logits, targets, mask=None):
+def localization_loss(logits, targets, mask=None):
     """Equation (1) summed over steps, batch and cells, as the public code sums it: scalar of the logits' dtype.
 
         sum over s of -y_s log sigmoid(l_s) - (1 - y_s) log(1 - sigmoid(l_s))
@@ -41,7 +41,7 @@ def localisation_loss(logits, targets, mask=None):
     Args:
         logits: [..., S, S].
         targets: 0/1 masks of the same shape, any dtype.
-        mask: leading axes of targets (bool or numbers), rows that are 0 do not count, whatever is in them; None: all
+        mask: leading axes of targets (bool or numbers), rows that are 0 do not count, whatever they hold; None: all
             count.
 
     Raises:
@@ -56,7 +56,7 @@ def localisation_loss(logits, targets, mask=None):
     return tf.reduce_sum(entropy)
 
 
-def localisation_counts(logits, targets, mask=None, threshold=0.5):
+def localization_counts(logits, targets, mask=None, threshold=0.5):
     """`Counts` of the cells whose probability sigmoid(logit) is above the threshold, over the rows the mask lets in."""
     logits, targets = tf.convert_to_tensor(logits), tf.cast(targets, tf.bool)
     _check(logits, targets)
@@ -69,7 +69,7 @@ def localisation_counts(logits, targets, mask=None, threshold=0.5):
     return Counts(count(predicted & targets), count(predicted & ~targets), count(~predicted & targets))
 
 
-def localisation_scores(counts):
+def localization_scores(counts):
     """`Scores` from `Counts`: p = tp / (tp + fp), r = tp / (tp + fn), F = 2 tp / (2 tp + fp + fn)."""
     found, wrong, missed = (tf.cast(count, tf.float64) for count in counts)
     ratios = (
@@ -100,7 +100,7 @@ def target_sum(targets, mask=None):
 def prior_counts(train, test):
     """`Counts` on `test` of the best answer that looks at nothing: the map prior, a baseline.
 
-    Whatever the query and the step, it names the cells that were targets in at least a certain share of the training
+    For every query and step it names the cells that were targets in at least a certain share of the training
     rows; the share is the one with the highest F-score in training.
 
     Args:
@@ -114,5 +114,5 @@ def prior_counts(train, test):
         found = tf.reduce_sum(named * hits, axis=1)
         return Counts(found, tf.reduce_sum(named, axis=1) * total.rows - found, tf.reduce_sum(hits) - found)
 
-    best = tf.argmax(localisation_scores(count(train)).f_score)
+    best = tf.argmax(localization_scores(count(train)).f_score)
     return Counts(*(tf.gather(counts, best) for counts in count(test)))

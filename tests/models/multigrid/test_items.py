@@ -65,9 +65,9 @@ def test_items_one_by_one_then_answers_one_by_one(items):
         state = functions["step"](tf.constant(items[:, t]), state)["state"]
     answers = []
     for _ in range(5):
-        told = functions["answer"](state)
-        state = told["state"]
-        answers.append(told["logits"])
+        output = functions["answer"](state)
+        state = output["state"]
+        answers.append(output["logits"])
     whole = functions["sequence"](tf.constant(items), 5)["logits"]
     assert relative_error(tf.stack(answers, 1), whole) < 1e-5
     # The first answer is that of a decoder whose layers start from the encoder's cells and hidden grids.
@@ -135,12 +135,12 @@ def test_nearest_neighbour_reads_the_floor(rng):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(decoder_levels=(4, 1)), "decoder_levels: was .4, 1., must be at most 3 levels and end with 1"),
-        (dict(decoder_levels=(2, 2)), "decoder_levels: was .2, 2., must be at most 3 levels and end with 1"),
-        (dict(decoder_filters=(3, 2)), "decoder_filters: the last decoder layer must have 1 channel"),
-        (dict(item_shape=(3, 4, 1)), "item_shape: was .3, 4, 1., must be .side, side, channels."),
-        (dict(input_levels=0), "input_levels: was 0, must be a positive integer"),
-        (dict(writer_filters=(2,)), "writer_levels: one entry per layer is needed"),
+        (dict(decoder_levels=(4, 1)), "decoder_levels: .4, 1., must be at most 3 levels and end with 1"),
+        (dict(decoder_levels=(2, 2)), "decoder_levels: .2, 2., must be at most 3 levels and end with 1"),
+        (dict(decoder_filters=(3, 2)), "decoder_filters: .* must end with 1 where num_classes is None"),
+        (dict(item_shape=(3, 4, 1)), "item_shape: .3, 4, 1., must be .side, side, channels."),
+        (dict(input_levels=0), "input_levels: 0, must be a positive integer"),
+        (dict(writer_filters=(2,)), "writer_levels: .* must have one entry per layer"),
     ],
 )
 def test_bad_arguments(arguments, message):

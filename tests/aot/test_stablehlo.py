@@ -7,8 +7,8 @@ from jax import lax
 
 from tests.support import relative_error
 from tfmem.aot.bundle import Leaf, Program
-from tfmem.aot.modules import arithmetic, with_precision
 from tfmem.aot.runner import Executable
+from tfmem.aot.stablehlo import arithmetic, with_precision
 
 IMAGES, KERNEL = (2, 7, 6, 4), (3, 3, 2, 6)
 

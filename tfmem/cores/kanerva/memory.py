@@ -1,5 +1,5 @@
-"""The dynamic Kanerva machine (Wu et al. 2018, "Learning Attractor Dynamics for Generative Memory", arXiv 1811.09556)
-and LSTM + Kanerva (Gregor et al. 2019, "Shaping Belief States with Generative Environment Models for RL", App. B, C).
+"""Memory of the dynamic Kanerva machine (Wu et al. 2018, "Learning Attractor Dynamics for Generative Memory", arXiv
+1811.09556).
 
 The memory is a random matrix of K rows of C numbers, M ~ N(R, U), whose covariance U [K, K] between rows is the same
 for every column. A code z is explained by weights w over the rows:
@@ -20,8 +20,10 @@ import sonnet as snt
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfmem.cores.base import Linear, RNNCore, SplitLinear, is_integer, lstm_update, variable_dtype
+from tfmem.cores.base import variable_dtype
+from tfmem.noise import stateless_normal
 from tfmem.recurrence import same_batch, unroll
+from tfmem.validation import check_above_zero, check_positive
 
 tfd = tfp.distributions
 
@@ -36,31 +38,23 @@ class MemoryState(NamedTuple):
     M_cov: tf.Tensor  # [B, K, K]
 
 
-class KanervaCoreState(NamedTuple):
-    """State of `KanervaCore`."""
-
-    hidden: tf.Tensor  # [B, H], b_t of the paper
-    cell: tf.Tensor  # [B, H]
-    memory: MemoryState
-
-
 class Innovation(NamedTuple):
-    """What a code brings that the memory did not hold."""
+    """Difference between a code and its read from the memory."""
 
     wU: tf.Tensor  # [B, K], w^T U
     sigma_z: tf.Tensor  # [B], s = w^T U w + sigma_o^2
     delta: tf.Tensor  # [B, C], z - w^T R
 
 
-def factorise(M, ridge):
+def factorize(M, ridge):
     """`A = M M^T` and the Cholesky factor of `A A + ridge I`, both [B, K, K].
 
-    The public code gives A itself to a regularised least-squares solver, so the system is squared once more.
+    Public code: A itself goes to a regularized least-squares solver, so the system is squared once more.
 
     Range in float32: weights lose about 6e-8 s^4 / (t^4 + ridge) of themselves, where s and t are the largest and the
     smallest singular value of M (t = 0 where K > C). Where that nears 1 the factor is NaN. Larger codes have larger
-    weights, and errors grow with them: 0.1 to 0.3 for codes of size 1000. No scale before squaring mends that, for the
-    condition stays; a memory in float64 has nine digits more.
+    weights, and errors grow with them: 0.1 to 0.3 for codes of size 1000. No scale before squaring mends that, as the
+    condition stays; float64 has nine digits more.
     """
     A = tf.matmul(M, M, transpose_b=True)
     identity = tf.eye(M.shape[-2], dtype=M.dtype)
@@ -68,7 +62,7 @@ def factorise(M, ridge):
 
 
 def solve_w(factors, M, z):
-    """Weights [S, B, K] that explain codes z [S, B, C] by M [B, K, C], with `factors = factorise(M, ridge)`."""
+    """Weights [S, B, K] that explain codes z [S, B, C] by M [B, K, C], with `factors = factorize(M, ridge)`."""
     A, cholesky = factors
     Mz = tf.einsum("bkc,sbc->bks", M, z)
     return tf.einsum("bks->sbk", tf.linalg.cholesky_solve(cholesky, tf.matmul(A, Mz, transpose_a=True)))
@@ -90,9 +84,9 @@ def innovate(state, w, z, noise_variance):
 def posterior(state, innovation):
     """Bayes' rule for one code: the `MemoryState` given an `Innovation`.
 
-    What float32 cannot hold: the variance of a code written n times falls to about sigma_o^2 / n. Where that nears the
+    Limit of float32: the variance of a code written n times falls to about sigma_o^2 / n. Where that nears the
     rounding of the other variances (sigma_o = 0.1, thousands of writes of the same codes) eigenvalues can turn
-    negative; a state in float64 does not come near it.
+    negative; a state in float64 stays far from it.
     """
     wU, sigma_z, delta = innovation
     sigma_z = sigma_z[:, tf.newaxis, tf.newaxis]
@@ -130,8 +124,8 @@ class KanervaMemory(snt.Module):
       num_opt_iters: times that w and the posterior are refined, in turn, when a code is written.
       w_prior_stddev: sigma_p.
       obs_noise_stddev: sigma_o; zero or less makes it a trainable variable.
-      sample_w: whether reads use a sample of w. Writes always use its mean; the sample then enters their dkl_M.
-      sample_M: whether w is solved for, and reads are taken from, a sample of the memory instead of its mean.
+      sample_w: reads use a sample of w. Writes always use its mean; the sample then enters their dkl_M.
+      sample_M: w is solved for, and reads are taken from, a sample of the memory instead of its mean.
       initial_noise_stddev: where the trainable sigma_o starts (public code: 1).
 
     Variables (made by `initialize`, or when first needed): `prior_mean` [K, C], truncated normal of stddev 1;
@@ -156,8 +150,8 @@ class KanervaMemory(snt.Module):
         name="KanervaMemory",
     ):
         super().__init__(name=name)
-        _check_sizes(code_size=code_size, memory_size=memory_size, num_opt_iters=num_opt_iters)
-        _check_positive(w_prior_stddev=w_prior_stddev, initial_noise_stddev=initial_noise_stddev)
+        check_positive(code_size=code_size, memory_size=memory_size, num_opt_iters=num_opt_iters)
+        check_above_zero(w_prior_stddev=w_prior_stddev, initial_noise_stddev=initial_noise_stddev)
         self.code_size = code_size
         self.memory_size = memory_size
         self.num_opt_iters = num_opt_iters
@@ -168,14 +162,14 @@ class KanervaMemory(snt.Module):
         self.initial_noise_stddev = initial_noise_stddev
 
     def initialize(self, dtype=tf.float32):
-        """Makes all variables."""
+        """Make all variables."""
         self.initialize_prior(dtype)
         self.initialize_noise(dtype)
         self.initialize_w(dtype)
 
     @snt.once
     def initialize_prior(self, dtype):
-        """Makes the prior's mean and variance, in at least float32."""
+        """Make the prior's mean and variance, in at least float32."""
         dtype = variable_dtype(dtype)
         prior_mean = snt.initializers.TruncatedNormal()([self.memory_size, self.code_size], dtype)
         self.prior_mean = tf.Variable(prior_mean, name="prior_mean")
@@ -183,14 +177,14 @@ class KanervaMemory(snt.Module):
 
     @snt.once
     def initialize_noise(self, dtype):
-        """Makes sigma_o, where it is trained."""
+        """Make sigma_o, where it is trained."""
         if self.obs_noise_stddev <= 0:
             log_stddev = tf.constant(math.log(self.initial_noise_stddev), variable_dtype(dtype))
             self.log_obs_stddev = tf.Variable(log_stddev, name="log_obs_stddev")
 
     @snt.once
     def initialize_w(self, dtype):
-        """Makes the standard deviation of the posterior of w; 0.3 as the public code."""
+        """Make the standard deviation of the posterior of w; 0.3 as the public code."""
         self.log_w_stddev = tf.Variable(tf.constant(math.log(0.3), variable_dtype(dtype)), name="log_w_stddev")
 
     # Parameters of the model.
@@ -212,11 +206,11 @@ class KanervaMemory(snt.Module):
         self.initialize_w(dtype)
         return tf.cast(tf.exp(self.log_w_stddev), dtype)
 
-    def factorise(self, M, noise_variance=None):
-        """`factorise(M, lambda)` with this memory's `lambda = sigma_o^2 / sigma_p^2`; sigma_o^2 where it is known."""
+    def factorize(self, M, noise_variance=None):
+        """`factorize(M, lambda)` with this memory's `lambda = sigma_o^2 / sigma_p^2`; sigma_o^2 where it is known."""
         if noise_variance is None:
             noise_variance = self.noise_stddev(M.dtype) ** 2
-        return factorise(M, noise_variance / self.w_prior_stddev**2)
+        return factorize(M, noise_variance / self.w_prior_stddev**2)
 
     # Distributions.
 
@@ -245,16 +239,16 @@ class KanervaMemory(snt.Module):
 
     def sample_prior_w(self, seq_length, batch_size, seed, dtype=tf.float32):
         """Weights [seq_length, batch_size, K] drawn from p(w)."""
-        return self.w_prior_stddev * _standard_normal([seq_length, batch_size, self.memory_size], seed, dtype)
+        return self.w_prior_stddev * stateless_normal([seq_length, batch_size, self.memory_size], seed, dtype)
 
     def draw_w(self, w_mean, seed):
         """A sample of q(w) around w_mean [..., K]."""
-        return w_mean + self.w_stddev(w_mean.dtype) * _standard_normal(tf.shape(w_mean), seed, w_mean.dtype)
+        return w_mean + self.w_stddev(w_mean.dtype) * stateless_normal(tf.shape(w_mean), seed, w_mean.dtype)
 
     def draw_M(self, memory_state, seed):
         """A sample [B, K, C] of the memory: `R + L eps` with `L L^T = U`."""
         M_mean, M_cov = memory_state
-        noise = _standard_normal(tf.shape(M_mean), seed, M_mean.dtype)
+        noise = stateless_normal(tf.shape(M_mean), seed, M_mean.dtype)
         return M_mean + tf.matmul(tf.linalg.cholesky(M_cov), noise)
 
     # KL terms.
@@ -280,7 +274,7 @@ class KanervaMemory(snt.Module):
     # Writing, reading, generating.
 
     def update_state(self, z, memory_state, seed=None):
-        """Writes an episode, code after code.
+        """Write an episode, code after code.
 
         Args:
           z: codes [T, B, C].
@@ -314,7 +308,7 @@ class KanervaMemory(snt.Module):
         # w is refined against the newest mean, but Bayes' rule always starts from the memory before the code.
         for i in range(self.num_opt_iters):
             M = self.draw_M(new_state, seeds[i]) if self.sample_M else new_state.M_mean
-            w_mean = solve_w(self.factorise(M), M, z[tf.newaxis])[0]
+            w_mean = solve_w(self.factorize(M), M, z[tf.newaxis])[0]
             innovation = innovate(memory_state, w_mean, z, noise_variance)
             new_state = posterior(memory_state, innovation)
         w = w_mean
@@ -324,7 +318,7 @@ class KanervaMemory(snt.Module):
         return (w, self.get_dkl_w(w_mean), dkl_update(innovation, noise_variance)), new_state
 
     def read_with_z(self, z, memory_state, seed=None):
-        """Reads with cues.
+        """Read with cues.
 
         Args:
           z: cues [S, B, C].
@@ -343,16 +337,16 @@ class KanervaMemory(snt.Module):
         self.initialize(z.dtype)
         seeds = tf.unstack(tf.random.split(self._check_seed(seed), alg="philox")) if self._is_random else None
         M = self.draw_M(memory_state, seeds[0]) if self.sample_M else memory_state.M_mean
-        w_mean = solve_w(self.factorise(M), M, z)
+        w_mean = solve_w(self.factorize(M), M, z)
         w = self.draw_w(w_mean, seeds[1]) if self.sample_w else w_mean
         return tf.cast(self.get_w_to_z_mean(w, M), dtype), self.get_dkl_w(w_mean)
 
     def get_w_to_z_mean(self, w, M):
-        """What weights w [S, B, K] read from M [B, K, C]: [S, B, C]."""
+        """Reads [S, B, C] from M [B, K, C] by weights w [S, B, K]."""
         return tf.einsum("sbk,bkc->sbc", w, M)
 
     def read_iteratively(self, z, memory_state, num_iters, seed=None):
-        """Reads with cues, then with what was read, and so on: this removes noise from the cues.
+        """Read with cues, then with the reads, and so on: this removes noise from the cues.
 
         Since lambda > 0 each read also shrinks, so the last iterate is a clean-up, not a fixed point.
 
@@ -366,7 +360,7 @@ class KanervaMemory(snt.Module):
         Raises:
           ValueError: num_iters is not positive, a shape does not fit, or the seed is missing.
         """
-        _check_sizes(num_iters=num_iters)
+        check_positive(num_iters=num_iters)
         self._check(z, memory_state)
         self.initialize(memory_state.M_mean.dtype)
         seeds = tf.random.split(self._check_seed(seed), num_iters, alg="philox") if self._is_random else None
@@ -390,7 +384,7 @@ class KanervaMemory(snt.Module):
         seeds = tf.unstack(tf.random.split(seed, 3, alg="philox"))
         M = self.draw_M(memory_state, seeds[0])
         z_mean = self.get_w_to_z_mean(self.sample_prior_w(seq_length, tf.shape(M)[0], seeds[1], dtype), M)
-        return z_mean + self.noise_stddev(dtype) * _standard_normal(tf.shape(z_mean), seeds[2], dtype)
+        return z_mean + self.noise_stddev(dtype) * stateless_normal(tf.shape(z_mean), seeds[2], dtype)
 
     @property
     def _is_random(self):
@@ -404,208 +398,10 @@ class KanervaMemory(snt.Module):
         expected = {"z": (z, [None, None, C]), "M_mean": (M_mean, [None, K, C]), "M_cov": (M_cov, [None, K, K])}
         for name, (tensor, shape) in expected.items():
             if not tensor.shape.is_compatible_with(shape):
-                raise ValueError(f"{name}: got shape {tensor.shape}, must be {tf.TensorShape(shape)}")
+                raise ValueError(f"{name}: shape {tensor.shape}, must be {tf.TensorShape(shape)}")
         return z, same_batch(z, MemoryState(M_mean, M_cov), "memory_state", time_major=True)
 
     def _check_seed(self, seed):
         if seed is None:
-            raise ValueError("seed: got None, must be an int32 tensor of shape [2] where sample_w or sample_M is set")
+            raise ValueError("seed: None, must be an int32 tensor of shape [2] where sample_w or sample_M is set")
         return tf.convert_to_tensor(seed, tf.int32)
-
-
-class KanervaCore(RNNCore):
-    """LSTM + Kanerva: the memory is read before and written after the LSTM; no loss of its own.
-
-    With inputs x_t = (action a_t, embedding e_t) and the LSTM's output b_t (Gregor et al., App. C and Figure 8):
-
-        z_r = L [b_{t-1}, x_t]        read-out = read(memory, z_r)
-        b_t = LSTM([x_t, read-out], b_{t-1})
-        z_w = MLP [b_t, x_t]          memory = posterior(memory | z_w)
-
-    The output is b_t [B, hidden_size]. The state is a `KanervaCoreState`; its memory stays in at least float32.
-
-    Args:
-      hidden_size: H, LSTM units (Table 2: 512 to 1024).
-      memory_size: K, rows of the memory (Table 4).
-      word_size: D, size of a row, of a read and a write word (Table 4).
-      initial_noise_variance: where the trainable observation noise sigma_o^2 starts (Table 4).
-      read_projection: "linear" or "mlp" (two layers, ReLU between them), from [x_t, b_{t-1}] to z_r.
-      write_projection: the same, from [x_t, b_t] to z_w. The defaults are those of App. C's text, equation and
-        Figure 8; Table 4 has them the other way round.
-      projection_hidden_size: hidden layer of an "mlp" (Table 4).
-
-    Raises:
-      ValueError: a size or the variance is not positive, or a projection is neither "linear" nor "mlp".
-    """
-
-    input_layout = "features"
-
-    def __init__(
-        self,
-        hidden_size,
-        memory_size=32,
-        word_size=512,
-        initial_noise_variance=1.0,
-        read_projection="linear",
-        write_projection="mlp",
-        projection_hidden_size=400,
-        name="kanerva_core",
-    ):
-        super().__init__(name=name)
-        _check_sizes(hidden_size=hidden_size, memory_size=memory_size, word_size=word_size)
-        _check_sizes(projection_hidden_size=projection_hidden_size)
-        _check_positive(initial_noise_variance=initial_noise_variance)
-        self.hidden_size = hidden_size
-        self.memory_size = memory_size
-        self.word_size = word_size
-        self.initial_noise_variance = initial_noise_variance
-        self.read_projection = read_projection
-        self.write_projection = write_projection
-        self.projection_hidden_size = projection_hidden_size
-        self.memory = KanervaMemory(
-            word_size, memory_size, obs_noise_stddev=0.0, initial_noise_stddev=math.sqrt(initial_noise_variance)
-        )
-        self._read_word = _Projection("read_projection", read_projection, word_size, projection_hidden_size)
-        self._gates = SplitLinear(4 * hidden_size, random_bias=True, name="gates")
-        self._write_word = _Projection("write_projection", write_projection, word_size, projection_hidden_size)
-
-    @property
-    def output_size(self):
-        return self.hidden_size
-
-    @property
-    def state_size(self):
-        vector = tf.TensorShape([self.hidden_size])
-        mean, cov = [self.memory_size, self.word_size], [self.memory_size, self.memory_size]
-        return KanervaCoreState(vector, vector, MemoryState(tf.TensorShape(mean), tf.TensorShape(cov)))
-
-    def initial_state(self, batch_size, dtype=tf.float32):
-        """Zeros for the LSTM (in `dtype`) and the learned prior memory (in at least float32)."""
-        zeros = tf.zeros([batch_size, self.hidden_size], dtype)
-        return KanervaCoreState(zeros, zeros, self.memory.get_prior_state(batch_size, dtype))
-
-    def project_inputs(self, inputs):
-        """x_t's share of the read word's, the gates' and the write word's first layers, for x [..., B, features]."""
-        self.memory.initialize_prior(inputs.dtype)
-        return *self._project_for_reading(inputs), self._write_word.project(inputs, self.hidden_size)
-
-    def _project_for_reading(self, inputs):
-        self.memory.initialize_noise(inputs.dtype)
-        read_share = self._read_word.project(inputs, self.hidden_size)
-        self._gates.initialize(inputs.shape[-1], self.word_size + self.hidden_size, inputs.dtype)
-        return read_share, self._gates.project(inputs)
-
-    def step(self, projected, state):
-        *for_reading, write_share = projected
-        memory = state.memory
-        noise_variance = self.memory.noise_stddev(memory.M_mean.dtype) ** 2
-        factors = self.memory.factorise(memory.M_mean, noise_variance)
-
-        def address(z):
-            return solve_w(factors, memory.M_mean, z[tf.newaxis])[0]
-
-        hidden, cell = self._read_and_think(for_reading, state, address)
-        # z_w = MLP [b_t, x_t]
-        z = tf.cast(self._write_word(write_share, hidden), memory.M_mean.dtype)
-        w = address(z)
-        innovation = innovate(memory, w, z, noise_variance)
-        return hidden, KanervaCoreState(hidden, cell, posterior(memory, innovation))
-
-    def _read_and_think(self, for_reading, state, address):
-        """The LSTM's next state; `address` gives the weights [B, K] that explain a word [B, C]."""
-        read_share, gates_share = for_reading
-        M = state.memory.M_mean
-        # z_r = L [b_{t-1}, x_t]
-        z = tf.cast(self._read_word(read_share, state.hidden), M.dtype)
-        read = tf.linalg.matvec(M, address(z), transpose_a=True)
-        # b_t = LSTM([x_t, read-out], b_{t-1})
-        gates = self._gates(gates_share, tf.concat([tf.cast(read, state.hidden.dtype), state.hidden], -1))
-        return lstm_update(gates, state.cell)
-
-    def read_only(self):
-        """This core with the same variables, which reads its memory but never writes: for simulation (App. B).
-
-        A core of which only this view is used never makes the variables of the write projection, nor those of the
-        prior memory before `initial_state` is asked for; a simulation starts from the state of another core.
-        """
-        return _ReadOnly(self)
-
-
-class _ReadOnly(RNNCore):
-    input_layout = "features"
-
-    def __init__(self, core):
-        super().__init__(name=f"{core.name}_read_only")
-        self._core = core
-
-    @property
-    def output_size(self):
-        return self._core.output_size
-
-    @property
-    def state_size(self):
-        return self._core.state_size
-
-    def initial_state(self, batch_size, dtype=tf.float32):
-        return self._core.initial_state(batch_size, dtype)
-
-    def project_inputs(self, inputs):
-        return self._core._project_for_reading(inputs)
-
-    def step(self, projected, state):
-        hidden, cell = self._core._read_and_think(projected, state, self._address(state.memory))
-        return hidden, KanervaCoreState(hidden, cell, state.memory)
-
-    def scan(self, projected, state):
-        """The loop of `unroll`: as the memory stays, it is solved once for all steps."""
-        address = self._address(state.memory)
-
-        def step(projected, lstm):
-            hidden, cell = self._core._read_and_think(projected, KanervaCoreState(*lstm, state.memory), address)
-            return hidden, (hidden, cell)
-
-        outputs, lstm = unroll(step, projected, (state.hidden, state.cell))
-        return outputs, KanervaCoreState(*lstm, state.memory)
-
-    def _address(self, memory):
-        M = memory.M_mean
-        W = address_matrix(self._core.memory.factorise(M), M)
-        return lambda z: tf.linalg.matvec(W, z)
-
-
-class _Projection(snt.Module):
-    """From [x, h] to a word, linear or by a two-layer MLP."""
-
-    def __init__(self, argument, kind, output_size, hidden_size):
-        super().__init__(name=argument)
-        if kind not in ("linear", "mlp"):
-            raise ValueError(f'{argument}: got {kind!r}, must be "linear" or "mlp"')
-        self._first = SplitLinear(output_size if kind == "linear" else hidden_size, name="first")
-        self._second = Linear(output_size, name="second") if kind == "mlp" else None
-
-    def project(self, x, state_size):
-        self._first.initialize(x.shape[-1], state_size, x.dtype)
-        share = self._first.project(x)
-        if self._second is not None:
-            self._second.initialize(share.shape[-1], share.dtype)
-        return share
-
-    def __call__(self, x_share, h):
-        first = self._first(x_share, h)
-        return first if self._second is None else self._second(tf.nn.relu(first))
-
-
-def _standard_normal(shape, seed, dtype):
-    return tf.random.stateless_normal(shape, seed, dtype=dtype, alg="philox")
-
-
-def _check_sizes(**arguments):
-    for name, value in arguments.items():
-        if not is_integer(value):
-            raise ValueError(f"{name}: got {value!r}, must be an integer of at least 1")
-
-
-def _check_positive(**arguments):
-    for name, value in arguments.items():
-        if not value > 0:
-            raise ValueError(f"{name}: got {value}, must be positive")

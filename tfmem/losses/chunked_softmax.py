@@ -1,4 +1,4 @@
-"""Cross entropy over very many words without keeping all logits: they are computed in chunks, and again for gradients.
+"""Cross entropy over very many words, in chunks: all logits are never kept, and gradients compute them again.
 
 The full softmax of 250 thousand words at 38,400 places (Santoro et al. 2018, A.4: 384 x 100) would be 38 GB of float32.
 """
@@ -6,7 +6,7 @@ The full softmax of 250 thousand words at 38,400 places (Santoro et al. 2018, A.
 import tensorflow as tf
 
 
-def large_softmax_cross_entropy(features, embedding, bias, targets, chunk):
+def chunked_softmax_cross_entropy(features, embedding, bias, targets, chunk):
     """-log softmax(E x + b) at the targets, in nats.
 
     Args:
@@ -14,8 +14,8 @@ def large_softmax_cross_entropy(features, embedding, bias, targets, chunk):
       embedding: E, [V, D], float32 or bfloat16.
       bias: b, float32 [V].
       targets: int32 [N].
-      chunk: places whose logits exist at the same time; N need not be a multiple of it. Where N is at most that, they
-        are kept for the gradient and not computed again.
+      chunk: places whose logits exist at the same time; N need not be a multiple of it. Where N is at most `chunk`,
+        they are kept for the gradient.
 
     Returns:
       float32 [N].
@@ -24,7 +24,7 @@ def large_softmax_cross_entropy(features, embedding, bias, targets, chunk):
       ValueError: chunk is below 1.
     """
     if chunk < 1:
-        raise ValueError(f"chunk was {chunk}, must be at least 1")
+        raise ValueError(f"chunk: {chunk}, must be at least 1")
     num_words, size = embedding.shape
 
     def logits(x, embedding, bias):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.support import relative_error
 from tfmem.export import saved_model
-from tfmem.models.question_answering import QuestionAnsweringModel
+from tfmem.models import QuestionAnsweringModel
 
 SMALL = dict(writer_levels=(1, 2, 3), writer_filters=(3, 3, 4), decoder_levels=(2,), decoder_filters=(3,))
 
@@ -89,7 +89,7 @@ def test_saving_and_export(rng, tmp_path):
 
 
 def test_bad_layers():
-    with pytest.raises(ValueError, match="writer_levels: one entry per layer"):
+    with pytest.raises(ValueError, match=r"writer_levels: .* must have one entry per layer"):
         make(writer_levels=(1, 2))
-    with pytest.raises(ValueError, match="vocabulary_size: was 0"):
+    with pytest.raises(ValueError, match="vocabulary_size: 0"):
         QuestionAnsweringModel(0)

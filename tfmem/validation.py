@@ -1,0 +1,45 @@
+"""Checks of arguments. Every error has one form: `name: VALUE, must be WHAT`."""
+
+import numbers
+
+
+def is_integer(value, least=1):
+    """True for an integer, NumPy's included, of at least `least`; a bool is none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
+
+
+def positive_int(name, value):
+    """Return `value` as an int.
+
+    Raises:
+      ValueError: it is not an integer of at least 1.
+    """
+    if not is_integer(value):
+        raise ValueError(f"{name}: {value!r}, must be a positive integer")
+    return int(value)
+
+
+def check_positive(**arguments):
+    """Raise a ValueError unless each argument is a positive integer."""
+    for name, value in arguments.items():
+        positive_int(name, value)
+
+
+def check_sizes(**arguments):
+    """Raise a ValueError unless each argument is a non-empty sequence of positive integers."""
+    for name, value in arguments.items():
+        if not value or not all(map(is_integer, value)):
+            raise ValueError(f"{name}: {value!r}, must be positive integers")
+
+
+def check_above_zero(**arguments):
+    """Raise a ValueError unless each argument is a number greater than 0."""
+    for name, value in arguments.items():
+        if not value > 0:
+            raise ValueError(f"{name}: {value!r}, must be greater than 0")
+
+
+def check_choice(name, value, choices):
+    """Raise a ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name}: {value!r}, must be one of {', '.join(map(repr, choices))}")
