@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["tfmem", "tfmem.*", "reproductions", "reproductions.*"]),
-    package_data={"tfmem": ["py.typed", "tasks/builders/checksums.tsv"]},
+    package_data={"tfmem": ["py.typed", "data/builders/checksums.tsv"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.12,<4",

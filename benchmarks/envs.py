@@ -4,7 +4,7 @@
     python benchmarks/envs.py --steps 100 --repeats 1
 
 A frame is what a step gives: the agent moved, the frame rendered, map and position copied; new worlds every 100 steps
-are included. `file` is what reading a file of `tfmem.tasks.episodes` gives, decompressed and batched, on all cores.
+are included. `file` is what reading a file of `tfmem.data.episodes` gives, decompressed and batched, on all cores.
 The fastest of several repeats counts. Embree's rays keep Python's lock, so that a process renders on one core.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import gymnasium
 
+from tfmem.data.episodes import episodes, write_episodes
 from tfmem.envs.exploration import ExploringPolicy, collect
-from tfmem.tasks.episodes import episodes, write_episodes
 
 WORLDS = ("tfmem/RandomCity-v0", "tfmem/Terrain-v0")
 EPISODE = 100

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support import at_once
-from tfmem.aot.bundle import Bundle, BundleError, Leaf, Program, drawn, open_pipeline, read_bundle, write_bundle
+from tfmem.aot.bundle import Bundle, BundleError, Leaf, Program, drawn, open_source, read_bundle, write_bundle
 from tfmem.aot.lowering import obstacles
 
 
@@ -22,7 +22,7 @@ def make(**initial):
         evaluation_steps=0,
         initial={name.replace("__", "/"): array for name, array in initial.items()},
         evaluation_carry=[np.zeros([2, 2], np.int64)],
-        pipelines={"train": ["numpy:array", {"object": [1]}]},
+        data_sources={"train": ["numpy:array", {"object": [1]}]},
         versions={"tfmem": "0"},
     )
 
@@ -47,7 +47,7 @@ def test_what_is_written_comes_back(tmp_path):
         assert bundle.initial[name].dtype == array.dtype
     assert bundle.programs == expected.programs
     np.testing.assert_array_equal(bundle.evaluation_carry[0], np.zeros([2, 2]))
-    assert open_pipeline(bundle.pipelines["train"]).tolist() == [1]
+    assert open_source(bundle.data_sources["train"]).tolist() == [1]
     assert len(bundle.digest) == 64
     manifest = json.loads((tmp_path / "bundle/manifest.json").read_text())
     assert {"variables/b", "carry/0", "evaluation/0"} == set(manifest["initial"]["constants"])
@@ -141,7 +141,7 @@ def test_damaged_bundles(tmp_path, name, harm, message):
 def test_sources_that_are_not_there():
     for factory in ("tfmem.nowhere:stream", "numpy:nothing"):
         with pytest.raises(BundleError, match=f"the data come from {factory}, which this installation does not have"):
-            open_pipeline([factory, {}])
+            open_source([factory, {}])
 
 
 def test_obstacles_are_found():

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.text_data import babi_story
+from tfmem.data.babi import Line, Story, parse
+from tfmem.data.babi import words as words_of
+from tfmem.data.datasets import babi as read
+from tfmem.data.files import DATA_DIR
 from tfmem.tasks import babi
-from tfmem.tasks.datasets import DATA_DIR
-from tfmem.tasks.datasets import babi as read
 
 TEXT = """1 Mary moved to the bathroom.
 2 John got the milk, and 2 apples.
@@ -20,7 +22,7 @@ TEXT = """1 Mary moved to the bathroom.
 1 Daniel is a swan.
 2 What is Daniel?\tSwan\t1
 """
-STORIES = babi.parse(TEXT, 8)
+STORIES = parse(TEXT, 8)
 VOCABULARY = babi.vocabulary(STORIES)
 
 
@@ -30,9 +32,9 @@ def told(sequence, name):
 
 def test_parse():
     assert [len(story.lines) for story in STORIES] == [5, 2]
-    assert STORIES[0].lines[4] == babi.Line("What is John carrying?", ("milk", "football"), (2, 4))
-    assert STORIES[0].lines[1] == babi.Line("John got the milk, and 2 apples.")
-    assert STORIES[1] == babi.Story(8, (babi.Line("Daniel is a swan."), babi.Line("What is Daniel?", ("swan",), (1,))))
+    assert STORIES[0].lines[4] == Line("What is John carrying?", ("milk", "football"), (2, 4))
+    assert STORIES[0].lines[1] == Line("John got the milk, and 2 apples.")
+    assert STORIES[1] == Story(8, (Line("Daniel is a swan."), Line("What is Daniel?", ("swan",), (1,))))
     assert VOCABULARY[0] == "-"
     assert list(VOCABULARY[1:]) == sorted(VOCABULARY[1:])
     assert "2" not in VOCABULARY
@@ -55,7 +57,7 @@ def test_parse():
 )
 def test_what_is_not_babi(text, message):
     with pytest.raises(ValueError, match=message):
-        babi.parse(text, 1)
+        parse(text, 1)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +75,10 @@ def test_what_is_not_babi(text, message):
     ],
 )
 def test_texts_and_answers_are_cut_by_one_rule(answer, words):
-    stories = babi.parse(f"1 Mary saw {answer} there.\n2 What did Mary see?\t{answer}\t1\n", 1)
+    stories = parse(f"1 Mary saw {answer} there.\n2 What did Mary see?\t{answer}\t1\n", 1)
     statement, question = stories[0].lines
     assert question.answer == words
-    assert babi.words(statement.text) == ["mary", "saw", *words, "there", "."]
+    assert words_of(statement.text) == ["mary", "saw", *words, "there", "."]
     vocabulary = babi.vocabulary(stories)
     assert set(vocabulary) == {"-", ".", "?", "mary", "saw", "there", "what", "did", "see", *words}
     (sequence,) = babi.encode(stories, vocabulary)
@@ -84,7 +86,7 @@ def test_texts_and_answers_are_cut_by_one_rule(answer, words):
 
 
 def test_a_byte_order_mark_is_no_part_of_a_story():
-    assert babi.parse("\ufeff" + TEXT, 8) == STORIES
+    assert parse("\ufeff" + TEXT, 8) == STORIES
 
 
 def test_story_encoding():
@@ -122,7 +124,7 @@ def test_encoding_of_what_is_unknown():
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 5), grouped=st.booleans())
 def test_batches(seed, size, grouped):
     rng = np.random.default_rng(seed)
-    stories = babi.parse("".join(babi_story(rng, 8) for _ in range(4)), 8) + STORIES
+    stories = parse("".join(babi_story(rng, 8) for _ in range(4)), 8) + STORIES
     vocabulary = babi.vocabulary(stories)
     sequences = babi.encode(stories, vocabulary, "question")
     batches = babi.Batches(sequences, size, grouped, seed=seed)

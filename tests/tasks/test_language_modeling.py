@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support import at_once
 from tests.text_data import write_wikitext
-from tfmem.tasks.datasets import DATA_DIR, CorruptDataError, MissingDataError
+from tfmem.data.files import DATA_DIR, CorruptDataError, MissingDataError
 from tfmem.tasks.language_modeling import (
     EvaluationWindows,
     TokenStream,

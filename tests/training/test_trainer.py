@@ -16,9 +16,9 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tests.reproductions import toy
-from tfmem import loop, training
-from tfmem.runfolder import RunFolder, RunFolderError
-from tfmem.training import TrainingDivergedError, TrainingInterrupted, compiled_updates, train
+from tfmem import training
+from tfmem.training import TrainingDivergedError, TrainingInterrupted, compiled_updates, loop, train
+from tfmem.training.run_folder import RunFolder, RunFolderError
 
 # 23 updates: the last call is shorter, rows and checkpoints end inside and between calls.
 CONFIG = toy.Config(num_updates=23, updates_per_call=4, log_every=6, eval_every=12, checkpoint_every=8)

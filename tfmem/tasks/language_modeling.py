@@ -13,19 +13,19 @@ numpy only, time-major.
 import array
 import hashlib
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from tfmem.runfolder import replacing
-from tfmem.tasks.datasets import CORPORA, CorruptDataError, text_file, text_lines
+from tfmem.atomic import replacing
+from tfmem.data.corpora import CORPORA, SPLITS
+from tfmem.data.datasets import text_file, text_lines
+from tfmem.data.files import CorruptDataError, cache_folder
 from tfmem.tasks.sizes import check_array
 
 END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
-CACHE_DIR = "TFMEM_CACHE_DIR"
 _FORMAT = 2  # of the cache
 
 
@@ -105,9 +105,9 @@ def load_corpus(name, vocabulary_size=None, data_dir=None, cache_dir=None):
     (their sizes and times) and the vocabulary's size.
 
     Args:
-        name: one of `tfmem.tasks.datasets.CORPORA`.
+        name: one of `tfmem.data.corpora.CORPORA`.
         vocabulary_size: words to keep; None: all of the training text.
-        data_dir: as for `tfmem.tasks.datasets.text_lines`.
+        data_dir: as for `tfmem.data.datasets.text_lines`.
         cache_dir: where to keep the numbers; None: what TFMEM_CACHE_DIR names, else ~/.cache/tfmem.
 
     Raises:
@@ -116,10 +116,10 @@ def load_corpus(name, vocabulary_size=None, data_dir=None, cache_dir=None):
     """
     if name not in CORPORA:
         raise ValueError(f"name must be one of {CORPORA}, got {name!r}")
-    files = {split: text_file(name, split, data_dir) for split in ("train", "valid", "test")}
+    files = {split: text_file(name, split, data_dir) for split in SPLITS}
     stats = {split: file and (str(file), file.stat().st_size, file.stat().st_mtime_ns) for split, file in files.items()}
     digest = hashlib.sha256(json.dumps([_FORMAT, name, vocabulary_size, stats], sort_keys=True).encode()).hexdigest()
-    root = Path(cache_dir or os.environ.get(CACHE_DIR) or Path.home() / ".cache" / "tfmem")
+    root = Path(cache_dir or cache_folder())
     folder = root / f"{name}-{digest[:16]}"
     if not folder.exists():
         root.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def load_corpus(name, vocabulary_size=None, data_dir=None, cache_dir=None):
     try:
         rows = [row.split(" ") for row in (folder / "vocabulary.txt").read_text("utf-8").splitlines()]
         vocabulary = Vocabulary({word: int(count) for word, count in rows})
-        arrays = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "valid", "test")}
+        arrays = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
     except (OSError, ValueError) as error:
         raise CorruptDataError(f"the cache {folder} is damaged ({error}). Delete it; it will be made again.") from error
     return Corpus(vocabulary, **arrays)
@@ -149,7 +149,7 @@ def _write_cache(folder, name, vocabulary_size, data_dir):
     vocabulary = Vocabulary(counts, vocabulary_size)
     rows = (f"{word} {count}" for word, count in zip(vocabulary.words, vocabulary.counts, strict=True))
     (folder / "vocabulary.txt").write_text("\n".join(rows) + "\n", "utf-8")
-    for split in ("train", "valid", "test"):
+    for split in SPLITS:
         ids = array.array("i", vocabulary.encode(text_lines(name, split, data_dir)))
         np.save(folder / f"{split}.npy", np.frombuffer(ids, np.int32))
 

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 
-from tfmem.tasks.datasets import mnist
+from tfmem.data.datasets import mnist
 
 
 class DigitStream:
@@ -110,5 +110,5 @@ class RecallStream(DigitStream):
 
 
 def stream(split, batch_size, steps, seed):
-    """A `RecallStream` over a split of MNIST, "train" or "test"; see `tfmem.tasks.datasets.mnist` for its errors."""
+    """A `RecallStream` over a split of MNIST, "train" or "test"; see `tfmem.data.datasets.mnist` for its errors."""
     return RecallStream(*mnist(split), batch_size, steps, seed)

@@ -7,7 +7,7 @@ standard task (`tfmem.tasks.priority_sort`). numpy only, time-major [T, B, ...].
 
 import numpy as np
 
-from tfmem.tasks.datasets import mnist
+from tfmem.data.datasets import mnist
 from tfmem.tasks.mnist_recall import DigitStream
 
 
@@ -46,5 +46,5 @@ class SortStream(DigitStream):
 
 
 def stream(split, batch_size, steps, seed, num_outputs=None):
-    """A `SortStream` over a split of MNIST, "train" or "test"; see `tfmem.tasks.datasets.mnist` for its errors."""
+    """A `SortStream` over a split of MNIST, "train" or "test"; see `tfmem.data.datasets.mnist` for its errors."""
     return SortStream(*mnist(split), batch_size, steps, seed, num_outputs)

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfmem.backend import keras
-from tfmem.loop import fitting_arrays, pending_metrics
-from tfmem.runfolder import RunFolderError
+from tfmem.training.loop import fitting_arrays, pending_metrics
+from tfmem.training.run_folder import RunFolderError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class Experiment(abc.ABC):
     def evaluate(self):
         """Scores on unseen data as a dict of floats; changes nothing that training reads, nor its random state."""
 
-    def pipeline(self, split="train"):
+    def data_source(self, split="train"):
         """Where the data come from without TensorFlow: what a compiled bundle (`tfmem.aot`) is fed by.
 
         Args:

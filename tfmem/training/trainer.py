@@ -17,17 +17,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from tfmem import plotting
-from tfmem.loop import Loop
-from tfmem.runfolder import (
-    RunFolder,
-    RunFolderError,
-    as_json,
-    describe_machine,
-    replacing,
-    run_config,
-    run_result,
-    write_json,
-)
+from tfmem.atomic import replacing
 from tfmem.training.experiment import (
     checkpoint_arrays,
     compiled_updates,
@@ -37,6 +27,16 @@ from tfmem.training.experiment import (
     run_description,
     stacked_batches,
     variable_names,
+)
+from tfmem.training.loop import Loop
+from tfmem.training.run_folder import (
+    RunFolder,
+    RunFolderError,
+    as_json,
+    describe_machine,
+    run_config,
+    run_result,
+    write_json,
 )
 
 HISTORY = "num_updates_history"  # in config.json and result.json of a run that was made longer

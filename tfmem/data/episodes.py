@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tfmem.runfolder import replacing
-from tfmem.tasks.datasets import CorruptDataError, MissingDataError
+from tfmem.atomic import replacing
+from tfmem.data.files import CorruptDataError, MissingDataError
 
 _FORMAT = 1
 _EPISODES_PER_JOB = 8
@@ -212,7 +212,7 @@ class EpisodeFile:
         call += f", seed={made['seed']}"
         if "policy" in made:
             call += f", policy={made['policy']}, arguments={made['arguments']}"
-        return f"Make it with\n    tfmem.tasks.episodes.write_episodes({call})"
+        return f"Make it with\n    tfmem.data.episodes.write_episodes({call})"
 
 
 def _features(example):

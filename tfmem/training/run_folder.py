@@ -6,15 +6,10 @@
     figures/  saved_model/  tensorboard/
     result.json      written last: a folder that has it is finished
 
-Every file is written in a folder of its own, `<name>.<random>.partial`, flushed to the disk and renamed. So a crash at
-any moment leaves the old file or the new one, and two processes never write to the same file. numpy and the standard
-library only: the bundle runner uses this where TensorFlow is missing.
-
-Locks are those of `flock` on folders: they hold between the processes of one machine, on network disks as well, and
-end with the process.
+Every file is written by `tfmem.atomic`: a crash at any moment leaves the old file or the new one, and two processes
+never write to the same file. numpy and the standard library only: the bundle runner has no TensorFlow.
 """
 
-import contextlib
 import csv
 import errno
 import io
@@ -22,9 +17,7 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
-import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -32,14 +25,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes in one folder are not kept apart there
-    fcntl = None
+from tfmem.atomic import PARTIAL, is_leftover_of, lock_folder, remove_leftover, replacing
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{9,})\.npz")
 METADATA = "metadata.json"
-PARTIAL = ".partial"  # how the name of a folder ends that something is being written in
 PACKAGES = (
     "tfmem",
     "tensorflow",
@@ -105,7 +94,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.path) if held is None else held
-            there = [path for path in self.path.iterdir() if not _is_leftover_of(self.config_path, path)]
+            there = [path for path in self.path.iterdir() if not is_leftover_of(self.config_path, path)]
             differing = self._differing(config) if self.config_path in there else ""
             if self._lock is None:
                 of_another = differing and ", a run of another configuration"
@@ -193,7 +182,7 @@ class RunFolder:
         for parent, folders, files in os.walk(self.path):  # it passes over folders that are gone meanwhile
             for name in [*folders, *files]:
                 if name.endswith(PARTIAL):
-                    _remove_leftover(Path(parent, name))
+                    remove_leftover(Path(parent, name))
         for path, _ in damaged:
             os.replace(path, path.with_name(path.name + ".damaged"))
         self._drop_metrics_after(checkpoint.update if checkpoint else 0)
@@ -293,72 +282,6 @@ class RunFolder:
           RunFolderError: it cannot be read.
         """
         return _read_json(self.result_path) if self.result_path.exists() else None
-
-
-def lock_folder(path):
-    """Takes the lock of a folder, for one process alone.
-
-    Returns:
-      A file descriptor whose closing gives the lock back, as the end of the process does; None where another holds it.
-    """
-    if fcntl is None:
-        return os.open(os.devnull, os.O_RDONLY)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """A new path for a file or a folder that takes the place of `path` once it is written; an error leaves nothing.
-
-    It lies in a locked folder of its own beside `path`, so that no other writer and no `RunFolder.resume` touches it.
-    """
-    path = Path(path)
-    folder, lock = _partial_folder(path)
-    try:
-        yield folder / path.name
-        os.replace(folder / path.name, path)
-    finally:
-        shutil.rmtree(folder)
-        os.close(lock)
-
-
-def _partial_folder(path):
-    """A new folder beside `path` and the descriptor of its lock."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=PARTIAL, dir=path.parent))
-        with contextlib.suppress(FileNotFoundError):  # a `resume` took it for a leftover before it was locked
-            lock = lock_folder(folder)
-            if lock is not None:
-                if folder.exists():
-                    return folder, lock
-                os.close(lock)
-
-
-def _is_leftover_of(path, left):
-    return left.name.startswith(path.name) and left.name.endswith(PARTIAL)
-
-
-def _remove_leftover(path):
-    """Removes what an interrupted write left, unless its writer is at work or has just finished."""
-    if not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    with contextlib.suppress(FileNotFoundError):
-        lock = lock_folder(path)
-        if lock is not None:
-            try:
-                shutil.rmtree(path)
-            finally:
-                os.close(lock)
 
 
 def write_atomically(path, write):
@@ -477,7 +400,7 @@ def _cpu_name():
 
 def _git_revision():
     """The commit of the checkout this file is in, with "+changes" where files differ from it; None outside one."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
 
     def git(*arguments):
         command = ["git", "-C", here, *arguments]

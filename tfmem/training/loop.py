@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tfmem.runfolder import Checkpoint, RunFolderError
+from tfmem.training.run_folder import Checkpoint, RunFolderError
 
 try:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn

@@ -14,9 +14,9 @@ import pytest
 import tensorflow as tf
 
 from tests.support import at_once
+from tfmem.data.episodes import EpisodeFile, episodes, write_episodes
+from tfmem.data.files import CorruptDataError, MissingDataError
 from tfmem.envs.exploration import ExploringPolicy, RandomPolicy, collect
-from tfmem.tasks.datasets import CorruptDataError, MissingDataError
-from tfmem.tasks.episodes import EpisodeFile, episodes, write_episodes
 
 WORLD, NUMBER, LENGTH, SEED = "tfmem/RandomCity-v0", 11, 5, 3
 ARGUMENTS = {"frame_size": 8, "map_size": 4}
@@ -117,7 +117,7 @@ def test_reading_needs_neither_tensorflow_nor_the_worlds(path):
 import sys
 for name in ("tensorflow", "gymnasium", "trimesh", "embreex", "keras", "rich"):
     sys.modules[name] = None
-from tfmem.tasks.episodes import episodes
+from tfmem.data.episodes import episodes
 print(episodes(sys.argv[1], 2).batch(0)["actions"].sum())
 """
     told = subprocess.run([sys.executable, "-c", program, str(path)], check=True, capture_output=True, text=True)
@@ -140,7 +140,7 @@ def test_missing_file_tells_how_to_make_it(tmp_path):
     where = tmp_path / "none.tfrecord"
     with pytest.raises(MissingDataError, match=re.escape(f"{where} cannot be opened")) as told:
         episodes(where, 2)
-    assert f"tfmem.tasks.episodes.write_episodes('{where}'" in str(told.value)
+    assert f"tfmem.data.episodes.write_episodes('{where}'" in str(told.value)
 
 
 def places(path):
@@ -197,7 +197,7 @@ def test_damaged_files_are_refused(path, how, tmp_path):
     copy = damaged(path, how, tmp_path)
     with pytest.raises(CorruptDataError, match=re.escape(f"{copy} is not a whole file of episodes")) as told:
         EpisodeFile(copy)
-    assert f"Make it with\n    tfmem.tasks.episodes.write_episodes('{copy}'" in str(told.value)
+    assert f"Make it with\n    tfmem.data.episodes.write_episodes('{copy}'" in str(told.value)
 
 
 def test_how_to_make_a_damaged_file_is_the_call_that_made_it(path, tmp_path):
@@ -245,7 +245,7 @@ def test_two_writers_of_one_file(tmp_path, monkeypatch):
         with open(path, "wb") as file:
             file.write(str(description["seed"]).encode())
 
-    monkeypatch.setattr("tfmem.tasks.episodes._write", write)
+    monkeypatch.setattr("tfmem.data.episodes._write", write)
     for trial in range(200):
         path = tmp_path / str(trial)
         calls = [functools.partial(write_episodes, path, WORLD, 1, 1, seed, arguments=ARGUMENTS) for seed in range(2)]
