@@ -28,6 +28,7 @@ setup(
         "tensorboard>=2.21",  # TF 2.21 no longer brings it
         "opencv-python-headless>=4.10",
         "numpy>=1.26",
+        "h5py>=3.14,<4",  # episode files
         "matplotlib>=3.8",
         "pillow>=10",  # matplotlib's GIF writer
         "gymnasium>=1.1",  # AutoresetMode

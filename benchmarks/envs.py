@@ -50,7 +50,7 @@ def single(world, steps, repeats):
 def from_file(world, num_envs, steps, repeats):
     """(frames a second, bytes of a frame with all that belongs to it) of an episode file."""
     with tempfile.TemporaryDirectory() as folder:
-        path = write_episodes(Path(folder, "episodes.tfrecord"), world, num_envs, steps, workers=2)
+        path = write_episodes(Path(folder, "episodes.h5"), world, num_envs, steps, workers=2)
         stream, best = episodes(path, num_envs), 0.0
         for number in range(repeats + 1):
             start = time.perf_counter()

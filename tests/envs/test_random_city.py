@@ -181,7 +181,7 @@ def test_errors_of_steps():
     with pytest.raises(ValueError, match=r"^action is 4, must be an integer from 0 to 3"):
         one.step(4)
     for actions in ([0, 4], [0], [0.5, 0]):
-        with pytest.raises(ValueError, match=r"^actions is .*must be 2 integers from 0 to 3"):
+        with pytest.raises(ValueError, match=r"^actions: .*must be 2 integers from 0 to 3"):
             two.step(actions)
     with pytest.raises(ValueError, match=r"^seed has 3 seeds, must have num_envs = 2"):
         two.reset(seed=[1, 2, 3])
@@ -204,7 +204,7 @@ def test_errors_of_steps():
 )
 def test_bad_arguments(name, value):
     for make in (RandomCityEnv, RandomCityVectorEnv):
-        with pytest.raises(ValueError, match=f"^{name} is .*must be"):
+        with pytest.raises(ValueError, match=f"^{name}: .*must be"):
             make(**{name: value})
 
 

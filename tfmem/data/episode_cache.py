@@ -32,7 +32,7 @@ def cached_file(world, number, length, seed, look, arguments):
     """
     made_by = {"world": world, "number": number, "length": length, "seed": seed, "arguments": arguments}
     digest = hashlib.sha256(json.dumps({**made_by, "look": look}, sort_keys=True).encode()).hexdigest()
-    name = f"{world.split('/')[1].split('-')[0]}-{digest[:16]}.tfrecord"
+    name = f"{world.split('/')[1].split('-')[0]}-{digest[:16]}.h5"
     path = episodes_folder() / name
     if not path.exists():
         from tfmem.envs.exploration import ExploringPolicy
@@ -50,6 +50,11 @@ class TrajectoryStream(EpisodeStream):
         return {name: batch[name] for name in TRAJECTORY_KEYS}
 
 
+def open_file(name):
+    """The `EpisodeFile` of a name of `cached_file`; older bundles name it with the ending of TFRecord files."""
+    return EpisodeFile((episodes_folder() / name).with_suffix(".h5"))
+
+
 def trajectories(file, batch_size, seed):
     """The `TrajectoryStream` of a file of `cached_file`.
 
@@ -58,11 +63,11 @@ def trajectories(file, batch_size, seed):
         batch_size: B.
         seed: of the order; None: that of the file (for evaluations).
     """
-    return TrajectoryStream(EpisodeFile(episodes_folder() / file), batch_size, seed=seed)
+    return TrajectoryStream(open_file(file), batch_size, seed=seed)
 
 
 def frames(file, batch_size, seed):
     """An `ImageStream` of all frames of a file of `cached_file`; `batch_size` and `seed` are the stream's."""
-    episodes = EpisodeFile(episodes_folder() / file)
+    episodes = open_file(file)
     images = np.concatenate([episodes[number]["frames"] for number in range(len(episodes))])
     return ImageStream(images, batch_size, seed)

@@ -6,11 +6,11 @@ A story is a list of lines; some are questions. Two encodings as sequences of wo
     word of an answer behind its question:
         mary moved to the bathroom . where is mary ? -  john went ... where is john ? -
     "question" (MNM, Munkhdalai et al. 2019, App. A): for each question the statements before it, then the question,
-    then its placeholders. Earlier questions are left out: our choice, the paper says "the end of its related story".
+    then its placeholders. Earlier questions: not specified ("the end of its related story"); we leave them out.
 
 The target at a placeholder is a word of the answer; no other step counts. The 20 English tasks have 156 words; with
 ".", "?" and "-", |V| = 159 (Huynh et al. 2020).
-A question is answered where all its words are right; a task has failed where more than 5% of its questions are wrong.
+A question is right if all its words are; a task has failed if more than 5% of its questions are wrong.
 
 numpy only, time-major. `tfmem.data.babi` has the files, the form of a story and the rule that cuts it into words.
 """
@@ -22,7 +22,7 @@ import numpy as np
 from tfmem.data.babi import splits as splits_of
 from tfmem.data.babi import words
 from tfmem.data.datasets import babi
-from tfmem.tasks.sizes import check_array
+from tfmem.validation import check_array
 
 NUM_TASKS = 20
 PLACEHOLDER = "-"
@@ -73,7 +73,7 @@ def encode(stories, vocabulary, encoding="story"):
         ValueError: an unknown encoding, or a word that is not in the vocabulary.
     """
     if encoding not in ("story", "question"):
-        raise ValueError(f"encoding is {encoding!r}, must be 'story' or 'question'")
+        raise ValueError(f"encoding: {encoding!r}, must be 'story' or 'question'")
     ids = {word: number for number, word in enumerate(vocabulary)}
     encoded = []
     try:
@@ -95,7 +95,7 @@ def encode(stories, vocabulary, encoding="story"):
             if encoding == "story" and answers:
                 encoded.append(_sequence(story.task, inputs, answers))
     except KeyError as error:
-        raise ValueError(f"vocabulary has no {error.args[0]!r}, a word of task {story.task}") from None
+        raise ValueError(f"vocabulary: has no {error.args[0]!r}, must have all words of task {story.task}") from None
     return encoded
 
 
@@ -142,8 +142,8 @@ class Batches:
     Args:
         sequences: `Encoded`s, at least one.
         batch_size: sequences of a batch.
-        group_by_length: whether a batch has sequences of one padded length alone, drawn with the probability that it
-            has among all sequences; else a batch is as long as the longest it drew. Ours: less padding, but a batch
+        group_by_length: batches have sequences of one padded length, drawn with its probability among all sequences;
+            else a batch is as long as its longest sequence. Not specified; we use the former: less padding, but a batch
             then has fewer different tasks.
         max_words: sequences that are longer are left out, and every batch is padded to it; 0: neither.
         seed: non-negative integer.
@@ -155,9 +155,9 @@ class Batches:
     def __init__(self, sequences, batch_size, group_by_length=True, max_words=0, seed=0):
         self.sequences = [s for s in sequences if not max_words or len(s.inputs) <= max_words]
         if not self.sequences:
-            raise ValueError(f"sequences has none of at most max_words = {max_words}, must have at least one")
+            raise ValueError(f"sequences: none of at most max_words = {max_words}, must have at least one")
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, must be at least 1")
+            raise ValueError(f"batch_size: {batch_size}, must be at least 1")
         self.batch_size, self.group_by_length, self.seed = batch_size, group_by_length, seed
         self.steps = max_words
         check_array(max(max_words, *(len(s.inputs) for s in self.sequences)), batch_size, batch_size=batch_size)
@@ -191,17 +191,17 @@ class ErrorCounts:
     def __init__(self):
         self.wrong, self.asked = np.zeros(NUM_TASKS + 1, np.int64), np.zeros(NUM_TASKS + 1, np.int64)
 
-    def add(self, batch, told, valid=None):
-        """Counts a batch of `pad` by the words told, int [T, B]; of its first `valid` sequences alone."""
+    def add(self, batch, predicted, valid=None):
+        """Count a batch of `pad` by the predicted words, int [T, B]; of its first `valid` sequences alone."""
         for b in range(len(batch["tasks"]) if valid is None else valid):
             questions, task = batch["questions"][:, b], batch["tasks"][b]
-            missed = questions[(questions > 0) & (told[:, b] != batch["targets"][:, b])]
+            missed = questions[(questions > 0) & (predicted[:, b] != batch["targets"][:, b])]
             self.wrong[task] += len(np.unique(missed))
             self.asked[task] += questions.max()
 
     @property
     def errors(self):
-        """`{task: percentage of its questions with a wrong answer}` of the tasks that were asked."""
+        """`{task: percentage of its questions with a wrong answer}` of the tasks with questions."""
         return {int(t): 100.0 * self.wrong[t] / self.asked[t] for t in np.flatnonzero(self.asked)}
 
     @property

@@ -1,4 +1,4 @@
-"""Supervised sequence tasks: what a model sees, what it must answer, how answers are scored.
+"""Supervised sequence tasks: inputs, targets and scores.
 
 A task is a frozen dataclass that derives from `Task`. How to write one:
 

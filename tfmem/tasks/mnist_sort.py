@@ -16,7 +16,7 @@ class SortStream(DigitStream):
 
     Args:
         images, labels, batch_size, steps, seed: as `DigitStream`.
-        num_outputs: how many digits are asked for, 1 to steps. Default: all.
+        num_outputs: digits to output, 1 to steps. Default: all.
 
     Raises:
         ValueError: as `DigitStream`, or `num_outputs` out of its range.
@@ -26,7 +26,7 @@ class SortStream(DigitStream):
         super().__init__(images, labels, batch_size, steps, seed)
         self.num_outputs = steps if num_outputs is None else num_outputs
         if not 1 <= self.num_outputs <= steps:
-            raise ValueError(f"num_outputs must be from 1 to steps = {steps}, got {num_outputs}")
+            raise ValueError(f"num_outputs: {num_outputs}, must be from 1 to steps = {steps}")
 
     def batch(self, update):
         """Episodes of update `update`, counted from 0.

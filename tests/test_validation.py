@@ -17,7 +17,7 @@ from tfmem.tasks.mapping import MappingStream, MappingTask
 from tfmem.tasks.nth_farthest import NthFarthest
 from tfmem.tasks.priority_sort import PrioritySort
 from tfmem.tasks.repeat_copy import RepeatCopy
-from tfmem.tasks.sizes import LARGEST, check_array
+from tfmem.validation import LARGEST, check_array
 
 
 def test_the_largest_array():
