@@ -1,13 +1,14 @@
 """The folder of a bundle: what is written comes back, what is damaged is told."""
 
 import functools
+import importlib
 import json
 
 import numpy as np
 import pytest
 
 from tests.support import at_once
-from tfmem.aot.bundle import Bundle, BundleError, Leaf, Program, drawn, open_source, read_bundle, write_bundle
+from tfmem.aot.bundle import RENAMED, Bundle, BundleError, Leaf, Program, drawn, open_source, read_bundle, write_bundle
 from tfmem.aot.lowering import obstacles
 
 
@@ -53,6 +54,32 @@ def test_what_is_written_comes_back(tmp_path):
     assert {"variables/b", "carry/0", "evaluation/0"} == set(manifest["initial"]["constants"])
     with pytest.raises(BundleError, match="not an empty folder"):
         write_bundle(expected, tmp_path / "bundle")
+
+
+def test_data_sources_of_older_bundles(tmp_path):
+    """Older manifests say "pipelines", and name functions where they were then."""
+    folder = tmp_path / "bundle"
+    write_bundle(make(variables__a=np.arange(3.0)), folder)
+    for old, new in RENAMED.items():
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest.pop("data_sources", None)
+        manifest["pipelines"] = {"train": [old, {"seed": 1}], "evaluation": None}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        sources = read_bundle(folder).data_sources
+        assert sources == {"train": [new, {"seed": 1}], "evaluation": None}
+        module, name = new.split(":")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_images_of_an_older_bundle(tmp_path, monkeypatch):
+    folder, arguments = tmp_path / "bundle", {"split": "test", "batch_size": 2, "seed": 4}
+    bundle = make(variables__a=np.arange(3.0))
+    bundle.data_sources = {"train": ["tfmem.tasks.images:mnist_stream", arguments]}
+    write_bundle(bundle, folder)
+    digits = np.arange(5 * 28 * 28, dtype=np.uint8).reshape(5, 28, 28)
+    monkeypatch.setattr("tfmem.data.images.mnist", lambda split: (digits, np.arange(5)))
+    batch = open_source(read_bundle(folder).data_sources["train"]).batch(0)["images"]
+    assert batch.shape == (2, 32, 32, 1)
 
 
 def test_two_writers_of_one_bundle(tmp_path):

@@ -24,8 +24,8 @@ class ExploringPolicy:
     """A walk to random places, one after the other, that looks around on the way and turns away from obstacles.
 
     The agent is blocked if its last step covered less than half of a free step. It then may step back, makes two to
-    four turns to one side and one to three steps, and continues, to another place with probability 1/2. The policy reads the
-    position, which a learning agent does not see.
+    four turns to one side and one to three steps, and continues, to another place with probability 1/2. The policy
+    reads the position, which a learning agent does not see.
 
     Args:
         look: probability, at each step on the way, of one to three turns to one side; from 0 to 1.

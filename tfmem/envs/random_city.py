@@ -1,7 +1,8 @@
 """Random City (Gregor et al. 2019, §4, Appendix H): a plane with boxes of random size and colour, seen by a walker.
 
-The generator and the agent: not specified; we use the numbers below. Boxes stand parallel to the axes on a square of pavement, with gaps that the agent fits through; around it is grass, which the agent does not enter. The
-agent starts in the middle, which is kept free. There is no reward and no end.
+The generator and the agent: not specified; we use the numbers below. Boxes stand parallel to the axes on a square of
+pavement, with gaps that the agent fits through. Around it is grass, which the agent does not enter. The agent starts in
+the middle, which is kept free. There is no reward and no end.
 """
 
 import colorsys

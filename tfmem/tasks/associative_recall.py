@@ -4,7 +4,7 @@
     observation   item_t, 0     item_k, 1     0
     target                                    item_{k+1}
 
-One of the first n - 1 items is shown again, with a mark; the target is the item that followed it. Items are random bits.
+One of the first n - 1 items is shown again, with a mark; the target is the item after it. Items are random bits.
 Not specified; we use a blank step for the answer and, if there is one, a query that occurs once: it has one answer.
 """
 

@@ -10,8 +10,8 @@ then comes a new word of letters that the support set has shown, to be translate
 
 The paper names these four special characters (end of a sequence, example separator, end of the support set,
 placeholder for the target). Their places: not specified; we use those above. The query's letters: not specified; we
-use uniform draws from the different letters shown. The query is "previously unseen": a word of the support set is drawn again, up to
-QUERY_DRAWS times. With l = 1 there is no unseen word, and the query is a letter of the support set.
+use uniform draws from the different letters shown. The query is "previously unseen": a word of the support set is
+drawn again, up to QUERY_DRAWS times. With l = 1 there is no unseen word, and the query is a letter of the support set.
 """
 
 import dataclasses
