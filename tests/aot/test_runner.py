@@ -68,7 +68,7 @@ def test_killed_and_resumed_equals_uninterrupted(bundle, whole, tmp_path):
     assert RunFolder(tmp_path).result() is None
     done = aot(*run)
     assert done.returncode == 0, done.stderr
-    assert "going on after update" in done.stderr
+    assert "resuming after update" in done.stderr
     assert RunFolder(tmp_path).metrics_path.read_text() == RunFolder(whole[0]).metrics_path.read_text()
     (one, _), (other, _) = RunFolder(tmp_path).restore(), RunFolder(whole[0]).restore()
     for name, array in one.arrays.items():

@@ -293,7 +293,7 @@ def test_interrupted_runs_say_how_to_go_on(reproduce, monkeypatch, tmp_path):
     assert RunFolder(tmp_path / "a folder").restore()[0].update > 0
     status, _, errors = reproduce(*command)
     assert status == 0
-    assert "going on after update" in errors
+    assert "resuming after update" in errors
 
 
 def test_nan_is_an_error(reproduce):

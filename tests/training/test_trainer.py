@@ -135,7 +135,7 @@ def test_truncated_newest_checkpoint(tmp_path, uninterrupted, capsys):
     train(toy.Experiment(CONFIG), tmp_path, "paper", toy.PAPER)
     said = capsys.readouterr().err
     assert f"{newest.name} is damaged" in said
-    assert "going on after update 8" in said
+    assert "resuming after update 8" in said
     assert_same_run(tmp_path, state_of(uninterrupted))
 
 

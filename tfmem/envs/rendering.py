@@ -25,7 +25,7 @@ from tfmem.validation import check_above_zero, check_range
 SUN = np.array([-0.8, -0.4, 0.4472])  # unit vector towards it: walls of each direction look different
 HAZE = np.array([205, 222, 238], np.float32)
 SKY = np.array([62, 120, 200], np.float32)
-FAR = 1000.0  # how far planes reach that have no end, and from how high maps are seen
+FAR = 1000.0  # reach of endless planes, and height from which maps are seen
 SAMPLES = 2
 
 

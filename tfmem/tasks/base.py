@@ -73,5 +73,5 @@ class Task(abc.ABC):
         return {"loss": binary_cross_entropy(logits, batch.targets, mask), "error": (count - right, count)}
 
     def baselines(self):
-        """Scores without memory, floats by name, that belong beside a result; {} by default."""
+        """Scores without memory, floats by name, for comparison with a result; {} by default."""
         return {}

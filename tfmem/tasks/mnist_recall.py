@@ -56,7 +56,7 @@ class DigitStream:
         self._restart()
 
     def generator(self, update):
-        """The numpy generator of what update `update` draws beside its images."""
+        """The numpy generator of what update `update` draws in addition to its images."""
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(update,)))
 
     def image_index(self, update):
