@@ -16,6 +16,7 @@ and all else (HDF5's).
 import concurrent.futures
 import json
 import math
+import mmap
 import multiprocessing
 import os
 import sys
@@ -159,7 +160,8 @@ def _make(job):
 class EpisodeFile:
     """A file of `write_episodes`; `file[i]` is episode i, arrays by name.
 
-    It stays open for reading; several processes and threads may read one file.
+    Opening reads the chunks' places by HDF5. Episodes are then read without HDF5, which is not safe among threads; so any
+    number of processes and threads may read one file.
 
     Attributes:
         description: how the file was made: world, arguments, number, length, seed, policy.
@@ -174,19 +176,19 @@ class EpisodeFile:
         try:
             with open(self.path, "rb") as file:
                 signature = file.read(len(_SIGNATURE))
+                self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if signature else b""
         except OSError as error:
             raise MissingDataError(f"{path} cannot be opened ({error.strerror}). {self._how()}") from error
         if signature != _SIGNATURE:
             raise self._corrupt("it is not an HDF5 file (tfmem once wrote TFRecord files)")
         try:
-            self._file = h5py.File(self.path, "r")
-            description = json.loads(self._file.attrs["description"])
-            if description["format"] != _FORMAT:
-                raise ValueError(f"format {description['format']}")
-            self.description = description
-            arrays = {name: self._file[name] for name in self._file}
-            self._arrays = {name: (array.id, array.dtype, array.shape) for name, array in arrays.items()}
-            whole = min(array.get_num_chunks() for array, _, _ in self._arrays.values())
+            with h5py.File(self.path, "r") as file:
+                description = json.loads(file.attrs["description"])
+                if description["format"] != _FORMAT:
+                    raise ValueError(f"format {description['format']}")
+                self.description = description
+                self._arrays = {name: (file[name].dtype, file[name].shape[1:], _chunks(file[name])) for name in file}
+            whole = min(len(chunks) for _, _, chunks in self._arrays.values())
         except _DAMAGE as error:
             raise self._corrupt(f"{type(error).__name__} {error}") from error
         if whole != len(self):
@@ -198,9 +200,14 @@ class EpisodeFile:
     def __getitem__(self, episode):
         episode = range(len(self))[episode]
         try:
-            return {name: _read_chunk(array, episode) for name, array in self._arrays.items()}
+            return {name: self._read(episode, *array) for name, array in self._arrays.items()}
         except _DAMAGE as error:
             raise self._corrupt(f"episode {episode} cannot be read: {type(error).__name__} {error}") from error
+
+    def _read(self, episode, dtype, shape, chunks):
+        start, size = chunks[episode]
+        content = zlib.decompress(self._content[start : start + size], bufsize=math.prod(shape) * dtype.itemsize)
+        return np.frombuffer(content, dtype).reshape(shape)
 
     def _corrupt(self, what):
         return CorruptDataError(f"{self.path} is not a whole file of episodes: {what}. Delete it. {self._how()}")
@@ -218,12 +225,15 @@ class EpisodeFile:
 _DAMAGE = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError, zlib.error)
 
 
-def _read_chunk(array, episode):
-    """The array of an episode; zlib, unlike HDF5's own filter, lets other threads work."""
-    identifier, dtype, (_, *shape) = array
-    _, stream = identifier.read_direct_chunk((episode, *[0] * len(shape)))
-    content = zlib.decompress(stream, bufsize=max(1, math.prod(shape) * dtype.itemsize))
-    return np.frombuffer(content, dtype).reshape(shape)
+def _chunks(dataset):
+    """The place and the size of each episode's chunk in the file: `{episode: (byte, bytes)}`."""
+    chunks = {}
+
+    def add(info):
+        chunks[info.chunk_offset[0]] = info.byte_offset, info.size
+
+    dataset.id.chunk_iter(add)
+    return chunks
 
 
 class EpisodeStream:
