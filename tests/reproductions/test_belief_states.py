@@ -182,11 +182,6 @@ def test_no_probe_teaches_the_beliefs():
     assert any(gradient is not None for gradient in gradients[len(core) :])
 
 
-def test_trajectories_are_a_dataset_too(experiment):
-    for number, batch in enumerate(experiment.stream("train").dataset(3).take(2)):
-        tf.nest.map_structure(np.testing.assert_array_equal, batch, experiment.batch(3 + number))
-
-
 def test_scores_are_those_of_all_unseen_episodes(experiment):
     file = experiment.stream("evaluation").file
     whole = {k: np.stack([file[i][k] for i in range(len(file))], 1) for k in episode_cache.TRAJECTORY_KEYS}

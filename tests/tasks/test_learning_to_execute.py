@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -22,21 +23,19 @@ PUBLIC_NAMES = dict(
     zip(TASKS, ("ADDITION", "ALGEBRA", "ALG_CTRL", "CONTROL", "ALL", "COPY", "DOUBLE", "REVERSE"), strict=True)
 )
 OURS = {public: ours for ours, public in PUBLIC_NAMES.items()}
-SETTINGS = [(1, 5), (1, 7), (2, 5), (2, 7), (3, 6)]
 
 
-def public_samples(golden, nesting, length):
-    return json.loads(golden(f"learn_to_execute/samples_nest{nesting}_len{length}.json").read_text())["tasks"]
-
-
-@pytest.mark.parametrize(("nesting", "length"), SETTINGS)
-def test_samples_are_the_public_ones(nesting, length, golden):
-    for public, stored in public_samples(golden, nesting, length).items():
-        if nesting > 1 and OURS[public] in MEMORY_TASKS:
-            continue
-        task, rng = LearningToExecute(OURS[public], length, nesting), random.Random(stored["python_random_seed"])
-        for program, answer in stored["pairs"]:
-            assert task.sample(length, nesting, rng) == (program, answer), public
+def test_samples_are_the_public_ones(golden):
+    files = sorted(golden("learn_to_execute").glob("samples_nest*_len*.json"))
+    assert files
+    for file in files:
+        nesting, length = map(int, re.fullmatch(r"samples_nest(\d+)_len(\d+)", file.stem).groups())
+        for public, stored in json.loads(file.read_text())["tasks"].items():
+            if nesting > 1 and OURS[public] in MEMORY_TASKS:
+                continue
+            task, rng = LearningToExecute(OURS[public], length, nesting), random.Random(stored["python_random_seed"])
+            for program, answer in stored["pairs"]:
+                assert task.sample(length, nesting, rng) == (program, answer), (file.name, public)
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task not in MEMORY_TASKS])

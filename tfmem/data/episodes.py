@@ -160,8 +160,8 @@ def _make(job):
 class EpisodeFile:
     """A file of `write_episodes`; `file[i]` is episode i, arrays by name.
 
-    Opening reads the chunks' places by HDF5. Episodes are then read without HDF5, which is not safe among threads; so any
-    number of processes and threads may read one file.
+    Opening reads the chunks' places by HDF5. Episodes are then read without HDF5, which is not safe among threads. Any
+    number of processes and threads may so read one file.
 
     Attributes:
         description: how the file was made: world, arguments, number, length, seed, policy.
