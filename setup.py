@@ -17,7 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["tfmem", "tfmem.*", "reproductions", "reproductions.*"]),
-    package_data={"tfmem": ["py.typed", "tasks/builders/checksums.tsv"]},
+    package_data={"tfmem": ["py.typed", "data/builders/checksums.tsv"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.12,<4",
@@ -28,6 +28,7 @@ setup(
         "tensorboard>=2.21",  # TF 2.21 no longer brings it
         "opencv-python-headless>=4.10",
         "numpy>=1.26",
+        "h5py>=3.14,<4",  # episode files
         "matplotlib>=3.8",
         "pillow>=10",  # matplotlib's GIF writer
         "gymnasium>=1.1",  # AutoresetMode
@@ -39,7 +40,6 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
-        "distributed": ["ray>=2.40"],
         "aot": ["jax>=0.10"],  # runs bundles; on the machine that trains, jax[cuda13] or the like
         "dev": [
             "pytest>=8",

@@ -4,7 +4,7 @@
     python benchmarks/envs.py --steps 100 --repeats 1
 
 A frame is what a step gives: the agent moved, the frame rendered, map and position copied; new worlds every 100 steps
-are included. `file` is what reading a file of `tfmem.tasks.episodes` gives, decompressed and batched, on all cores.
+are included. `file` is what reading a file of `tfmem.data.episodes` gives, decompressed and batched, on all cores.
 The fastest of several repeats counts. Embree's rays keep Python's lock, so that a process renders on one core.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import gymnasium
 
+from tfmem.data.episodes import episodes, write_episodes
 from tfmem.envs.exploration import ExploringPolicy, collect
-from tfmem.tasks.episodes import episodes, write_episodes
 
 WORLDS = ("tfmem/RandomCity-v0", "tfmem/Terrain-v0")
 EPISODE = 100
@@ -50,7 +50,7 @@ def single(world, steps, repeats):
 def from_file(world, num_envs, steps, repeats):
     """(frames a second, bytes of a frame with all that belongs to it) of an episode file."""
     with tempfile.TemporaryDirectory() as folder:
-        path = write_episodes(Path(folder, "episodes.tfrecord"), world, num_envs, steps, workers=2)
+        path = write_episodes(Path(folder, "episodes.h5"), world, num_envs, steps, workers=2)
         stream, best = episodes(path, num_envs), 0.0
         for number in range(repeats + 1):
             start = time.perf_counter()

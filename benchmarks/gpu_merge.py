@@ -18,7 +18,7 @@ from pathlib import Path
 from gpu_queue import MIB, pack_runs, unpack_runs
 
 from reproductions.__main__ import main as reproduce
-from tfmem.runfolder import RunFolder, differences, write_atomically
+from tfmem.training.run_folder import RunFolder, differences, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 

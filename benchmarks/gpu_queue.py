@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from tfmem.aot.bundle import BundleError, read_bundle, read_manifest
-from tfmem.loop import TrainingDivergedError, TrainingInterrupted
-from tfmem.runfolder import (
+from tfmem.training.loop import TrainingDivergedError, TrainingInterrupted
+from tfmem.training.run_folder import (
     Checkpoint,
     RunFolder,
     RunFolderError,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from reproductions import close, did_you_mean, experiment_modules, load_experiment
 from tfmem.aot.bundle import LARGEST, BundleError, read_manifest, write_bundle
-from tfmem.runfolder import RunFolder, RunFolderError, run_config
-from tfmem.tasks.datasets import CorruptDataError
+from tfmem.data.files import CorruptDataError
+from tfmem.training.run_folder import RunFolder, RunFolderError, run_config
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 

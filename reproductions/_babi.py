@@ -5,15 +5,16 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tfmem.tasks import babi, datasets
+from tfmem.data.babi import VERSIONS
+from tfmem.tasks import babi
 from tfmem.training import check_range, numbered
 from tfmem.training.sequence import SequenceExperiment
 
 
 def check_config(config):
     """Raises a ValueError for fields that are out of range."""
-    if config.version not in datasets.BABI_VERSIONS or "valid" not in config.version:
-        versions = [v for v in datasets.BABI_VERSIONS if "valid" in v]
+    if config.version not in VERSIONS or "valid" not in config.version:
+        versions = [v for v in VERSIONS if "valid" in v]
         raise ValueError(f"version: {config.version!r}, must be one of {versions}: the best weights need a dev set")
     if not config.tasks or not set(config.tasks) <= set(range(1, babi.NUM_TASKS + 1)):
         raise ValueError(f"tasks: {config.tasks}, must be numbers from 1 to {babi.NUM_TASKS}, at least one")
@@ -38,7 +39,7 @@ class BabiExperiment(SequenceExperiment):
 
     @functools.cached_property
     def _data(self):
-        return datasets.babi_words(self.config.version, self.config.tasks)
+        return babi.read_tasks(self.config.version, self.config.tasks)
 
     @property
     def words(self):
@@ -74,13 +75,13 @@ class BabiExperiment(SequenceExperiment):
             encoded["valid"] = [s for some in by_task.values() for s in some[: config.dev_questions]]
         return {split: babi.Batches(sequences, config.batch_size) for split, sequences in encoded.items()}
 
-    def pipeline(self, split="train"):
+    def data_source(self, split="train"):
         """The training batches where they are all of one length, as compiled bundles need them."""
         if split != "train" or not self.config.max_words:
             return None
         config = self.config
         told = {"version": config.version, "tasks": config.tasks, "encoding": config.encoding}
-        return "tfmem.tasks.datasets:babi_training", {**told, **self._batching}
+        return "tfmem.tasks.babi:training_batches", {**told, **self._batching}
 
     def evaluation(self):
         """None: stories of all lengths, and the best weights are kept (`evaluate`)."""

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from reproductions import load_experiment
 from tfmem import plotting
-from tfmem.runfolder import (
+from tfmem.training.run_folder import (
     RESULT_FIELDS,
     RunFolder,
     RunFolderError,

@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -105,6 +106,7 @@ def test_mapping_figure_shows_the_frame(frames):
 def test_gif_plays_every_frame(frames, tmp_path):
     path = tmp_path / "walk.gif"
     plotting.save_mapping_gif(path, iter(frames), frames_per_second=4)
+    assert cv2.VideoCapture(str(path.with_suffix(".mp4"))).get(cv2.CAP_PROP_FRAME_COUNT) == 2
     video = Image.open(path)
     assert (video.n_frames, video.info["duration"], video.info["loop"]) == (2, 250, 0)
     pictures = []

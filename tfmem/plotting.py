@@ -1,12 +1,13 @@
 """Pictures of the experiments, from numpy arrays alone.
 
-Every function returns a matplotlib `Figure` that belongs to no window (`figure.savefig("x.png")`), or writes a GIF.
+Every function returns a matplotlib `Figure` that belongs to no window (`figure.savefig("x.png")`), or writes a video.
 Curves over seeds follow Gregor et al. 2019, appendix E; the mapping video and the recall strips show what the README
 of the public Multigrid code shows.
 """
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -16,12 +17,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 from PIL import Image
 
+from tfmem.video import write_video
+
 _INK, _FAINT, _PAPER = "#26323a", "#8a969e", "#ffffff"
 _WALL, _UNSEEN = "#4b5a64", "#dde2e6"
 _BLUE, _ORANGE, _GREEN, _RED = "#2468b2", "#e07b39", "#2e8b57", "#c0392b"
 _SERIES = (_BLUE, _ORANGE, _GREEN, "#8e5ba6", _RED, "#3aa6a6", "#a67c52", _FAINT)
 _TITLE, _LABEL, _SMALL = 11, 9, 8
-_CELLS = ListedColormap([_PAPER, _WALL, _PAPER, _UNSEEN])  # free, wall, visited, unknown: tfmem.tasks.mapping
+_CELLS = ListedColormap([_PAPER, _WALL, _PAPER, _UNSEEN])  # free, wall, none, unknown: tfmem.tasks.mapping
 
 
 def _figure(width, height, title=None):
@@ -63,7 +66,7 @@ def _styles():
 
 @dataclass(frozen=True)
 class MappingFrame:
-    """One step of one agent: what `mapping_figure` shows. Cells are those of tfmem.tasks.mapping (0 to 3).
+    """One step of one agent: what `mapping_figure` shows. Cells are those of tfmem.tasks.mapping.
 
     Args:
         world: the true map in the frame of the targets, [S, S], 3 outside it (`recentre(maps, S, UNKNOWN)`).
@@ -178,12 +181,12 @@ def _gif_palette():
 
 
 def save_mapping_gif(path, frames, frames_per_second=6, dpi=70):
-    """Writes `MappingFrame`s of equal shapes (any iterable; at least one) as a video that repeats.
+    """Write `MappingFrame`s of equal shapes (any iterable; at least one) as a GIF that repeats and an .mp4 of its name.
 
     Raises:
         ValueError: no frames.
     """
-    picture, pictures, palette = None, [], _gif_palette()
+    picture, images = None, []
     for frame in frames:
         if picture is None:
             picture = _MappingPicture(frame)
@@ -192,11 +195,13 @@ def save_mapping_gif(path, frames, frames_per_second=6, dpi=70):
             picture.figure.set_layout_engine("none")  # the axes stay where the first frame put them
         picture.show(frame)
         picture.figure.canvas.draw()
-        rgb = np.array(picture.figure.canvas.buffer_rgba())[..., :3]
-        pictures.append(Image.fromarray(rgb).quantize(palette=palette, dither=Image.Dither.NONE))
-    if not pictures:
+        images.append(np.array(picture.figure.canvas.buffer_rgba())[..., :3])
+    if not images:
         raise ValueError("frames must hold at least one frame, got none")
+    palette = _gif_palette()
+    pictures = [Image.fromarray(rgb).quantize(palette=palette, dither=Image.Dither.NONE) for rgb in images]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / frames_per_second), loop=0)
+    write_video(images, Path(path).with_suffix(".mp4"), frames_per_second)
 
 
 # ---- recall ---------------------------------------------------------------------------------------------------------

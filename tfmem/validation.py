@@ -1,6 +1,9 @@
 """Checks of arguments. Every error has one form: `name: VALUE, must be WHAT`."""
 
+import math
 import numbers
+
+LARGEST = 2**31 - 1  # numbers of an array: TensorFlow computes sizes in int32
 
 
 def is_integer(value, least=1):
@@ -43,3 +46,23 @@ def check_choice(name, value, choices):
     """Raise a ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name}: {value!r}, must be one of {', '.join(map(repr, choices))}")
+
+
+def check_range(name, value, low, high=float("inf")):
+    """Raise a ValueError unless `low <= value <= high`."""
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
+        raise ValueError(f"{name}: {value!r}, must be {bounds}")
+
+
+def check_array(*shape, **sizes):
+    """Raise a ValueError unless an array can be made, before anything is.
+
+    Args:
+      *shape: of the largest array that `sizes` ask for.
+      **sizes: the arguments that it follows from, for the message.
+    """
+    count = math.prod(map(int, shape))
+    if count > LARGEST:
+        given = ", ".join(f"{name}: {value}" for name, value in sizes.items())
+        raise ValueError(f"{given}, must make arrays of at most {LARGEST} numbers; the largest would have {count}")

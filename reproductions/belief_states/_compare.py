@@ -17,7 +17,7 @@ import numpy as np
 
 from reproductions.belief_states._simcore import DECODED
 from tfmem import plotting
-from tfmem.runfolder import RunFolder
+from tfmem.training.run_folder import RunFolder
 
 
 def describe(config):

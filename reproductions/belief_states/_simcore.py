@@ -26,15 +26,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from reproductions.belief_states import _episodes
 from reproductions.belief_states._figures import geco_figure, image_grid
 from tfmem import plotting, training
+from tfmem.data import episode_cache
 from tfmem.envs.worlds import ACTIONS
 from tfmem.losses.geco import GECO
 from tfmem.models.belief import BeliefModel, MapDecoder, PositionDecoder, SimCoreHead, map_mse, position_cells
 from tfmem.models.convdraw import ConvDRAW, DeterministicFrameModel
-from tfmem.runfolder import RunFolder
 from tfmem.training import Evaluation, RunConfig, check_range, numbered
+from tfmem.training.run_folder import RunFolder
 
 EVALUATION_SEED = -1  # config.seed is not negative
 TRAINING_EPISODES, EVALUATION_EPISODES = 0, 1  # seeds of the files, which serve all runs
@@ -312,9 +312,9 @@ class SimCoreExperiment(training.Experiment):
 
     # Data
 
-    def pipeline(self, split="train"):
+    def data_source(self, split="train"):
         config, world, training_split = self.config, self.world(), split == "train"
-        file = _episodes.cached_file(
+        file = episode_cache.cached_file(
             world.id,
             number=config.num_episodes if training_split else config.eval_episodes,
             length=config.unroll_length - 1,
@@ -323,11 +323,11 @@ class SimCoreExperiment(training.Experiment):
             arguments=world.arguments,
         )
         seed = config.seed if training_split else None
-        return f"{_episodes.__name__}:trajectories", {"file": file, "batch_size": config.batch_size, "seed": seed}
+        return "tfmem.data.episode_cache:trajectories", {"file": file, "batch_size": config.batch_size, "seed": seed}
 
     def stream(self, split):
         if split not in self._streams:
-            self._streams[split] = _episodes.trajectories(**self.pipeline(split)[1])
+            self._streams[split] = episode_cache.trajectories(**self.data_source(split)[1])
         return self._streams[split]
 
     def batch(self, update):

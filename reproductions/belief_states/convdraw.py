@@ -11,14 +11,14 @@ from typing import Literal
 import keras
 import tensorflow as tf
 
-from reproductions.belief_states import _episodes
 from reproductions.belief_states._figures import geco_figure, image_grid
 from tfmem import training
+from tfmem.data import episode_cache
+from tfmem.data.images import mnist_stream
 from tfmem.losses.geco import GECO
 from tfmem.models.convdraw import ConvDRAW
-from tfmem.runfolder import RunFolder
-from tfmem.tasks.images import mnist_stream
 from tfmem.training import Evaluation, RunConfig, check_range, numbered
+from tfmem.training.run_folder import RunFolder
 
 EVALUATION_SEED = -1  # config.seed is not negative
 EPISODE_FRAMES, EPISODE_LOOK = 20, 0.05  # of random_city: as many frames of each walk, which looks around seldom; ours
@@ -161,12 +161,12 @@ class Experiment(training.Experiment):
         self.optimizer.build(self.model.trainable_variables)
         self._evaluate_step = tf.function(self._evaluation_step, autograph=False)
 
-    def pipeline(self, split="train"):
+    def data_source(self, split="train"):
         config, training_split = self.config, split == "train"
         order = {"batch_size": config.batch_size, "seed": config.seed if training_split else None}
         if config.data == "mnist":
-            return "tfmem.tasks.images:mnist_stream", {"split": "train" if training_split else "test", **order}
-        file = _episodes.cached_file(
+            return "tfmem.data.images:mnist_stream", {"split": "train" if training_split else "test", **order}
+        file = episode_cache.cached_file(
             "tfmem/RandomCity-v0",
             number=config.num_episodes if training_split else config.num_episodes // 10,
             length=EPISODE_FRAMES - 1,
@@ -174,12 +174,12 @@ class Experiment(training.Experiment):
             look=EPISODE_LOOK,
             arguments={"frame_size": config.frame_size},
         )
-        return f"{_episodes.__name__}:frames", {"file": file, **order}
+        return "tfmem.data.episode_cache:frames", {"file": file, **order}
 
     def stream(self, split):
         if split not in self._streams:
-            stream = mnist_stream if self.config.data == "mnist" else _episodes.frames
-            self._streams[split] = stream(**self.pipeline(split)[1])
+            stream = mnist_stream if self.config.data == "mnist" else episode_cache.frames
+            self._streams[split] = stream(**self.data_source(split)[1])
         return self._streams[split]
 
     def batch(self, update):

@@ -16,8 +16,8 @@ import tensorflow as tf
 
 from reproductions.belief_states._figures import image_grid
 from tfmem import training
+from tfmem.data.images import MNIST_PADDING, mnist_stream
 from tfmem.models.kanerva_machine import KanervaMachine
-from tfmem.tasks.images import MNIST_PADDING, mnist_stream
 from tfmem.training import Evaluation, RunConfig, check_range, numbered
 
 EVALUATION_SEED = -1  # config.seed is not negative
@@ -169,16 +169,16 @@ class Experiment(training.Experiment):
         self.scores = [*BOUNDS, *(f"{cue}_{score}" for cue in CUES for score in of_cues)]
         self._evaluate_step = tf.function(self._evaluation_step, autograph=False)
 
-    def pipeline(self, split="train"):
+    def data_source(self, split="train"):
         config = self.config
         arguments = {"split": "train", "batch_size": config.episode_size * config.batch_size, "seed": config.seed}
         if split == "evaluation":
             arguments |= {"split": "test", "seed": None}
-        return "tfmem.tasks.images:mnist_stream", arguments
+        return "tfmem.data.images:mnist_stream", arguments
 
     def stream(self, split):
         if split not in self._streams:
-            self._streams[split] = mnist_stream(**self.pipeline(split)[1])
+            self._streams[split] = mnist_stream(**self.data_source(split)[1])
         return self._streams[split]
 
     def batch(self, update):

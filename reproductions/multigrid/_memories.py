@@ -9,7 +9,7 @@ from pathlib import Path
 from reproductions import experiment_modules
 from reproductions.__main__ import _open_run
 from tfmem import plotting
-from tfmem.runfolder import RunFolderError
+from tfmem.training.run_folder import RunFolderError
 
 
 def memories(runs):

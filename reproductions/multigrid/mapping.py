@@ -207,7 +207,7 @@ class Experiment(training.Experiment):
     def batch(self, update):
         return self.stream.batch(update)
 
-    def pipeline(self, split="train"):
+    def data_source(self, split="train"):
         config = self.config
         arguments = {
             "task": dataclasses.asdict(self.task),

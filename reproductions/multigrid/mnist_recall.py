@@ -137,7 +137,7 @@ class Experiment(training.Experiment):
     def batch(self, update):
         return self.stream("train").batch(update)
 
-    def pipeline(self, split="train"):
+    def data_source(self, split="train"):
         config = self.config
         arguments = {"batch_size": config.batch_size, "steps": config.steps, "seed": config.seed}
         return "tfmem.tasks.mnist_recall:stream", {"split": "test" if split == "evaluation" else split, **arguments}

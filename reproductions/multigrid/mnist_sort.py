@@ -99,7 +99,7 @@ class Experiment(SortExperiment):
     def baseline_sizes(self):
         return self.side**2 + 2, NUM_CLASSES
 
-    def pipeline(self, split="train"):
+    def data_source(self, split="train"):
         config = self.config
         evaluation = split != "train"
         arguments = {
@@ -113,7 +113,7 @@ class Experiment(SortExperiment):
 
     def _stream(self, split):
         if split not in self._streams:
-            _, arguments = self.pipeline(split)
+            _, arguments = self.data_source(split)
             self._streams[split] = stream(**arguments)
         return self._streams[split]
 

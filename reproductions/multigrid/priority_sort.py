@@ -19,8 +19,8 @@ from reproductions.multigrid._algorithmic import (
     check_bits,
 )
 from tfmem.tasks.priority_sort import PrioritySort, patches
-from tfmem.tasks.sizes import check_array
 from tfmem.training import check_range
+from tfmem.validation import check_array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -208,13 +208,13 @@ class Experiment(SequenceExperiment):
 
     @functools.cached_property
     def stream(self):
-        return training_stream(**self.pipeline()[1])
+        return training_stream(**self.data_source()[1])
 
     @functools.cached_property
     def validation(self):
-        return validation_windows(**self.pipeline("evaluation")[1])
+        return validation_windows(**self.data_source("evaluation")[1])
 
-    def pipeline(self, split="train"):
+    def data_source(self, split="train"):
         config = self.config
         arguments = {
             "corpus": config.corpus,

@@ -169,7 +169,7 @@ class Experiment(SequenceExperiment):
     def __init__(self, config):
         self.data = LearningToExecute(**config.data())
         super().__init__(config)
-        self._streams = {split: ProgramStream(**self.pipeline(split)[1]) for split in ("train", "evaluation")}
+        self._streams = {split: ProgramStream(**self.data_source(split)[1]) for split in ("train", "evaluation")}
 
     def make_model(self):
         start = None if self.config.decoding == "non_autoregressive" else START
@@ -178,7 +178,7 @@ class Experiment(SequenceExperiment):
         model.build()
         return model
 
-    def pipeline(self, split="train"):
+    def data_source(self, split="train"):
         config = self.config
         told = {"data": config.data(), "batch_size": config.batch_size}
         if split == "train":

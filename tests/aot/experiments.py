@@ -17,7 +17,7 @@ from tfmem.training import Evaluation, RunConfig, numbered
 class Toy(toy.Experiment):
     """As the toy, and its bundle has data and an evaluation."""
 
-    def pipeline(self, split="train"):
+    def data_source(self, split="train"):
         seed = self.config.seed + 1000 * (split == "evaluation")
         return "tests.aot.source:source", {"width": self.config.width, "seed": seed}
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tfmem.runfolder import RunFolder
+from tfmem.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 ALONE = """

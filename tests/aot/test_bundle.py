@@ -1,13 +1,14 @@
 """The folder of a bundle: what is written comes back, what is damaged is told."""
 
 import functools
+import importlib
 import json
 
 import numpy as np
 import pytest
 
 from tests.support import at_once
-from tfmem.aot.bundle import Bundle, BundleError, Leaf, Program, drawn, open_pipeline, read_bundle, write_bundle
+from tfmem.aot.bundle import RENAMED, Bundle, BundleError, Leaf, Program, drawn, open_source, read_bundle, write_bundle
 from tfmem.aot.lowering import obstacles
 
 
@@ -22,7 +23,7 @@ def make(**initial):
         evaluation_steps=0,
         initial={name.replace("__", "/"): array for name, array in initial.items()},
         evaluation_carry=[np.zeros([2, 2], np.int64)],
-        pipelines={"train": ["numpy:array", {"object": [1]}]},
+        data_sources={"train": ["numpy:array", {"object": [1]}]},
         versions={"tfmem": "0"},
     )
 
@@ -47,12 +48,38 @@ def test_what_is_written_comes_back(tmp_path):
         assert bundle.initial[name].dtype == array.dtype
     assert bundle.programs == expected.programs
     np.testing.assert_array_equal(bundle.evaluation_carry[0], np.zeros([2, 2]))
-    assert open_pipeline(bundle.pipelines["train"]).tolist() == [1]
+    assert open_source(bundle.data_sources["train"]).tolist() == [1]
     assert len(bundle.digest) == 64
     manifest = json.loads((tmp_path / "bundle/manifest.json").read_text())
     assert {"variables/b", "carry/0", "evaluation/0"} == set(manifest["initial"]["constants"])
     with pytest.raises(BundleError, match="not an empty folder"):
         write_bundle(expected, tmp_path / "bundle")
+
+
+def test_data_sources_of_older_bundles(tmp_path):
+    """Older manifests say "pipelines", and name functions where they were then."""
+    folder = tmp_path / "bundle"
+    write_bundle(make(variables__a=np.arange(3.0)), folder)
+    for old, new in RENAMED.items():
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest.pop("data_sources", None)
+        manifest["pipelines"] = {"train": [old, {"seed": 1}], "evaluation": None}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        sources = read_bundle(folder).data_sources
+        assert sources == {"train": [new, {"seed": 1}], "evaluation": None}
+        module, name = new.split(":")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_images_of_an_older_bundle(tmp_path, monkeypatch):
+    folder, arguments = tmp_path / "bundle", {"split": "test", "batch_size": 2, "seed": 4}
+    bundle = make(variables__a=np.arange(3.0))
+    bundle.data_sources = {"train": ["tfmem.tasks.images:mnist_stream", arguments]}
+    write_bundle(bundle, folder)
+    digits = np.arange(5 * 28 * 28, dtype=np.uint8).reshape(5, 28, 28)
+    monkeypatch.setattr("tfmem.data.images.mnist", lambda split: (digits, np.arange(5)))
+    batch = open_source(read_bundle(folder).data_sources["train"]).batch(0)["images"]
+    assert batch.shape == (2, 32, 32, 1)
 
 
 def test_two_writers_of_one_bundle(tmp_path):
@@ -141,7 +168,7 @@ def test_damaged_bundles(tmp_path, name, harm, message):
 def test_sources_that_are_not_there():
     for factory in ("tfmem.nowhere:stream", "numpy:nothing"):
         with pytest.raises(BundleError, match=f"the data come from {factory}, which this installation does not have"):
-            open_pipeline([factory, {}])
+            open_source([factory, {}])
 
 
 def test_obstacles_are_found():

@@ -18,7 +18,7 @@ from tests.reproductions.test_experiments import data_folder  # noqa: F401
 from tests.support import relative_error
 from tfmem.aot.bundle import BundleError, read_bundle, write_bundle
 from tfmem.aot.lowering import make_bundle
-from tfmem.runfolder import RunFolder
+from tfmem.training.run_folder import RunFolder
 
 # TensorFlow's side is compiled too: XLA makes other floats of the same random bits than TensorFlow's kernels.
 SCHEDULE = {"updates_per_call": 4, "log_every": 5, "eval_every": 12, "checkpoint_every": 8}
@@ -52,9 +52,9 @@ def test_a_run_without_tensorflow_equals_one_with_it(whole):
     for name, variable in experiment.variables().items():
         np.testing.assert_allclose(checkpoint.arrays[f"variables/{name}"], variable.numpy(), rtol=2e-5, atol=1e-7)
     source = experiment.evaluation()
-    from tfmem.aot.bundle import open_pipeline
+    from tfmem.aot.bundle import open_source
 
-    scores = source.scores(open_pipeline(experiment.pipeline("evaluation")).batch)
+    scores = source.scores(open_source(experiment.data_source("evaluation")).batch)
     result = RunFolder(folder).result()
     assert result["ours"]["error"] == pytest.approx(scores["error"], rel=1e-4)
     assert result["seconds_per_update"] > 0
@@ -68,7 +68,7 @@ def test_killed_and_resumed_equals_uninterrupted(bundle, whole, tmp_path):
     assert RunFolder(tmp_path).result() is None
     done = aot(*run)
     assert done.returncode == 0, done.stderr
-    assert "going on after update" in done.stderr
+    assert "resuming after update" in done.stderr
     assert RunFolder(tmp_path).metrics_path.read_text() == RunFolder(whole[0]).metrics_path.read_text()
     (one, _), (other, _) = RunFolder(tmp_path).restore(), RunFolder(whole[0]).restore()
     for name, array in one.arrays.items():
@@ -153,13 +153,13 @@ def test_data_of_another_shape_are_told(bundle):
 
 
 def test_experiments_that_no_bundle_can_hold():
-    with pytest.raises(BundleError, match="pipeline: None, must describe the data"):
+    with pytest.raises(BundleError, match="data_source: None, must describe the data"):
         make_bundle(toy.Experiment(TOY))
     with pytest.raises(BundleError, match="num_updates: 23, must be a multiple of updates_per_call"):
         make_bundle(Toy(dataclasses.replace(TOY, num_updates=23)))
 
     class OtherData(Toy):
-        def pipeline(self, split="train"):
+        def data_source(self, split="train"):
             return "tests.aot.source:source", {"width": 4, "seed": 5}
 
     with pytest.raises(BundleError, match="source:source gives other data than `batch`"):

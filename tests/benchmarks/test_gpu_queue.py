@@ -14,7 +14,7 @@ import pytest
 from benchmarks.gpu_queue import pack_runs, unpack_runs
 from reproductions.__main__ import main
 from tests.aot.support import ROOT
-from tfmem.runfolder import Checkpoint, RunFolder
+from tfmem.training.run_folder import Checkpoint, RunFolder
 
 SMOKES = {
     "first": ("relational/nth_farthest", "core:lstm"),

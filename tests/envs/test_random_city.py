@@ -178,12 +178,12 @@ def test_errors_of_steps():
         with pytest.raises(ResetNeeded):
             env.step(action)
         env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"^action is 4, must be an integer from 0 to 3"):
+    with pytest.raises(ValueError, match=r"^action: 4, must be an integer from 0 to 3"):
         one.step(4)
     for actions in ([0, 4], [0], [0.5, 0]):
-        with pytest.raises(ValueError, match=r"^actions is .*must be 2 integers from 0 to 3"):
+        with pytest.raises(ValueError, match=r"^actions: .*must be 2 integers from 0 to 3"):
             two.step(actions)
-    with pytest.raises(ValueError, match=r"^seed has 3 seeds, must have num_envs = 2"):
+    with pytest.raises(ValueError, match=r"^seed: 3 seeds, must be num_envs = 2"):
         two.reset(seed=[1, 2, 3])
 
 
@@ -204,13 +204,13 @@ def test_errors_of_steps():
 )
 def test_bad_arguments(name, value):
     for make in (RandomCityEnv, RandomCityVectorEnv):
-        with pytest.raises(ValueError, match=f"^{name} is .*must be"):
+        with pytest.raises(ValueError, match=f"^{name}: .*must be"):
             make(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["num_envs", "max_episode_steps"])
 def test_bad_arguments_of_the_vector_environment(name):
-    with pytest.raises(ValueError, match=f"^{name} is 0, must be at least 1"):
+    with pytest.raises(ValueError, match=f"^{name}: 0, must be at least 1"):
         RandomCityVectorEnv(**{name: 0})
 
 

@@ -95,5 +95,5 @@ def test_top_down_has_north_up_and_west_left():
     ],
 )
 def test_bad_arguments(make, name):
-    with pytest.raises(ValueError, match=f"^{name} is .*must be"):
+    with pytest.raises(ValueError, match=f"^{name}: .*must be"):
         make()

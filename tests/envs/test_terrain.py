@@ -175,5 +175,5 @@ def test_the_agent_is_slower_than_in_the_city_and_stays_inside():
     ],
 )
 def test_bad_arguments(name, value):
-    with pytest.raises(ValueError, match=f"^{name} is .*must be"):
+    with pytest.raises(ValueError, match=f"^{name}: .*must be"):
         gymnasium.make(NAME, **{name: value})

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from reproductions.belief_states import _compare, _episodes, random_city, terrain
+from reproductions.belief_states import _compare, random_city, terrain
 from reproductions.belief_states._simcore import DECODED
-from tfmem.aot.bundle import open_pipeline
+from tfmem.aot.bundle import open_source
+from tfmem.data import episode_cache
 from tfmem.envs.exploration import ExploringPolicy, collect
-from tfmem.runfolder import RunFolder
 from tfmem.training import compiled_updates, stacked_batches
+from tfmem.training.run_folder import RunFolder
 
 SMOKE = random_city.PRESETS["smoke"]
 
@@ -43,19 +44,19 @@ def values(module):
 
 
 def test_episodes_are_made_once_and_made_anew_for_other_arguments(experiment, monkeypatch):
-    name = experiment.pipeline()[1]["file"]
+    name = experiment.data_source()[1]["file"]
     made = []
-    monkeypatch.setattr(_episodes, "write_episodes", lambda path, **arguments: made.append(arguments))
-    assert experiment.pipeline()[1]["file"] == name
+    monkeypatch.setattr(episode_cache, "write_episodes", lambda path, **arguments: made.append(arguments))
+    assert experiment.data_source()[1]["file"] == name
     assert made == []
-    assert (_episodes.cache_folder() / name).exists()
-    other = random_city.Experiment.pipeline(_like(experiment, num_boxes=2))[1]["file"]
+    assert (episode_cache.episodes_folder() / name).exists()
+    other = random_city.Experiment.data_source(_like(experiment, num_boxes=2))[1]["file"]
     assert other != name
     assert made[0]["arguments"]["num_boxes"] == 2
-    looking = random_city.Experiment.pipeline(_like(experiment, look=0.5))[1]["file"]
+    looking = random_city.Experiment.data_source(_like(experiment, look=0.5))[1]["file"]
     assert looking not in (name, other)
     assert made[1]["policy"].look == 0.5
-    assert experiment.pipeline("evaluation")[1]["file"] != name
+    assert experiment.data_source("evaluation")[1]["file"] != name
 
 
 def _like(experiment, **changes):
@@ -65,7 +66,7 @@ def _like(experiment, **changes):
 
 
 def test_the_bundle_reads_what_the_run_reads(experiment):
-    fed, own = open_pipeline(experiment.pipeline()).batch(3), experiment.batch(3)
+    fed, own = open_source(experiment.data_source()).batch(3), experiment.batch(3)
     assert set(fed) == set(own) == {"frames", "actions", "maps", "positions"}
     for name in own:
         np.testing.assert_array_equal(fed[name], own[name])
@@ -181,14 +182,9 @@ def test_no_probe_teaches_the_beliefs():
     assert any(gradient is not None for gradient in gradients[len(core) :])
 
 
-def test_trajectories_are_a_dataset_too(experiment):
-    for number, batch in enumerate(experiment.stream("train").dataset(3).take(2)):
-        tf.nest.map_structure(np.testing.assert_array_equal, batch, experiment.batch(3 + number))
-
-
 def test_scores_are_those_of_all_unseen_episodes(experiment):
     file = experiment.stream("evaluation").file
-    whole = {k: np.stack([file[i][k] for i in range(len(file))], 1) for k in _episodes.WANTED}
+    whole = {k: np.stack([file[i][k] for i in range(len(file))], 1) for k in episode_cache.TRAJECTORY_KEYS}
     frames, actions = experiment._inputs(whole)
     beliefs = experiment.model.belief(frames, actions).beliefs
     squares = np.square(experiment.map_decoder(beliefs) - whole["maps"] / 255.0).mean((2, 3, 4))

@@ -16,7 +16,7 @@ from tests.reproductions import toy
 from tfmem.checkpoints import Entry, load_tf1, name_table
 from tfmem.cores import LSTMStack
 from tfmem.export import saved_model
-from tfmem.runfolder import RunFolder
+from tfmem.training.run_folder import RunFolder
 
 MODULES = {"toy/regression": "tests.reproductions.toy"}
 
@@ -109,7 +109,7 @@ def test_sizes_that_are_too_large_are_one_line(reproduce, tmp_path, monkeypatch,
         raise error
 
     monkeypatch.setattr(toy.Experiment, when, refuse)
-    monkeypatch.setattr(toy.Experiment, "pipeline", lambda self, split: ("tests.reproductions.test_cli:source", {}))
+    monkeypatch.setattr(toy.Experiment, "data_source", lambda self, split: ("tests.reproductions.test_cli:source", {}))
     status, _, errors = reproduce(*command)
     assert status == 2
     assert errors.startswith("reproduce: error: ")
@@ -293,7 +293,7 @@ def test_interrupted_runs_say_how_to_go_on(reproduce, monkeypatch, tmp_path):
     assert RunFolder(tmp_path / "a folder").restore()[0].update > 0
     status, _, errors = reproduce(*command)
     assert status == 0
-    assert "going on after update" in errors
+    assert "resuming after update" in errors
 
 
 def test_nan_is_an_error(reproduce):

@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 
 from reproductions.belief_states import convdraw
 from reproductions.belief_states._figures import image_grid
-from tfmem.tasks.images import ImageStream
+from tfmem.data.images import ImageStream
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from reproductions.__main__ import main
 from tests.text_data import write_babi, write_wikitext
 from tfmem.cores.config import LSTMConfig, MetalearnedMemoryConfig
 from tfmem.export import ASSET
-from tfmem.runfolder import RunFolder
 from tfmem.tasks.language_modeling import EvaluationWindows
 from tfmem.training import stacked_batches, train
+from tfmem.training.run_folder import RunFolder
 
 
 def write_idx(path, array):

@@ -9,9 +9,9 @@ import tensorflow_probability as tfp
 
 from reproductions.belief_states import kanerva
 from tfmem import export
+from tfmem.data.images import ImageStream
 from tfmem.models import kanerva_machine
 from tfmem.models.kanerva_machine import KanervaMachine
-from tfmem.tasks.images import ImageStream
 
 tfd = tfp.distributions
 FRAME, T, B = (8, 16, 2), 5, 3

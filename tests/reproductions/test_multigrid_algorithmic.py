@@ -9,9 +9,9 @@ import tensorflow as tf
 from reproductions import load_experiment
 from reproductions.multigrid import _memories
 from tests.reproductions.test_experiments import data_folder  # noqa: F401
-from tfmem.aot.bundle import open_pipeline
-from tfmem.runfolder import RunFolderError
+from tfmem.aot.bundle import open_source
 from tfmem.training import train
+from tfmem.training.run_folder import RunFolderError
 
 NAMES = ("priority_sort", "mnist_sort", "associative_recall")
 SMALL = dict(memory_size=4, word_size=3, num_reads=1, units=5)
@@ -150,6 +150,6 @@ def test_memories_side_by_side(tmp_path):
 def test_digits_come_from_where_a_bundle_gets_them(data_folder):  # noqa: F811
     experiment = smoke("mnist_sort", seed=4)
     for split, given in (("train", experiment.batch(3)), ("evaluation", experiment.evaluation_batch(3))):
-        pipeline = open_pipeline(experiment.pipeline(split)).batch(3)
-        assert set(pipeline) == set(given)
-        assert all(np.array_equal(pipeline[name], array) for name, array in given.items())
+        opened = open_source(experiment.data_source(split)).batch(3)
+        assert set(opened) == set(given)
+        assert all(np.array_equal(opened[name], array) for name, array in given.items())

@@ -7,8 +7,8 @@ import pytest
 
 from reproductions.__main__ import main
 from tests.reproductions import toy
-from tfmem.runfolder import RunFolder
 from tfmem.training import train
+from tfmem.training.run_folder import RunFolder
 
 MODULES = {"toy/regression": "tests.reproductions.toy"}
 

@@ -18,7 +18,7 @@ def run_python(code, folder, **environment):
 COMMANDS = """
 import os, pathlib, warnings
 import numpy as np
-warnings.filterwarnings("error", category=EncodingWarning, module="(tfmem(?!.runfolder)|reproductions)[.]")
+warnings.filterwarnings("error", category=EncodingWarning, module="(tfmem(?!.training.run_folder)|reproductions)[.]")
 from reproductions import load_experiment
 from reproductions.__main__ import main
 

@@ -56,7 +56,7 @@ class CueExperiment(training.Experiment):
     def batch(self, update):
         return {"extra": np.float32(np.nan if update == self.config.nan_at else 0.0)}
 
-    def pipeline(self, split="train"):
+    def data_source(self, split="train"):
         return "tests.rl.source:Zeros", {}
 
     def train_step(self, update, batch, carry):

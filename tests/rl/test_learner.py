@@ -28,8 +28,8 @@ from tfmem.rl import returns
 from tfmem.rl.agent import Agent, MLPTorso
 from tfmem.rl.learner import ActorCritic, Episodes, Objective, actor_critic_loss, evaluation
 from tfmem.rl.rollout import Entry, Trajectory, choose, draw_uniforms, initial_actor_state, observation_spec, rollout
-from tfmem.runfolder import RunFolder
 from tfmem.training import TrainingDivergedError, compiled_updates, train
+from tfmem.training.run_folder import RunFolder
 
 TOLERANCE = 2e-5
 

@@ -58,5 +58,5 @@ def test_function_of_the_seed_compiled_or_not():
 
 @pytest.mark.parametrize(("field", "value"), [("num_items", 1), ("num_bits", 0), ("batch_size", 0)])
 def test_bad_arguments(field, value):
-    with pytest.raises(ValueError, match=f"{field} is {value}; it must be at least"):
+    with pytest.raises(ValueError, match=f"{field}: {value}, must be at least"):
         AssociativeRecall(**{field: value})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support import at_once
 from tests.text_data import write_wikitext
-from tfmem.tasks.datasets import DATA_DIR, CorruptDataError, MissingDataError
+from tfmem.data.files import DATA_DIR, CorruptDataError, MissingDataError
 from tfmem.tasks.language_modeling import (
     EvaluationWindows,
     TokenStream,
@@ -30,7 +30,7 @@ def test_vocabulary():
     assert cut.counts.tolist() == [5, 5, 3, 3]
     assert list(cut.encode([["a", "d"], [], ["b"]])) == [0, 3, 2, 2, 1, 2]
     assert len(Vocabulary(counts, size=100)) == 6
-    with pytest.raises(ValueError, match="size is 2, must be at least 3"):
+    with pytest.raises(ValueError, match="size: 2, must be at least 3"):
         Vocabulary(counts, size=2)
 
 
@@ -75,11 +75,11 @@ def test_evaluation_sees_each_word_once(count, batch_size, window):
 
 
 def test_bad_streams():
-    with pytest.raises(ValueError, match="must have more than batch_size \\* window = 8"):
+    with pytest.raises(ValueError, match="must be more than batch_size \\* window = 8"):
         TokenStream(np.zeros(8, np.int32), 2, 4)
-    with pytest.raises(ValueError, match="window is 0"):
+    with pytest.raises(ValueError, match="window: 0"):
         TokenStream(np.zeros(8, np.int32), 2, 0)
-    with pytest.raises(ValueError, match="must have at least 2"):
+    with pytest.raises(ValueError, match=r"ids: 1 words, must be at least 2"):
         EvaluationWindows(np.zeros(1, np.int32), 1, 1)
 
 
@@ -130,7 +130,7 @@ def test_a_failed_cache_leaves_nothing(tmp_path):
     assert not list((tmp_path / "cache").iterdir())
     with pytest.raises(MissingDataError, match="is not in"):
         load_corpus("wikitext-103", data_dir=tmp_path, cache_dir=tmp_path / "cache")
-    with pytest.raises(ValueError, match="name must be one of"):
+    with pytest.raises(ValueError, match="name: 'x', must be one of"):
         load_corpus("x")
 
 

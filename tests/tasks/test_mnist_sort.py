@@ -48,5 +48,5 @@ def test_function_of_seed_and_update():
 
 @pytest.mark.parametrize("num_outputs", [0, 5])
 def test_bad_number_of_outputs(num_outputs):
-    with pytest.raises(ValueError, match=f"num_outputs must be from 1 to steps = 4, got {num_outputs}"):
+    with pytest.raises(ValueError, match=f"num_outputs: {num_outputs}, must be from 1 to steps = 4"):
         SortStream(*digits(), batch_size=2, steps=4, num_outputs=num_outputs)

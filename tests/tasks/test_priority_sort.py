@@ -74,5 +74,5 @@ def test_patches_are_vectors_row_by_row(rng):
             np.testing.assert_array_equal(grid[:, :, row, column, 0], bits[:, :, 3 * row + column])
             np.testing.assert_allclose(grid[:, :, row, column, 1], priorities, rtol=1e-6)
     assert patches(tf.zeros([2, 4])).shape == (2, 2, 2, 1)
-    with pytest.raises(ValueError, match=r"vectors: shape is .* the last axis must be a square number"):
+    with pytest.raises(ValueError, match=r"vectors: .*, must have a square number as last axis"):
         patches(tf.zeros([2, 8]))

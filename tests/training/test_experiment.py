@@ -9,10 +9,10 @@ import sonnet as snt
 import tensorflow as tf
 
 from tests.reproductions import toy
-from tfmem.loop import pack_checkpoint
-from tfmem.runfolder import RunFolderError
 from tfmem.training import RunConfig, checkpoint_arrays, load_checkpoint, numbered, variable_names
 from tfmem.training.experiment import Experiment
+from tfmem.training.loop import pack_checkpoint
+from tfmem.training.run_folder import RunFolderError
 
 
 class Two(snt.Module):

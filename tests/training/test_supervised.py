@@ -12,12 +12,12 @@ import tensorflow as tf
 from reproductions import load_experiment
 from reproductions.__main__ import main
 from tfmem.cores.config import AnyCoreConfig, DNCConfig, LSTMConfig, MetalearnedMemoryConfig, RelationalMemoryConfig
-from tfmem.runfolder import RunFolder
 from tfmem.tasks.base import Batch, Task
 from tfmem.tasks.double_copy import DoubleCopy
 from tfmem.tasks.nth_farthest import NthFarthest
 from tfmem.tasks.priority_sort import PrioritySort
 from tfmem.training import SupervisedConfig, SupervisedExperiment, config_fields, config_from_fields, train
+from tfmem.training.run_folder import RunFolder
 
 
 class LeakyCore(snt.RNNCore):

@@ -16,9 +16,9 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tests.reproductions import toy
-from tfmem import loop, training
-from tfmem.runfolder import RunFolder, RunFolderError
-from tfmem.training import TrainingDivergedError, TrainingInterrupted, compiled_updates, train
+from tfmem import training
+from tfmem.training import TrainingDivergedError, TrainingInterrupted, compiled_updates, loop, train
+from tfmem.training.run_folder import RunFolder, RunFolderError
 
 # 23 updates: the last call is shorter, rows and checkpoints end inside and between calls.
 CONFIG = toy.Config(num_updates=23, updates_per_call=4, log_every=6, eval_every=12, checkpoint_every=8)
@@ -135,7 +135,7 @@ def test_truncated_newest_checkpoint(tmp_path, uninterrupted, capsys):
     train(toy.Experiment(CONFIG), tmp_path, "paper", toy.PAPER)
     said = capsys.readouterr().err
     assert f"{newest.name} is damaged" in said
-    assert "going on after update 8" in said
+    assert "resuming after update 8" in said
     assert_same_run(tmp_path, state_of(uninterrupted))
 
 

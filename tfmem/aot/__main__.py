@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from tfmem.aot.bundle import BundleError, read_bundle, read_manifest
-from tfmem.loop import TrainingDivergedError, TrainingInterrupted
-from tfmem.runfolder import RunFolderError
+from tfmem.training.loop import TrainingDivergedError, TrainingInterrupted
+from tfmem.training.run_folder import RunFolderError
 
 INTERRUPTED = 130
 MIB = 2**20

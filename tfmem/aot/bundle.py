@@ -25,12 +25,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfmem.runfolder import RunFolderError, lock_folder, write_atomically, write_json
+from tfmem.atomic import lock_folder
+from tfmem.training.run_folder import RunFolderError, write_atomically, write_json
 
 FORMAT = 1
 LARGEST = 60 * 2**20
 MANIFEST = "manifest.json"
 INITIAL = "initial.npz"
+RENAMED = {  # data sources by the names that older bundles have for them
+    "reproductions.belief_states._episodes:frames": "tfmem.data.episode_cache:frames",
+    "reproductions.belief_states._episodes:trajectories": "tfmem.data.episode_cache:trajectories",
+    "tfmem.tasks.datasets:babi_training": "tfmem.tasks.babi:training_batches",
+    "tfmem.tasks.images:mnist_stream": "tfmem.data.images:mnist_stream",
+}
 
 
 class BundleError(Exception):
@@ -66,7 +73,7 @@ class Bundle:
       evaluation_steps: calls of the latter.
       initial: arrays by name.
       evaluation_carry: arrays that the evaluation starts with.
-      pipelines: `{"train": (factory, arguments), "evaluation": ...}` of `Experiment.pipeline`; None: no data.
+      data_sources: `{"train": (factory, arguments), "evaluation": ...}` of `Experiment.data_source`; None: no data.
       versions: of the packages that it was made with.
       digest: SHA-256 of the manifest; "" before it is written.
     """
@@ -79,7 +86,7 @@ class Bundle:
     evaluation_steps: int
     initial: dict[str, np.ndarray]
     evaluation_carry: list[np.ndarray]
-    pipelines: dict
+    data_sources: dict
     versions: dict
     digest: str = ""
 
@@ -149,7 +156,7 @@ def _check_empty(path):
         raise BundleError(f"{path} exists and is not an empty folder; it is left as it is")
 
 
-_PLAIN = ("experiment", "preset", "config", "updates_per_call", "evaluation_steps", "pipelines", "versions")
+_PLAIN = ("experiment", "preset", "config", "updates_per_call", "evaluation_steps", "data_sources", "versions")
 
 
 def read_manifest(path):
@@ -182,6 +189,8 @@ def read_manifest(path):
             )
         if hashlib.sha256(content).hexdigest() != about["sha256"]:
             raise BundleError(f"{path / name} is damaged: its SHA-256 is another one. Copy the bundle again")
+    if "pipelines" in manifest:  # their name in older bundles
+        manifest["data_sources"] = manifest.pop("pipelines")
     return manifest
 
 
@@ -209,7 +218,13 @@ def read_bundle(path):
     initial = {name: array for name, array in initial.items() if not name.startswith("evaluation/")}
     digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
     plain = {name: manifest[name] for name in _PLAIN}
+    plain["data_sources"] = {split: _renamed(source) for split, source in plain["data_sources"].items()}
     return Bundle(**plain, programs=programs, initial=initial, evaluation_carry=carry, digest=digest)
+
+
+def _renamed(source):
+    """The (factory, arguments) of a data source by its present name; None stays."""
+    return source and [RENAMED.get(source[0], source[0]), source[1]]
 
 
 def _leaf(values):
@@ -243,13 +258,13 @@ def _storage(dtype):
     return f"u{dtype.itemsize}" if dtype.kind == "V" else dtype
 
 
-def open_pipeline(pipeline):
-    """The data source that `Experiment.pipeline` describes.
+def open_source(source):
+    """Open the `tfmem.data.source.DataSource` that `Experiment.data_source` names.
 
     Raises:
       BundleError: there is no such function.
     """
-    factory, arguments = pipeline
+    factory, arguments = source
     module, _, name = factory.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)

@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 import tree
 
-from tfmem.aot.bundle import Bundle, BundleError, Leaf, Program, open_pipeline
-from tfmem.runfolder import as_json, describe_machine
+from tfmem.aot.bundle import Bundle, BundleError, Leaf, Program, open_source
 from tfmem.training import checkpoint_arrays, compiled_updates, config_fields, stacked_batches
+from tfmem.training.run_folder import as_json, describe_machine
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _LOCATION = re.compile(rf"\s+loc\((?:[^()\"]|{_STRING}|\((?:[^()\"]|{_STRING})*\))*\)")
@@ -143,7 +143,7 @@ def make_bundle(experiment, preset=None):
     """Compiles an experiment's update and evaluation.
 
     Args:
-      experiment: a `tfmem.training.Experiment`; its `pipeline` and `evaluation` say what comes along.
+      experiment: a `tfmem.training.Experiment`; its `data_source` and `evaluation` say what comes along.
       preset: name of the preset, for the record.
 
     Returns:
@@ -161,8 +161,8 @@ def make_bundle(experiment, preset=None):
     number, constants, programs = tf.TensorSpec([], tf.int64), [], {}
     variables, carry = experiment.variables(), experiment.initial_carry()
     initial = checkpoint_arrays(experiment, carry)
-    pipelines = {"train": experiment.pipeline("train")}
-    _check_pipeline(pipelines["train"], experiment.batch(0))
+    data_sources = {"train": experiment.data_source("train")}
+    _check_source(data_sources["train"], experiment.batch(0))
 
     updates = compiled_updates(experiment, config.updates_per_call)
     batches = stacked_batches(experiment, 0, config.updates_per_call)
@@ -171,8 +171,8 @@ def make_bundle(experiment, preset=None):
 
     evaluation, steps, evaluation_carry = experiment.evaluation(), 0, []
     if evaluation is not None:
-        pipelines["evaluation"] = experiment.pipeline("evaluation")
-        batch = open_pipeline(pipelines["evaluation"]).batch(0) if pipelines["evaluation"] else {}
+        data_sources["evaluation"] = experiment.data_source("evaluation")
+        batch = open_source(data_sources["evaluation"]).batch(0) if data_sources["evaluation"] else {}
         specs = (number, _specs(batch), _specs(evaluation.carry))
         program = lower_program(evaluation.step, specs, variables, constants)
         if any(leaf.name.startswith("variables/") for leaf in program.results):
@@ -188,18 +188,18 @@ def make_bundle(experiment, preset=None):
         evaluation_steps=steps,
         initial=initial | {f"constants/{i}": array for i, array in enumerate(constants)},
         evaluation_carry=evaluation_carry,
-        pipelines=as_json(pipelines),
+        data_sources=as_json(data_sources),
         versions=describe_machine()["versions"],
     )
 
 
-def _check_pipeline(pipeline, expected):
-    if pipeline is None:
+def _check_source(source, expected):
+    if source is None:
         if tf.nest.flatten(expected):
-            raise BundleError("pipeline: None, must describe the data, as `batch` is not {}")
+            raise BundleError("data_source: None, must describe the data, as `batch` is not {}")
         return
-    batch = open_pipeline(as_json(pipeline)).batch(0)
+    batch = open_source(as_json(source)).batch(0)
     tf.nest.assert_same_structure(batch, expected)
     for a, b in zip(tf.nest.flatten(batch), tf.nest.flatten(expected), strict=True):
         if not np.array_equal(a, b) or np.asarray(a).dtype != np.asarray(b).dtype:
-            raise BundleError(f"pipeline: {pipeline[0]} gives other data than `batch`")
+            raise BundleError(f"data_source: {source[0]} gives other data than `batch`")

@@ -1,6 +1,6 @@
 """Runs a bundle's training with jax: no TensorFlow, Keras or Sonnet is imported.
 
-The run folder is that of any run (`tfmem.runfolder`); what is trained goes back to TensorFlow by
+The run folder is that of any run (`tfmem.training.run_folder`); what is trained goes back to TensorFlow by
 `reproduce import-bundle`.
 """
 
@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from jax.extend import backend
 
-from tfmem.aot.bundle import BundleError, open_pipeline, read_bundle
+from tfmem.aot.bundle import BundleError, open_source, read_bundle
 from tfmem.aot.stablehlo import PRECISIONS, arithmetic, with_precision
-from tfmem.loop import Loop, fitting_arrays
-from tfmem.runfolder import RunFolder, describe_machine, run_result
+from tfmem.training.loop import Loop, fitting_arrays
+from tfmem.training.run_folder import RunFolder, describe_machine, run_result
 
 MIB = 2**20
 
@@ -158,7 +158,7 @@ class BundleRun(Loop):
     def __init__(self, bundle, folder, steps, precision):
         super().__init__(folder, SimpleNamespace(**bundle.config), steps)
         self.bundle, self.seconds, self.warm = bundle, [], False
-        self.sources = {split: open_pipeline(p) if p else None for split, p in bundle.pipelines.items()}
+        self.sources = {split: open_source(p) if p else None for split, p in bundle.data_sources.items()}
         self.executable = Executable(bundle.programs["update"], precision)
         self.evaluation_executable = None
         if "evaluation" in bundle.programs:

@@ -1,12 +1,11 @@
-"""Policies that look around in the worlds, and `collect`, which makes trajectories by one of them.
+"""A scripted policy that explores the worlds, and `collect`, which makes trajectories by such a policy.
 
-Gregor et al. 2019 do not say how the data of Random City were collected; both policies are our choice. A policy is a
-description of behaviour: `start(rngs, world)` gives a walker for such worlds, which is called once a step with what the
-environment told,
+How the data of Random City were collected: not specified (Gregor et al. 2019); we use `ExploringPolicy`. A policy's
+`start(rngs, world)` returns a walker for such worlds, which is called once a step with the environment's `infos`,
 
     actions = walker(infos, resets)
 
-and draws for environment i from `rngs[i]` alone. So a trajectory follows from its own seed, whatever is beside it.
+and draws for environment i from `rngs[i]` alone. So a trajectory follows from its own seed, not from the batch.
 """
 
 import dataclasses
@@ -14,48 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfmem.envs.worlds import ACTIONS, BACKWARD, FORWARD, TURN_LEFT, TURN_RIGHT, WorldVectorEnv, check_range
+from tfmem.envs.worlds import BACKWARD, FORWARD, TURN_LEFT, TURN_RIGHT, WorldVectorEnv
+from tfmem.validation import check_range
 
 _POLICY_STREAM = 20190621  # keeps a policy's draws apart from those of the world with the same seed
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomPolicy:
-    """All actions alike, with momentum.
-
-    Args:
-        momentum: probability of the last action again, from 0 to 1; else an action is drawn.
-
-    Raises:
-        ValueError: a momentum out of its range.
-    """
-
-    momentum: float = 0.7
-
-    def __post_init__(self):
-        check_range("momentum", self.momentum, 0, 1)
-
-    def start(self, rngs, world):
-        """`walker(infos, resets)` gives the actions of all environments; `rngs`, `world`: see `collect`."""
-        last = [None] * len(rngs)
-
-        def walker(infos, resets):
-            for i, rng in enumerate(rngs):
-                again, action = rng.random() < self.momentum, int(rng.integers(len(ACTIONS)))
-                if resets[i] or not again:
-                    last[i] = action
-            return np.array(last, np.int32)
-
-        return walker
-
-
-@dataclasses.dataclass(frozen=True)
 class ExploringPolicy:
-    """Walks to places drawn at random, one after the other, looks around on the way, and turns away from obstacles.
+    """A walk to random places, one after the other, that looks around on the way and turns away from obstacles.
 
-    Who came less than half as far as a free step goes is blocked: he steps back or not, makes two to four turns to one
-    side and one to three steps, and goes on, to another place with probability 1/2. The position is used for all this:
-    the policy knows more than the agent that learns from what it saw.
+    The agent is blocked if its last step covered less than half of a free step. It then may step back, makes two to
+    four turns to one side and one to three steps, and continues, to another place with probability 1/2. The policy
+    reads the position, which a learning agent does not see.
 
     Args:
         look: probability, at each step on the way, of one to three turns to one side; from 0 to 1.
@@ -70,7 +40,7 @@ class ExploringPolicy:
         check_range("look", self.look, 0, 1)
 
     def start(self, rngs, world):
-        """As `RandomPolicy.start`."""
+        """Return `walker(infos, resets)`, which gives all environments' actions; `rngs`, `world`: see `collect`."""
         num_envs, half_turn = len(rngs), np.pi / world.num_headings
         plans, goals, places = [[] for _ in rngs], np.zeros([num_envs, 2]), np.zeros([num_envs, 2])
         walked = np.zeros(num_envs, bool)
@@ -122,24 +92,24 @@ def collect(env, policy, steps, seed):
 
     Args:
         env: a vector environment of this package with B worlds; it is reset first.
-        policy: `RandomPolicy`, `ExploringPolicy` or another of their kind.
+        policy: `ExploringPolicy`, or another with its `start`.
         steps: T, at least 1.
         seed: s: the environments have s, s + 1, ...; or B seeds. Not negative.
 
     Returns:
         `Trajectories`: frames uint8 [T + 1, B, S, S, 3]; actions int32 [T, B]; rewards float32 [T, B]; the ground truth
         at every frame: maps uint8 [T + 1, B, M, M, 3], positions float32 [T + 1, B, 2], headings float32 [T + 1, B];
-        resets bool [T + 1, B], whether a frame is the first of an episode. The action before such a frame was ignored.
+        resets bool [T + 1, B], True at the first frame of an episode. The action before such a frame was ignored.
 
     Raises:
-        ValueError: an argument that is not such.
+        ValueError: an argument of another kind, or out of its range.
     """
     if not isinstance(env, WorldVectorEnv):
-        raise ValueError(f"env is {env}, must be a vector environment of tfmem.envs")
+        raise ValueError(f"env: {env}, must be a vector environment of tfmem.envs")
     check_range("steps", steps, 1)
     seeds = [seed + i for i in range(env.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
     if len(seeds) != env.num_envs or min(seeds) < 0:
-        raise ValueError(f"seed is {seed}, must be a number that is not negative, or {env.num_envs} of them")
+        raise ValueError(f"seed: {seed}, must be at least 0, or {env.num_envs} such numbers")
     frame, infos = env.reset(seed=[int(s) for s in seeds])
     walker = policy.start([np.random.default_rng([_POLICY_STREAM, s]) for s in seeds], env.worlds[0])
     result = Trajectories(

@@ -1,8 +1,8 @@
 """Random City (Gregor et al. 2019, §4, Appendix H): a plane with boxes of random size and colour, seen by a walker.
 
-The paper neither prints the generator nor the agent; all numbers here are our choice. Boxes stand parallel to the axes
-on a square of pavement, with gaps that the agent fits through; around it is grass, which the agent does not enter. The
-agent starts in the middle, which is kept free. There is no reward and no end.
+The generator and the agent: not specified; we use the numbers below. Boxes stand parallel to the axes on a square of
+pavement, with gaps that the agent fits through. Around it is grass, which the agent does not enter. The agent starts in
+the middle, which is kept free. There is no reward and no end.
 """
 
 import colorsys
@@ -11,7 +11,8 @@ import numpy as np
 import trimesh
 
 from tfmem.envs.rendering import FAR, Scene, boxes, rectangles
-from tfmem.envs.worlds import World, WorldEnv, WorldVectorEnv, check_range
+from tfmem.envs.worlds import World, WorldEnv, WorldVectorEnv
+from tfmem.validation import check_range
 
 # Lengths in units of the world.
 BOX_SIDE = (0.8, 2.2)
@@ -30,13 +31,13 @@ class City(World):
 
     Args:
         frame_size: side of the frames, pixels (64: the paper's size of ConvDRAW's images).
-        map_size: side of the map, pixels; our choice.
-        field_of_view: of the camera, degrees; our choice.
-        num_boxes: most boxes of a city: one that finds no place in DRAWS draws is left out (of 14, 9 to 14 stay); our
-            choice.
-        side: of the square, whole units; our choice.
-        speed: length of a move, at most BOX_SIDE[0]; our choice.
-        num_headings: turns that make a full circle; our choice.
+        map_size: side of the map, pixels; not specified.
+        field_of_view: of the camera, degrees; not specified.
+        num_boxes: most boxes of a city: one that finds no place in DRAWS draws is left out (of 14, 9 to 14 stay);
+            not specified.
+        side: of the square, whole units; not specified.
+        speed: length of a move, at most BOX_SIDE[0]; not specified.
+        num_headings: turns that make a full circle; not specified.
 
     Attributes:
         lower, upper: corners of the boxes, [N, 3], from `reset` on.
@@ -54,7 +55,7 @@ class City(World):
         check_range("side", side, 6)
         check_range("speed", speed, 0, BOX_SIDE[0])  # else it might jump over a box
         if side != int(side):
-            raise ValueError(f"side is {side}, must be a whole number")
+            raise ValueError(f"side: {side}, must be a whole number")
         self.num_boxes, self.side = num_boxes, int(side)
 
     def make(self, rng):

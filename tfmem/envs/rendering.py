@@ -11,8 +11,8 @@ A face with normal n shows its colour times a shade, 1 where it is level, fading
     shade = (2 + n . sun) / (2 + up . sun)
     pixel = haze + exp(-distance / visibility) (colour shade - haze)
 
-A ray that hits nothing shows the sky, from the haze's colour at the horizon to SKY above. All of it is our choice: the
-papers show pictures alone. numpy, trimesh and embreex only.
+A ray that hits nothing shows the sky, from the haze's colour at the horizon to SKY above. Not specified (the
+papers show pictures alone); we use this. numpy, trimesh and embreex only.
 """
 
 import numpy as np
@@ -20,10 +20,12 @@ import trimesh
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
+from tfmem.validation import check_above_zero, check_range
+
 SUN = np.array([-0.8, -0.4, 0.4472])  # unit vector towards it: walls of each direction look different
 HAZE = np.array([205, 222, 238], np.float32)
 SKY = np.array([62, 120, 200], np.float32)
-FAR = 1000.0  # how far planes reach that have no end, and from how high maps are seen
+FAR = 1000.0  # reach of endless planes, and height from which maps are seen
 SAMPLES = 2
 
 
@@ -42,10 +44,9 @@ class Camera:
     """
 
     def __init__(self, size=64, field_of_view=80.0):
-        if size < 1:
-            raise ValueError(f"size is {size}, must be at least 1")
+        check_range("size", size, 1)
         if not 1 <= field_of_view <= 179:
-            raise ValueError(f"field_of_view is {field_of_view}, must be from 1 to 179 degrees")
+            raise ValueError(f"field_of_view: {field_of_view}, must be from 1 to 179 degrees")
         self.size, self.field_of_view = size, field_of_view
         self.focal_length = size / (2 * np.tan(np.radians(field_of_view) / 2))
         offset = (np.arange(size) + 0.5 - size / 2) / self.focal_length
@@ -67,7 +68,7 @@ class Camera:
 
 
 class Scene:
-    """A mesh that frames are made of; it never changes, so that copies of a world share it.
+    """A mesh from which frames are made; it never changes, so that copies of a world share it.
 
     Args:
         mesh: `trimesh.Trimesh`; `mesh.visual.face_colors` are its colours.
@@ -81,8 +82,7 @@ class Scene:
     """
 
     def __init__(self, mesh, visibility):
-        if not visibility > 0:
-            raise ValueError(f"visibility is {visibility}, must be greater than 0")
+        check_above_zero(visibility=visibility)
         self.visibility = visibility
         self._mesh = np.array(mesh.vertices, np.float32), np.array(mesh.faces, np.int32)
         self._embree = _embree_scene(*self._mesh)
@@ -111,12 +111,12 @@ class Scene:
         return hits["primID"], hits["tfar"]
 
     def render(self, camera, positions, yaws):
-        """What cameras see: uint8 [N, S, S, 3], RGB. The rays of all of them are cast in one call.
+        """Render the views of cameras: uint8 [N, S, S, 3], RGB. All rays are cast in one call.
 
         Args:
             camera: a `Camera`.
-            positions: where they are, [N, 3].
-            yaws: where they look, radians, [N].
+            positions: of the cameras, [N, 3].
+            yaws: their headings, radians, [N].
         """
         directions = camera.directions(yaws)
         rays = directions.shape[1]
@@ -182,5 +182,5 @@ def rectangles(lower, upper, height, colors):
 
 
 def mesh(vertices, faces, colors):
-    """`trimesh.Trimesh` as it stands: vertices [V, 3], faces [F, 3] counter-clockwise from outside, colours [F, 3]."""
+    """An unprocessed `trimesh.Trimesh`: vertices [V, 3], faces [F, 3] counter-clockwise outside, colours [F, 3]."""
     return trimesh.Trimesh(vertices, faces, face_colors=colors, process=False)

@@ -1,7 +1,7 @@
 """Procedural Terrain (Gregor et al. 2019, Appendix I): hills and water, and 20 yellow blocks to be collected.
 
 From the paper: the world is 64 x 64, procedurally generated, the agent slower than in Random City, 20 randomly placed
-yellow blocks give reward, and the ground truth is a top-down view. The rest is our choice. The height map is fractal
+yellow blocks give reward, and the ground truth is a top-down view. The rest: not specified. The height map is fractal
 noise: octaves of gradient noise (Perlin 1985), each with twice the frequency and half the height of the one before,
 
     height(x) = sum_o 2^-o noise_o(2^o x) ,   noise(x) = sum over corners c of x's cell of s(x - c) g_c . (x - c) ,
@@ -16,7 +16,8 @@ import numpy as np
 import trimesh
 
 from tfmem.envs.rendering import FAR, Scene, boxes, mesh, rectangles
-from tfmem.envs.worlds import World, WorldEnv, WorldVectorEnv, check_range
+from tfmem.envs.worlds import World, WorldEnv, WorldVectorEnv
+from tfmem.validation import check_range
 
 # Lengths in units of the world.
 OCTAVES = 4
@@ -69,12 +70,12 @@ class Terrain(World):
 
     Args:
         frame_size: side of the frames, pixels (64: the paper's size of ConvDRAW's images).
-        map_size: side of the map, pixels; our choice.
-        field_of_view: of the camera, degrees; our choice.
+        map_size: side of the map, pixels; not specified.
+        field_of_view: of the camera, degrees; not specified.
         size: points of a side of the height map (Appendix I: 64), at least 16.
         num_blocks: yellow blocks (Figure 11: 20).
-        speed: length of a move; "slower" than in Random City (Figure 11), our choice.
-        num_headings: turns that make a full circle; our choice.
+        speed: length of a move; "slower" than in Random City (Figure 11); not specified.
+        num_headings: turns that make a full circle; not specified.
 
     Attributes:
         heights: [size, size], rows from south to north, columns from west to east, from `reset` on.

@@ -1,4 +1,4 @@
-"""What Random City and Procedural Terrain share: the agent, and both kinds of Gymnasium environment around a world.
+"""Random City's and Procedural Terrain's common part: the agent, and both kinds of Gymnasium environment of a world.
 
 A `World` is one world with one agent. `WorldEnv` makes a `gymnasium.Env` of it, `WorldVectorEnv` a
 `gymnasium.vector.VectorEnv` of several; both run the same code, so that they give the same numbers for the same seeds.
@@ -9,7 +9,7 @@ The observation is the frame alone. The ground truth, which an agent must not se
     position  float32 [2]: east and north of the middle
     heading   float32: radians from east towards north, from 0 to 2 pi
 
-The agent starts in the middle and looks north: so the map is in the frame in which the agent can know it (our choice).
+The agent starts in the middle and looks north, so that it can know the map's frame. Not specified; we use this.
 """
 
 import abc
@@ -22,13 +22,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from tfmem.envs.rendering import Camera
+from tfmem.validation import check_above_zero, check_range
 
 ACTIONS = ("forward", "backward", "turn left", "turn right")
 FORWARD, BACKWARD, TURN_LEFT, TURN_RIGHT = range(4)
 
 
 class World(abc.ABC):
-    """One world and its agent; a world of its own is made from `reset`'s random generator each time.
+    """One world and its agent; each `reset` makes a new world from its random generator.
 
     Args:
         frame_size: side of the frames, pixels.
@@ -52,26 +53,25 @@ class World(abc.ABC):
         check_range("frame_size", frame_size, 8)
         check_range("map_size", map_size, 1)
         check_range("num_headings", num_headings, 3)
-        if not speed > 0:
-            raise ValueError(f"speed is {speed}, must be greater than 0")
+        check_above_zero(speed=speed)
         self.camera = Camera(frame_size, field_of_view)
         self.map_size, self.speed, self.num_headings = map_size, speed, num_headings
         self.scene = self.map = None
 
     @abc.abstractmethod
     def make(self, rng):
-        """Makes a new world from `rng`, `scene` and `map` with it."""
+        """Make a new world from `rng`, with its `scene` and `map`."""
 
     @abc.abstractmethod
     def eye(self):
-        """Height of the agent's eye where it is."""
+        """Height of the agent's eye at its position."""
 
     @abc.abstractmethod
     def free(self, x, y):
-        """Whether the agent may stand there."""
+        """True where the agent may stand."""
 
     def reached(self):
-        """What the agent gets where it has come to: (reward, whether the episode is at its end)."""
+        """Collect at the present position: (reward, True at the end of the episode)."""
         return 0.0, False
 
     def reset(self, rng):
@@ -80,9 +80,9 @@ class World(abc.ABC):
         self.make(rng)
 
     def step(self, action):
-        """Turns or moves the agent; returns (reward, whether the episode is at its end).
+        """Turn or move the agent; return (reward, True at the end of the episode).
 
-        Where it cannot go straight it slides along what is in its way, if it can.
+        A blocked agent slides along the obstacle or stays in place.
         """
         if action in (TURN_LEFT, TURN_RIGHT):
             self.turns = (self.turns + (1 if action == TURN_LEFT else -1)) % self.num_headings
@@ -97,24 +97,17 @@ class World(abc.ABC):
 
     @property
     def yaw(self):
-        """Where the agent looks, radians from east, from 0 to 2 pi."""
+        """The agent's heading, radians from east, from 0 to 2 pi."""
         return (np.pi / 2 + 2 * np.pi * self.turns / self.num_headings) % (2 * np.pi)
 
     def frame(self):
-        """What the agent sees: uint8 [frame_size, frame_size, 3]."""
+        """The agent's view: uint8 [frame_size, frame_size, 3]."""
         return self.scene.render(self.camera, [[*self.position, self.eye()]], [self.yaw])[0]
 
     def truth(self):
         """The ground truth; see the top of this file."""
         position, heading = self.position.astype(np.float32), np.float32(self.yaw)
         return {"map": self.map.copy(), "position": position, "heading": heading}
-
-
-def check_range(name, value, low, high=float("inf")):
-    """Raises a ValueError that names the argument unless `low <= value <= high`."""
-    if not low <= value <= high:
-        bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
-        raise ValueError(f"{name} is {value}, must be {bounds}")
 
 
 def _spaces(world):
@@ -150,7 +143,7 @@ class WorldEnv(gymnasium.Env):
         if self.world.scene is None:
             raise ResetNeeded("call reset before step")
         if not self.action_space.contains(action):
-            raise ValueError(f"action is {action!r}, must be an integer from 0 to {len(ACTIONS) - 1}")
+            raise ValueError(f"action: {action!r}, must be an integer from 0 to {len(ACTIONS) - 1}")
         reward, terminated = self.world.step(action)
         return self.world.frame(), reward, terminated, False, self.world.truth()
 
@@ -195,7 +188,7 @@ class WorldVectorEnv(VectorEnv):
         """New worlds.
 
         Args:
-            seed: s: the worlds get s, s + 1, ...; a list: one for each; None: their generators go on.
+            seed: s: the worlds get s, s + 1, ...; a list: one for each; None: their generators continue.
             options: not used.
 
         Raises:
@@ -205,7 +198,7 @@ class WorldVectorEnv(VectorEnv):
         if isinstance(seeds, int | np.integer):
             seeds = [int(seed) + i for i in range(self.num_envs)]
         if len(seeds) != self.num_envs:
-            raise ValueError(f"seed has {len(seeds)} seeds, must have num_envs = {self.num_envs}")
+            raise ValueError(f"seed: {len(seeds)} seeds, must be num_envs = {self.num_envs}")
         for i, world_seed in enumerate(seeds):
             if world_seed is not None or self._generators[i] is None:
                 self._generators[i], _ = seeding.np_random(world_seed)
@@ -219,7 +212,7 @@ class WorldVectorEnv(VectorEnv):
             raise ResetNeeded("call reset before step")
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or not np.isin(actions, range(len(ACTIONS))).all():
-            raise ValueError(f"actions is {actions}, must be {self.num_envs} integers from 0 to {len(ACTIONS) - 1}")
+            raise ValueError(f"actions: {actions}, must be {self.num_envs} integers from 0 to {len(ACTIONS) - 1}")
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         for i, world in enumerate(self.worlds):
             if self._done[i]:
@@ -242,10 +235,10 @@ class WorldVectorEnv(VectorEnv):
         truths, infos = [world.truth() for world in self.worlds], {}
         for name in truths[0]:
             infos[name] = np.stack([truth[name] for truth in truths])
-            infos[f"_{name}"] = np.ones(self.num_envs, bool)  # Gymnasium's mask of who has the entry
+            infos[f"_{name}"] = np.ones(self.num_envs, bool)  # Gymnasium's mask of the worlds that have the entry
         return infos
 
 
 def _check_render_mode(mode, metadata):
     if mode is not None and mode not in metadata["render_modes"]:
-        raise ValueError(f"render_mode is {mode!r}, must be None or one of {metadata['render_modes']}")
+        raise ValueError(f"render_mode: {mode!r}, must be None or one of {metadata['render_modes']}")

@@ -1,1 +1,1 @@
-"""What is learnt: task generators (numpy worlds, in-graph samplers) and tf.data pipelines, one file per task."""
+"""Tasks, one file each: samplers in the graph, and data sources of numpy arrays."""

@@ -1,12 +1,11 @@
-"""Associative recall of random vectors (Graves et al. 2014, §4.3; Huynh et al. 2020, supplement B.2): what came next?
+"""Associative recall of random vectors (Graves et al. 2014, §4.3; Huynh et al. 2020, supplement B.2): the next item.
 
     step          0..n-1        n             n+1
     observation   item_t, 0     item_k, 1     0
     target                                    item_{k+1}
 
-One of the first n - 1 items is shown again, with a mark, and the item that followed it is asked for. Items are random
-bits. Where there is one, the query is an item that occurs once, so that it has one answer; that, and the blank step for
-the answer, is our choice.
+One of the first n - 1 items is shown again, with a mark; the target is the item after it. Items are random bits.
+Not specified; we use a blank step for the answer and, if there is one, a query that occurs once: it has one answer.
 """
 
 import dataclasses
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfmem.tasks.sizes import check_array
+from tfmem.validation import check_array
 
 
 class AssociativeRecallBatch(NamedTuple):
@@ -48,7 +47,7 @@ class AssociativeRecall:
     def __post_init__(self):
         for name, least in (("num_items", 2), ("num_bits", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+                raise ValueError(f"{name}: {getattr(self, name)}, must be at least {least}")
         sizes = {name: getattr(self, name) for name in ("num_items", "num_bits", "batch_size")}
         check_array(self.num_items, self.num_items + 2, self.batch_size, self.num_bits + 1, **sizes)
 

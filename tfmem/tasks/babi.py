@@ -6,45 +6,29 @@ A story is a list of lines; some are questions. Two encodings as sequences of wo
     word of an answer behind its question:
         mary moved to the bathroom . where is mary ? -  john went ... where is john ? -
     "question" (MNM, Munkhdalai et al. 2019, App. A): for each question the statements before it, then the question,
-    then its placeholders. Earlier questions are left out: our choice, the paper says "the end of its related story".
+    then its placeholders. Earlier questions: not specified ("the end of its related story"); we leave them out.
 
-The target at a placeholder is a word of the answer; no other step counts. One rule cuts texts and answers (`words`):
-lower-case runs of letters of any script; numbers and punctuation but "." and "?" are dropped. The 20 English tasks have
-156 words, with ".", "?" and "-" |V| = 159 (Huynh et al. 2020).
-A question is answered where all its words are right; a task has failed where more than 5% of its questions are wrong.
+The target at a placeholder is a word of the answer; no other step counts. The 20 English tasks have 156 words; with
+".", "?" and "-", |V| = 159 (Huynh et al. 2020).
+A question is right if all its words are; a task has failed if more than 5% of its questions are wrong.
 
-numpy only, time-major. The readers of the files are in `tfmem.tasks.datasets`.
+numpy only, time-major. `tfmem.data.babi` has the files, the form of a story and the rule that cuts it into words.
 """
 
-import re
-import unicodedata
 from typing import NamedTuple
 
 import numpy as np
 
-from tfmem.tasks.sizes import check_array
+from tfmem.data.babi import splits as splits_of
+from tfmem.data.babi import words
+from tfmem.data.datasets import babi
+from tfmem.validation import check_array
 
 NUM_TASKS = 20
 PLACEHOLDER = "-"
 FAILED_ABOVE = 5.0  # percent
 # Lengths that batches are padded to, so that few shapes are compiled; longer sequences make a multiple of the last.
 LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-
-
-class Line(NamedTuple):
-    """A statement, or a question where `answer` is not empty (each of its words; lists have several).
-
-    `supporting` are the numbers of the lines that a question's answer follows from, counted from 1 in its story.
-    """
-
-    text: str
-    answer: tuple[str, ...] = ()
-    supporting: tuple[int, ...] = ()
-
-
-class Story(NamedTuple):
-    task: int
-    lines: tuple[Line, ...]
 
 
 class Encoded(NamedTuple):
@@ -56,47 +40,25 @@ class Encoded(NamedTuple):
     questions: np.ndarray
 
 
-def parse(text, task):
-    """The stories of a bAbI file.
-
-    Args:
-        text: the file's content: "<number> <statement>" or "<number> <question>\\t<answer>\\t<supporting lines>"; a
-            story starts at number 1. A byte-order mark is passed over.
-        task: 1 to 20.
-
-    Raises:
-        ValueError: a line that is not of that form; the message has its place in the file.
-    """
-    stories, lines = [], []
-    for place, row in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
-        number, _, rest = row.strip().partition(" ")
-        fields = [field.strip() for field in rest.split("\t")]
-        expected = "1" if not lines else str(len(lines) + 1)
-        if number == "1" and lines:
-            stories.append(Story(task, tuple(lines)))
-            lines, expected = [], "1"
-        answer, supporting = fields[1] if len(fields) == 3 else "", fields[2] if len(fields) == 3 else ""
-        if number != expected or not fields[0] or len(fields) not in (1, 3) or (len(fields) == 3 and not answer):
-            raise ValueError(f"line {place} is {row!r}, must be '{expected} <text>', a tab, an answer and its support")
-        if not all(part.isdecimal() for part in supporting.split()):
-            raise ValueError(f"line {place} is {row!r}, its supporting lines must be numbers")
-        if answer and not words(answer):
-            raise ValueError(f"line {place} is {row!r}, its answer must have a word of letters")
-        lines.append(Line(fields[0], tuple(words(answer)), tuple(int(part) for part in supporting.split())))
-    if lines:
-        stories.append(Story(task, tuple(lines)))
-    return stories
-
-
-def words(text):
-    """The words of a text or an answer: runs of letters in lower case and composed form (NFC), and each "." and "?"."""
-    return re.findall(r"[^\W\d_]+|[.?]", unicodedata.normalize("NFC", text.lower()))
-
-
 def vocabulary(stories):
     """All words of stories, questions and answers, the placeholder first, then in alphabetical order."""
     found = {word for story in stories for line in story.lines for word in (*words(line.text), *line.answer)}
     return (PLACEHOLDER, *sorted(found - {PLACEHOLDER}))
+
+
+def read_tasks(version, tasks, data_dir=None):
+    """The vocabulary of some tasks in all splits of a version, and their stories by split.
+
+    Arguments and errors are those of `tfmem.data.datasets.babi`.
+    """
+    stories = {split: babi(version, split, tasks, data_dir) for split in splits_of(version)}
+    return vocabulary([story for part in stories.values() for story in part]), stories
+
+
+def training_batches(version, tasks, encoding, **arguments):
+    """The `Batches` of the training stories (see `read_tasks`, `encode`); `arguments` are its own."""
+    words, stories = read_tasks(version, tasks)
+    return Batches(encode(stories["train"], words, encoding), **arguments)
 
 
 def encode(stories, vocabulary, encoding="story"):
@@ -111,7 +73,7 @@ def encode(stories, vocabulary, encoding="story"):
         ValueError: an unknown encoding, or a word that is not in the vocabulary.
     """
     if encoding not in ("story", "question"):
-        raise ValueError(f"encoding is {encoding!r}, must be 'story' or 'question'")
+        raise ValueError(f"encoding: {encoding!r}, must be 'story' or 'question'")
     ids = {word: number for number, word in enumerate(vocabulary)}
     encoded = []
     try:
@@ -133,7 +95,7 @@ def encode(stories, vocabulary, encoding="story"):
             if encoding == "story" and answers:
                 encoded.append(_sequence(story.task, inputs, answers))
     except KeyError as error:
-        raise ValueError(f"vocabulary has no {error.args[0]!r}, a word of task {story.task}") from None
+        raise ValueError(f"vocabulary: has no {error.args[0]!r}, must have all words of task {story.task}") from None
     return encoded
 
 
@@ -180,8 +142,8 @@ class Batches:
     Args:
         sequences: `Encoded`s, at least one.
         batch_size: sequences of a batch.
-        group_by_length: whether a batch has sequences of one padded length alone, drawn with the probability that it
-            has among all sequences; else a batch is as long as the longest it drew. Ours: less padding, but a batch
+        group_by_length: batches have sequences of one padded length, drawn with its probability among all sequences;
+            else a batch is as long as its longest sequence. Not specified; we use the former: less padding, but a batch
             then has fewer different tasks.
         max_words: sequences that are longer are left out, and every batch is padded to it; 0: neither.
         seed: non-negative integer.
@@ -193,9 +155,9 @@ class Batches:
     def __init__(self, sequences, batch_size, group_by_length=True, max_words=0, seed=0):
         self.sequences = [s for s in sequences if not max_words or len(s.inputs) <= max_words]
         if not self.sequences:
-            raise ValueError(f"sequences has none of at most max_words = {max_words}, must have at least one")
+            raise ValueError(f"sequences: none of at most max_words = {max_words}, must have at least one")
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, must be at least 1")
+            raise ValueError(f"batch_size: {batch_size}, must be at least 1")
         self.batch_size, self.group_by_length, self.seed = batch_size, group_by_length, seed
         self.steps = max_words
         check_array(max(max_words, *(len(s.inputs) for s in self.sequences)), batch_size, batch_size=batch_size)
@@ -229,17 +191,17 @@ class ErrorCounts:
     def __init__(self):
         self.wrong, self.asked = np.zeros(NUM_TASKS + 1, np.int64), np.zeros(NUM_TASKS + 1, np.int64)
 
-    def add(self, batch, told, valid=None):
-        """Counts a batch of `pad` by the words told, int [T, B]; of its first `valid` sequences alone."""
+    def add(self, batch, predicted, valid=None):
+        """Count a batch of `pad` by the predicted words, int [T, B]; of its first `valid` sequences alone."""
         for b in range(len(batch["tasks"]) if valid is None else valid):
             questions, task = batch["questions"][:, b], batch["tasks"][b]
-            missed = questions[(questions > 0) & (told[:, b] != batch["targets"][:, b])]
+            missed = questions[(questions > 0) & (predicted[:, b] != batch["targets"][:, b])]
             self.wrong[task] += len(np.unique(missed))
             self.asked[task] += questions.max()
 
     @property
     def errors(self):
-        """`{task: percentage of its questions with a wrong answer}` of the tasks that were asked."""
+        """`{task: percentage of its questions with a wrong answer}` of the tasks with questions."""
         return {int(t): 100.0 * self.wrong[t] / self.asked[t] for t in np.flatnonzero(self.asked)}
 
     @property

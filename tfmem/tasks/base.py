@@ -1,4 +1,4 @@
-"""Supervised sequence tasks: what a model sees, what it must answer, how answers are scored.
+"""Supervised sequence tasks: inputs, targets and scores.
 
 A task is a frozen dataclass that derives from `Task`. How to write one:
 
@@ -73,5 +73,5 @@ class Task(abc.ABC):
         return {"loss": binary_cross_entropy(logits, batch.targets, mask), "error": (count - right, count)}
 
     def baselines(self):
-        """Scores without memory, floats by name, that belong beside a result; {} by default."""
+        """Scores without memory, floats by name, for comparison with a result; {} by default."""
         return {}

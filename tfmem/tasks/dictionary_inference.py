@@ -9,9 +9,9 @@ then comes a new word of letters that the support set has shown, to be translate
     mask          0                                                                        0            1
 
 The paper names these four special characters (end of a sequence, example separator, end of the support set,
-placeholder for the target); where they stand is our choice. So is that the query's letters are drawn uniformly from
-the different letters shown. The query is "previously unseen": a word of the support set is drawn again, up to
-QUERY_DRAWS times. With l = 1 there is no unseen word, and the query is a letter of the support set.
+placeholder for the target). Their places: not specified; we use those above. The query's letters: not specified; we
+use uniform draws from the different letters shown. The query is "previously unseen": a word of the support set is
+drawn again, up to QUERY_DRAWS times. With l = 1 there is no unseen word, and the query is a letter of the support set.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import dataclasses
 import tensorflow as tf
 
 from tfmem.tasks.base import Batch, Task
-from tfmem.tasks.sizes import check_array
+from tfmem.validation import check_array
 
 NUM_LETTERS = 26
 NUM_PAIRS = NUM_LETTERS // 2
@@ -34,7 +34,7 @@ class DictionaryInference(Task):
     Args:
       support_size: k, examples of the support set.
       length: l, letters of a word.
-      new_alphabets: whether each episode draws which letters are the source's; else a to m are, and only F is drawn.
+      new_alphabets: each episode draws the source letters; else they are a to m, and only F is drawn.
 
     Raises:
       ValueError: a size is less than one, or an array would be too large.

@@ -5,8 +5,8 @@
     target        0        0     x         x
     mask          0        0     1         1
 
-The paper has l = 50 and ten characters, drawn with replacement. The end mark and the placeholder "?" are our choice,
-after those of its dictionary inference.
+The paper has l = 50 and ten characters, drawn with replacement. End mark and placeholder: not specified; we use
+those of its dictionary inference.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import dataclasses
 import tensorflow as tf
 
 from tfmem.tasks.base import Batch, Task
-from tfmem.tasks.sizes import check_array
+from tfmem.validation import check_array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Word-level language modelling (Santoro et al. 2018, §5.4, A.4): corpora as numbers, streams, frequency buckets.
 
 The text of a split is one long row of words, each line followed by <eos>. Truncated back-propagation reads it in
-`batch_size` contiguous parts side by side, window after window, so that a state can be handed from one update to the
-next:
+`batch_size` contiguous parts side by side, window after window, so that each update starts from the state of the one
+before:
 
     row b:   | b L .. b L + T | b L + T .. b L + 2T | ...        L = words of a part, T = window
     target:  the next word
@@ -13,19 +13,19 @@ numpy only, time-major.
 import array
 import hashlib
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from tfmem.runfolder import replacing
-from tfmem.tasks.datasets import CORPORA, CorruptDataError, text_file, text_lines
-from tfmem.tasks.sizes import check_array
+from tfmem.atomic import replacing
+from tfmem.data.corpora import CORPORA, SPLITS
+from tfmem.data.datasets import text_file, text_lines
+from tfmem.data.files import CorruptDataError, cache_folder
+from tfmem.validation import check_array, check_positive
 
 END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
-CACHE_DIR = "TFMEM_CACHE_DIR"
 _FORMAT = 2  # of the cache
 
 
@@ -34,8 +34,7 @@ class Vocabulary:
 
     Args:
         counts: `{word: occurrences in the training text}`.
-        size: how many words to keep, <eos> and <unk> always among them; None: all. What the others count goes to
-            <unk>.
+        size: words to keep, always with <eos> and <unk>; None: all. The others' counts go to <unk>.
 
     Attributes:
         words: tuple of words.
@@ -44,7 +43,7 @@ class Vocabulary:
 
     def __init__(self, counts, size=None):
         if size is not None and size < 3:
-            raise ValueError(f"size is {size}, must be at least 3: {END_OF_LINE}, {UNKNOWN} and a word")
+            raise ValueError(f"size: {size}, must be at least 3: {END_OF_LINE}, {UNKNOWN} and a word")
         special = {END_OF_LINE, UNKNOWN}
         order = sorted((word for word in counts if word not in special), key=lambda word: (-counts[word], word))
         kept = order if size is None else order[: size - len(special)]
@@ -83,7 +82,7 @@ def frequency_buckets(counts, bounds=(10_000, 1_000)):
     """
     bounds = np.asarray(bounds)
     if np.any(np.diff(bounds) >= 0):
-        raise ValueError(f"bounds are {bounds.tolist()}, must fall")
+        raise ValueError(f"bounds: {bounds.tolist()}, must fall")
     counts = np.asarray(counts)
     below = [counts <= bounds[0], *(counts < bound for bound in bounds[1:])]
     return np.sum(below, axis=0).astype(np.int32)
@@ -99,27 +98,27 @@ class Corpus(NamedTuple):
 
 
 def load_corpus(name, vocabulary_size=None, data_dir=None, cache_dir=None):
-    """Reads and numbers a corpus; keeps the numbers in a cache.
+    """Read a corpus as numbers and keep them in a cache.
 
-    The cache is made in a temporary folder that is renamed once it is whole, under a name that tells the source files
-    (their sizes and times) and the vocabulary's size.
+    The cache is made in a temporary folder that is renamed once it is whole, under a name with a digest of
+    the source files (sizes and times) and the vocabulary's size.
 
     Args:
-        name: one of `tfmem.tasks.datasets.CORPORA`.
+        name: one of `tfmem.data.corpora.CORPORA`.
         vocabulary_size: words to keep; None: all of the training text.
-        data_dir: as for `tfmem.tasks.datasets.text_lines`.
-        cache_dir: where to keep the numbers; None: what TFMEM_CACHE_DIR names, else ~/.cache/tfmem.
+        data_dir: as for `tfmem.data.datasets.text_lines`.
+        cache_dir: folder of the numbers; None: `tfmem.data.files.cache_folder()`.
 
     Raises:
         ValueError: an unknown corpus; or as `Vocabulary`.
         MissingDataError, CorruptDataError: as `text_lines`; or a training text without words.
     """
     if name not in CORPORA:
-        raise ValueError(f"name must be one of {CORPORA}, got {name!r}")
-    files = {split: text_file(name, split, data_dir) for split in ("train", "valid", "test")}
+        raise ValueError(f"name: {name!r}, must be one of {CORPORA}")
+    files = {split: text_file(name, split, data_dir) for split in SPLITS}
     stats = {split: file and (str(file), file.stat().st_size, file.stat().st_mtime_ns) for split, file in files.items()}
     digest = hashlib.sha256(json.dumps([_FORMAT, name, vocabulary_size, stats], sort_keys=True).encode()).hexdigest()
-    root = Path(cache_dir or os.environ.get(CACHE_DIR) or Path.home() / ".cache" / "tfmem")
+    root = Path(cache_dir or cache_folder())
     folder = root / f"{name}-{digest[:16]}"
     if not folder.exists():
         root.mkdir(parents=True, exist_ok=True)
@@ -133,7 +132,7 @@ def load_corpus(name, vocabulary_size=None, data_dir=None, cache_dir=None):
     try:
         rows = [row.split(" ") for row in (folder / "vocabulary.txt").read_text("utf-8").splitlines()]
         vocabulary = Vocabulary({word: int(count) for word, count in rows})
-        arrays = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "valid", "test")}
+        arrays = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
     except (OSError, ValueError) as error:
         raise CorruptDataError(f"the cache {folder} is damaged ({error}). Delete it; it will be made again.") from error
     return Corpus(vocabulary, **arrays)
@@ -149,7 +148,7 @@ def _write_cache(folder, name, vocabulary_size, data_dir):
     vocabulary = Vocabulary(counts, vocabulary_size)
     rows = (f"{word} {count}" for word, count in zip(vocabulary.words, vocabulary.counts, strict=True))
     (folder / "vocabulary.txt").write_text("\n".join(rows) + "\n", "utf-8")
-    for split in ("train", "valid", "test"):
+    for split in SPLITS:
         ids = array.array("i", vocabulary.encode(text_lines(name, split, data_dir)))
         np.save(folder / f"{split}.npy", np.frombuffer(ids, np.int32))
 
@@ -171,17 +170,15 @@ class TokenStream:
     """
 
     def __init__(self, ids, batch_size, window, seed=0):
-        _check_positive(batch_size=batch_size, window=window)
+        check_positive(batch_size=batch_size, window=window)
         self.ids, self.batch_size, self.window, self.seed = ids, batch_size, window, seed
         self.part = (len(ids) - 1) // batch_size
         self.windows_per_pass = self.part // window
         if not self.windows_per_pass:
-            raise ValueError(
-                f"ids has {len(ids)} words, must have more than batch_size * window = {batch_size * window}"
-            )
+            raise ValueError(f"ids: {len(ids)} words, must be more than batch_size * window = {batch_size * window}")
 
     def batch(self, update):
-        """dict: inputs, targets [T, B] int32; first, bool: whether the text starts anew; dropout_seed, int64 [2]."""
+        """dict: inputs, targets [T, B] int32; first, bool: the text starts anew; dropout_seed, int64 [2]."""
         start = update % self.windows_per_pass * self.window
         rows = np.stack([self.ids[b * self.part + start :][: self.window + 1] for b in range(self.batch_size)], axis=1)
         return {
@@ -205,9 +202,9 @@ class EvaluationWindows:
     """
 
     def __init__(self, ids, batch_size, window):
-        _check_positive(batch_size=batch_size, window=window)
+        check_positive(batch_size=batch_size, window=window)
         if len(ids) < 2:
-            raise ValueError(f"ids has {len(ids)} words, must have at least 2")
+            raise ValueError(f"ids: {len(ids)} words, must be at least 2")
         check_array(window, batch_size, window=window, batch_size=batch_size)
         self.ids, self.batch_size, self.window = ids, batch_size, window
         self.part = -(-(len(ids) - 1) // batch_size)
@@ -238,9 +235,3 @@ def validation_windows(corpus, vocabulary_size, batch_size, window, words):
     """The `EvaluationWindows` of the first `words` words of a corpus's validation text (0: all); see `load_corpus`."""
     ids = load_corpus(corpus, vocabulary_size).valid
     return EvaluationWindows(ids[: words + 1] if words else ids, batch_size, window)
-
-
-def _check_positive(**arguments):
-    for name, value in arguments.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}, must be at least 1")

@@ -11,14 +11,12 @@ Values of the first five are taken modulo 10^(L+1) at the end. The paper prints 
 L+1 digits. Text is read and written by character. numpy and the standard library only.
 """
 
-import collections
 import random
-import statistics
 from typing import NamedTuple
 
 import numpy as np
 
-from tfmem.tasks.sizes import check_array
+from tfmem.validation import check_array
 
 # The public vocabulary, in the order of its indices. Words and the first three are never produced by character.
 VOCABULARY = (
@@ -172,36 +170,32 @@ class Curriculum:
     """Lengths and nestings of samples (Zaremba & Sutskever 2014, §4, as in the public code).
 
         mix        length uniform from 1 to max_length, nesting uniform from 1 to max_nesting, for each sample
-        combine    the same, up to the level that is reached
-        naive      the level that is reached
+        combine    the same, up to the present level
+        naive      the present level
         test       max_length and max_nesting
 
-    Levels go up in length first, then in nesting.
+    Levels go up in length first, then in nesting. The public code goes up by the losses. Here `ProgramStream` goes up
+    by the batch's number: data do not depend on losses.
 
     Args:
       kind: one of these four names.
       max_length, max_nesting: the last level.
-      rises: how many levels have been risen already.
-      loss_threshold, min_tries: of `update`.
+      rises: levels passed so far.
     """
 
     KINDS = ("mix", "combine", "naive", "test")
 
-    def __init__(self, kind, max_length, max_nesting, rises=0, loss_threshold=0.1, min_tries=10):
+    def __init__(self, kind, max_length, max_nesting, rises=0):
         if kind not in self.KINDS:
             raise ValueError(f"kind: {kind!r}, must be one of {', '.join(self.KINDS)}")
         self.kind = kind
         self.max_length = max_length
         self.max_nesting = max_nesting
         self.rises = rises
-        self.loss_threshold = loss_threshold
-        self.min_tries = min_tries
-        self._tries = 0
-        self._losses = collections.deque(maxlen=max(min(min_tries, 10), 5))
 
     @property
     def level(self):
-        """(length, nesting) that is reached."""
+        """(length, nesting) of the present level."""
         length = min(1 + self.rises, self.max_length)
         return length, min(1 + max(self.rises - (self.max_length - 1), 0), self.max_nesting)
 
@@ -213,29 +207,6 @@ class Curriculum:
             return self.level
         length, nesting = self.level if self.kind == "combine" else (self.max_length, self.max_nesting)
         return rng.randint(1, length), rng.randint(1, nesting)
-
-    def update(self, loss):
-        """Counts a loss and goes up a level where the public code does, which is as long as losses do not grow fast.
-
-        Returns:
-          What the public code returns: whether a level was passed (mix and test pass, and stay).
-        """
-        self._losses.append(loss)
-        self._tries += 1
-        if self._tries < max(self.min_tries, 2):  # one loss has no slope
-            return False
-        losses = list(self._losses)
-        slope = (losses[-1] - losses[0]) / (len(losses) - 1)
-        if not slope / statistics.fmean(losses) < self.loss_threshold:
-            return False
-        self._tries = 0
-        self._losses.clear()
-        if self.kind in ("mix", "test"):
-            return True
-        if self.level == (self.max_length, self.max_nesting):
-            return False
-        self.rises += 1
-        return True
 
 
 class ProgramStream:

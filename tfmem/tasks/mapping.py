@@ -1,12 +1,12 @@
-"""Mapping and localisation (Huynh, Maire, Walter 2020, supplement B.1.1): an agent walks through a maze, seeing 3x3.
+"""Mapping and localization (Huynh, Maire, Walter 2020, supplement B.1.1): an agent walks through a maze, seeing 3x3.
 
-At each step the writer reads the 3x3 view and where the agent is relative to its start; a reader is shown a patch of
-what has been explored and answers at which places of the walk, in a frame centred on the start, that patch was seen.
+At each step the writer reads the 3x3 view and the agent's position relative to its start. A reader gets a patch of the
+explored map and predicts at which positions of the walk, in a frame centered on the start, that patch was seen.
 
-numpy only (no TensorFlow), time-major [T, B, ...]. Faithful to the public TF 1 code (multigrid_mem,
-mapping_localization/environment.py) where it speaks: mazes and their stream of random numbers, spiral walk, inputs,
-3x3 queries, target masks. It has no random walk and no 9x9 queries; the paper names both without their details, which
-are therefore ours (`random_walk`, `MappingTask.partial_queries`).
+numpy only (no TensorFlow), time-major [T, B, ...]. Public code: multigrid_mem, mapping_localization/environment.py, for
+mazes and their stream of random numbers, spiral walk, inputs, 3x3 queries, target masks. It has no random walk and no
+9x9 queries; the paper names both without details. Not specified; we use `random_walk` and, for larger queries, patches
+that have been seen whole.
 """
 
 import functools
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfmem.tasks.sizes import check_array
+from tfmem.validation import check_array
 
-FREE, WALL, VISITED, UNKNOWN = 0, 1, 2, 3  # cells of a maze (the first two) and of `Episode.known_maps`
-VIEW = 3  # INPUT_SIZE of the public code: the side of what the agent sees
+FREE, WALL, UNKNOWN = 0, 1, 3  # cells; UNKNOWN: outside the maze, or a blank query
+VIEW = 3  # side of the agent's view; INPUT_SIZE of the public code
 _NEVER = np.iinfo(np.int32).max
 _MOVES = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])  # right, down, left, up
 _BITS_PER_WORD = 62
@@ -66,7 +66,7 @@ def spiral_walk(size):
 
 
 def random_walk(rng, size, length, batch_size):
-    """Each item's own walk [length, batch_size, 2] from the centre: ours, the paper not saying how it is drawn.
+    """Each item's own walk [length, batch_size, 2] from the center. Not specified; we use this draw.
 
     Every step goes to one of the four neighbours that is not on the outer ring, all equally likely. Inner walls do not
     stop the agent, as they do not stop it on the spiral.
@@ -105,15 +105,12 @@ def _padded(cells, margin, fill):
 
 
 def _gather(cells, positions, size):
-    """Patches [n, B, size, size] of cells [B, M, M] (or [n, B, M, M]) around positions [n, B, 2]; outside: UNKNOWN."""
+    """Patches [n, B, size, size] of cells [B, M, M] around positions [n, B, 2]; outside: UNKNOWN."""
     cells = _padded(cells, size // 2, UNKNOWN)
     span = np.arange(size)
     rows = positions[..., 0, None, None] + span[:, None]
     columns = positions[..., 1, None, None] + span
-    items = np.arange(cells.shape[-3])[:, None, None]
-    if cells.ndim == 3:
-        return cells[items, rows, columns]
-    return cells[np.arange(len(cells))[:, None, None, None], items, rows, columns]
+    return cells[np.arange(len(cells))[:, None, None], rows, columns]
 
 
 def _codes(bits, size):
@@ -146,11 +143,12 @@ def _one_hot(patches):
 
 @dataclass(frozen=True)
 class MappingTask:
-    """What is asked of the agent; `episode` draws one.
+    """The settings of mazes, walks and queries; `episode` draws an episode.
 
     Args:
         map_size: odd side of the maze with its walled ring, at least 7 (public: 25).
-        query_sizes: odd sides of the patches that are asked for at every step (paper: 3, or 3 and 9).
+        query_sizes: odd sides of the queries of every step (paper: 3, or 3 and 9). A query is the patch around a
+            position visited so far, seen whole; until there is one, it is blank and `asked` is False.
         walk: "spiral" (public code: the same for the whole batch, walls do not stop it) or "random" (`random_walk`).
         episode_length: observations T per episode, at most (map_size - 2)^2 on a spiral; None: (map_size - 2)^2.
         target_size: side S of the target masks (public: 48 for maps of 15 and of 25). It must hold every place.
@@ -159,10 +157,6 @@ class MappingTask:
         complexity, density: of the mazes (public: 0.05, 0.2).
         label_after_move: as the public code, make the targets of step t after the move, so that they may hold the
             place of step t + 1. False: only places seen by step t.
-        partial_queries: how a query that is larger than the view is drawn, which the paper does not say. False (ours):
-            one of the places visited so far around which the whole patch has been seen; until there is one, the query
-            is blank and `asked` is False. True (ours): any place visited so far; cells that no view has shown by
-            step t are blank (neither free nor wall), in the query as in what it is compared with.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -177,36 +171,35 @@ class MappingTask:
     complexity: float = 0.05
     density: float = 0.2
     label_after_move: bool = True
-    partial_queries: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "query_sizes", tuple(self.query_sizes))
         if self.map_size < 7 or self.map_size % 2 == 0:
-            raise ValueError(f"map_size must be odd and at least 7, got {self.map_size}")
+            raise ValueError(f"map_size: {self.map_size}, must be odd and at least 7")
         sizes = self.query_sizes
         if not sizes or len(set(sizes)) < len(sizes) or any(s < VIEW or s > self.map_size or s % 2 == 0 for s in sizes):
             raise ValueError(
-                f"query_sizes must be different odd sizes from {VIEW} to map_size = {self.map_size}, got {sizes}"
+                f"query_sizes: {sizes}, must be different odd sizes from {VIEW} to map_size = {self.map_size}"
             )
         if self.walk not in ("spiral", "random"):
-            raise ValueError(f'walk must be "spiral" or "random", got {self.walk!r}')
+            raise ValueError(f"walk: {self.walk!r}, must be 'spiral' or 'random'")
         if self.episode_length is not None and self.episode_length < 1:
-            raise ValueError(f"episode_length must be at least 1, got {self.episode_length}")
+            raise ValueError(f"episode_length: {self.episode_length}, must be at least 1")
         if self.walk == "spiral" and self.length > (self.map_size - 2) ** 2:
             raise ValueError(
-                f"episode_length must be at most (map_size - 2)^2 = {(self.map_size - 2) ** 2} on a spiral, "
-                f"got {self.episode_length}"
+                f"episode_length: {self.episode_length}, must be at most (map_size - 2)^2 = {(self.map_size - 2) ** 2} "
+                "on a spiral"
             )
         reach = self.map_size // 2 - 1
         if not reach <= self.start < self.target_size - reach:
             least = 2 * reach + 1 if self.centred else self.map_size + reach + 1
             raise ValueError(
-                f"target_size must be at least {least} for map_size = {self.map_size} (centred: {self.centred}), "
-                f"got {self.target_size}"
+                f"target_size: {self.target_size}, must be at least {least} for map_size = {self.map_size} "
+                f"(centred: {self.centred})"
             )
         for name in ("complexity", "density"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+                raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to 1")
 
     @property
     def length(self):
@@ -229,24 +222,24 @@ class MappingTask:
             rng: a `numpy.random.RandomState`.
             batch_size: B, at least 1.
             init_maps: mazes [B, M, M] of 0 (free) and 1 (wall) to use instead of drawn ones.
-            query_index: {size: [T] or [T, B]}, the step whose place is asked for at each step, instead of drawn ones.
+            query_index: {size: [T] or [T, B]}, the step at whose position each query lies, instead of drawn ones.
 
         Returns:
             An `Episode`.
 
         Raises:
-            ValueError: a bad batch_size, maps of another shape or with other cells, an index that cannot be asked for.
+            ValueError: a bad batch_size, maps of another shape or with other cells, an index of an unknown patch.
         """
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise ValueError(f"batch_size: {batch_size}, must be at least 1")
         if init_maps is None:
             maps = self.mazes(rng, batch_size)
         else:
             maps, shape = np.asarray(init_maps), (batch_size, self.map_size, self.map_size)
             if maps.shape != shape:
-                raise ValueError(f"init_maps must have shape {shape}, got {maps.shape}")
+                raise ValueError(f"init_maps: {maps.shape}, must be {shape}")
             if not np.isin(maps, (FREE, WALL)).all():
-                raise ValueError(f"init_maps must hold 0 (free) and 1 (wall) only, got {np.unique(maps)}")
+                raise ValueError(f"init_maps: cells {np.unique(maps)}, must be 0 (free) and 1 (wall)")
             maps = maps.astype(np.int8)
         if self.walk == "spiral":
             walk = spiral_walk(self.map_size)[: self.length, None]
@@ -257,7 +250,7 @@ class MappingTask:
 
 
 class Episode:
-    """One episode of a batch. Arrays are made when asked for, for steps start..stop - 1 (default: all of them).
+    """One episode of a batch. Arrays are made on demand, for steps start..stop - 1 (default: all).
 
     Attributes:
         task: the `MappingTask`.
@@ -277,26 +270,24 @@ class Episode:
         # The step of every cell's first visit, and of its first appearance in a view.
         self._visited = np.full(maps.shape, _NEVER, np.int32)
         np.minimum.at(self._visited, self._at, np.arange(self.length, dtype=np.int32)[:, None])
-        self._seen = _over_patches(np.minimum, self._visited, VIEW)
+        seen = _over_patches(np.minimum, self._visited, VIEW)
 
-        # When the patch around a cell can first be asked for; for 3x3 that is when the agent first stands there.
+        # When the patch around a cell can first be a query; for 3x3 that is when the agent first stands there.
         self._known, self._patch_codes = {}, {}
         for size in task.query_sizes:
             self._patch_codes[size] = _codes(maps, size)
-            self._known[size] = self._visited
-            if not task.partial_queries:
-                self._known[size] = np.maximum(self._visited, _over_patches(np.maximum, self._seen, size))
+            self._known[size] = np.maximum(self._visited, _over_patches(np.maximum, seen, size))
         self.query_index = {
             size: self._check(query_index[size], size) if size in query_index else self._draw(rng, size)
             for size in task.query_sizes
         }
 
     def _first_askable(self, size):
-        """[T, B]: from which step on the place of step j can be asked for."""
+        """[T, B]: the first step at which the position of step j can be a query."""
         return np.maximum(np.arange(self.length)[:, None], self._known[size][self._at])
 
     def _draw(self, rng, size):
-        """Uniform among the steps that can be asked for (3x3: 0..t), the same rank for the whole batch, as public."""
+        """Uniform among the steps that can be a query (3x3: 0..t), the same rank for the whole batch, as public."""
         since = self._first_askable(size)
         order = np.argsort(since, axis=0, kind="stable")
         count = np.zeros((self.length + 1, self.batch_size), np.int64)
@@ -310,18 +301,19 @@ class Episode:
         index = index[:, None] if index.ndim == 1 else index
         if index.shape not in ((self.length, 1), (self.length, self.batch_size)):
             raise ValueError(
-                f"query_index[{size}] must have shape ({self.length},) or ({self.length}, {self.batch_size}), "
-                f"got {index.shape}"
+                f"query_index[{size}]: {index.shape}, must be ({self.length},) or ({self.length}, {self.batch_size})"
             )
         index = np.broadcast_to(index, (self.length, self.batch_size))
         since = np.take_along_axis(self._first_askable(size), np.clip(index, 0, self.length - 1), axis=0)
         known = since <= np.arange(self.length)[:, None]
         if not ((index == -1) | ((index >= 0) & (index < self.length) & known)).all():
-            raise ValueError(f"query_index[{size}] must name steps whose patch is known by then (or -1: no query)")
+            raise ValueError(
+                f"query_index[{size}]: a step is too late, must be of a patch known by then (-1: no query)"
+            )
         return index
 
     def views(self, start=0, stop=None):
-        """What the agent sees, [n, B, 3, 3] int8."""
+        """The agent's views, [n, B, 3, 3] int8."""
         return _gather(self.maps, self.positions[start:stop], VIEW)
 
     def writer(self, start=0, stop=None):
@@ -334,27 +326,22 @@ class Episode:
         return np.concatenate([_one_hot(self.views(start, stop)), places], axis=-1)
 
     def asked(self, size, start=0, stop=None):
-        """Whether there is a query of this size, [n, B] bool."""
+        """True at steps with a query of this size, [n, B] bool."""
         return self.query_index[size][start:stop] >= 0
 
     def queries(self, size, start=0, stop=None):
         """Reader input [n, B, size, size, 4] float32: as the writer's, the last two channels zero."""
-        patches = _gather(self._known_cells(size, start, stop), self._places(size, start, stop), size)
+        patches = _gather(self.maps, self._places(size, start, stop), size)
         patches = np.where(self.asked(size, start, stop)[..., None, None], patches, UNKNOWN)
         cells = _one_hot(patches)
         return np.concatenate([cells, np.zeros_like(cells)], axis=-1)
 
     def targets(self, size, start=0, stop=None):
-        """Masks [n, B, S, S] uint8: 1 at every place visited so far around which the patch equals the query."""
+        """Masks [n, B, S, S] uint8: 1 at every position visited so far whose patch equals the query."""
         steps = np.arange(self.length)[start:stop, None, None, None]
         places = self._places(size, start, stop)
-        if self._is_partial(size):
-            known = self._known_cells(size, start, stop)
-            codes = np.concatenate([_codes(known == WALL, size), _codes(known != UNKNOWN, size)], axis=-1)
-        else:
-            codes = self._patch_codes[size][None]
-        batch, items = np.arange(len(codes))[:, None], np.arange(self.batch_size)
-        query = codes[batch, items, places[..., 0], places[..., 1]]  # [n, B, words]
+        codes = self._patch_codes[size]
+        query = codes[np.arange(self.batch_size), places[..., 0], places[..., 1]]  # [n, B, words]
         equal = functools.reduce(
             np.logical_and, [codes[..., w] == query[:, :, None, None, w] for w in range(codes.shape[-1])]
         )
@@ -362,32 +349,9 @@ class Episode:
         mask = equal & (self._known[size] <= latest) & self.asked(size, start, stop)[..., None, None]
         return recentre(mask.astype(np.uint8), self.task.target_size, start=self.task.start)
 
-    def _is_partial(self, size):
-        return self.task.partial_queries and size > VIEW
-
     def _places(self, size, start, stop):
         index = np.maximum(self.query_index[size][start:stop], 0)
         return self.positions[index, np.arange(self.batch_size)]
-
-    def _known_cells(self, size, start, stop):
-        if not self._is_partial(size):
-            return self.maps
-        steps = np.arange(self.length)[start:stop, None, None, None]
-        return np.where(self._seen <= steps, self.maps, np.int8(UNKNOWN))
-
-    def num_patterns(self, size=VIEW):
-        """How many different patches the places visited have shown when the targets of step t are made, [T, B]."""
-        codes = self._patch_codes[size][self._at]  # [T, B, words]
-        new = np.zeros((self.length, self.batch_size), np.int64)
-        for item in range(self.batch_size):
-            new[np.unique(codes[:, item], axis=0, return_index=True)[1], item] = 1
-        latest = np.minimum(np.arange(self.length) + self.task.label_after_move, self.length - 1)
-        return np.cumsum(new, axis=0)[latest]
-
-    def known_maps(self, moves):
-        """What has been seen after `moves` moves, [B, M, M] int8: FREE, WALL, VISITED (free cells only), UNKNOWN."""
-        maps = np.where(self._seen <= moves, self.maps, np.int8(UNKNOWN))
-        return np.where((self._visited <= moves) & (self.maps == FREE), np.int8(VISITED), maps)
 
     def window(self, start, length=20):
         """Steps start..start + length - 1 as one training batch, zeros after the episode's end.
@@ -440,15 +404,15 @@ class MappingStream:
 
     def __init__(self, task, batch_size, length=20, seed=0, split="train", hold_out=0):
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise ValueError(f"batch_size: {batch_size}, must be at least 1")
         if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}")
+            raise ValueError(f"length: {length}, must be at least 1")
         if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}")
+            raise ValueError(f"seed: {seed}, must be at least 0")
         if split not in ("train", "evaluation"):
-            raise ValueError(f'split must be "train" or "evaluation", got {split!r}')
+            raise ValueError(f"split: {split!r}, must be 'train' or 'evaluation'")
         if hold_out < 0 or hold_out == 1:
-            raise ValueError(f"hold_out must be 0 or at least 2, got {hold_out}")
+            raise ValueError(f"hold_out: {hold_out}, must be 0 or at least 2")
         sizes = dict(map_size=task.map_size, batch_size=batch_size)
         check_array(batch_size, task.map_size, task.map_size, **sizes)
         check_array(task.length, batch_size, 2, **sizes, episode_length=task.length)
@@ -482,7 +446,7 @@ class MappingStream:
             drawn = maze(rng, self.task.map_size, self.task.complexity, self.task.density)
             if (zlib.crc32(drawn.tobytes()) % self.hold_out == 0) == (self.split == "evaluation"):
                 return drawn
-        raise ValueError(f"hold_out={self.hold_out} leaves no mazes of {self.task} for split {self.split!r}")
+        raise ValueError(f"hold_out: {self.hold_out}, must leave mazes of {self.task} for split {self.split!r}")
 
 
 def stream(task, **arguments):

@@ -1,4 +1,4 @@
-"""MNIST recall and classification (Huynh, Maire, Walter 2020, supplement B.2): which digit followed this image?
+"""MNIST recall and classification (Huynh, Maire, Walter 2020, supplement B.2): the digit after an image.
 
 The writer reads T images; the reader is shown one of the first T - 1 again and names the class of the one after it.
 numpy only, time-major [T, B, ...]. Order of the images and draw of the query as in the public TF 1 code
@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 
-from tfmem.tasks.datasets import mnist
+from tfmem.data.datasets import mnist
 
 
 class DigitStream:
@@ -36,18 +36,18 @@ class DigitStream:
     def __init__(self, images, labels, batch_size, steps=10, seed=0):
         images, labels = np.asarray(images), np.asarray(labels)
         if images.ndim != 3 or images.dtype != np.uint8:
-            raise ValueError(f"images must be uint8 of shape [N, rows, columns], got {images.dtype} {images.shape}")
+            raise ValueError(f"images: {images.dtype} {images.shape}, must be uint8 [N, rows, columns]")
         if labels.shape != images.shape[:1]:
-            raise ValueError(f"labels must have shape {images.shape[:1]}, one per image, got {labels.shape}")
+            raise ValueError(f"labels: {labels.shape}, must be {images.shape[:1]}, one per image")
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise ValueError(f"batch_size: {batch_size}, must be at least 1")
         if steps < 2:
-            raise ValueError(f"steps must be at least 2, got {steps}")
+            raise ValueError(f"steps: {steps}, must be at least 2")
         if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}")
+            raise ValueError(f"seed: {seed}, must be at least 0")
         if len(images) < steps * batch_size:
             raise ValueError(
-                f"images must hold at least steps * batch_size = {steps * batch_size} images, got {len(images)}"
+                f"images: {len(images)} of them, must be at least steps * batch_size = {steps * batch_size}"
             )
         self.images, self.labels = images, labels
         self.batch_size, self.steps, self.seed = batch_size, steps, seed
@@ -56,7 +56,7 @@ class DigitStream:
         self._restart()
 
     def generator(self, update):
-        """The numpy generator of what update `update` draws beside its images."""
+        """The numpy generator of what update `update` draws in addition to its images."""
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(update,)))
 
     def image_index(self, update):
@@ -82,7 +82,7 @@ class DigitStream:
 class RecallStream(DigitStream):
     """Recall episodes, `batch(update)`: the images of a `DigitStream`, and a query.
 
-    The public code draws its query steps from Python's generator; ours are drawn from (seed, update).
+    The public code draws its query steps from Python's generator; here they follow from (seed, update).
     """
 
     def query_step(self, update):
@@ -102,7 +102,7 @@ class RecallStream(DigitStream):
         """
         k = self.query_step(update) if query_step is None else query_step
         if not 0 <= k <= self.steps - 2:
-            raise ValueError(f"query_step must be from 0 to steps - 2 = {self.steps - 2}, got {k}")
+            raise ValueError(f"query_step: {k}, must be from 0 to steps - 2 = {self.steps - 2}")
         index = self.image_index(update)
         images = self.images[index][..., None].astype(np.float32)
         label = self.labels[index[k + 1]].astype(np.int32)
@@ -110,5 +110,5 @@ class RecallStream(DigitStream):
 
 
 def stream(split, batch_size, steps, seed):
-    """A `RecallStream` over a split of MNIST, "train" or "test"; see `tfmem.tasks.datasets.mnist` for its errors."""
+    """A `RecallStream` over a split of MNIST, "train" or "test"; see `tfmem.data.datasets.mnist` for its errors."""
     return RecallStream(*mnist(split), batch_size, steps, seed)

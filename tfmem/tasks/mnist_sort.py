@@ -7,7 +7,7 @@ standard task (`tfmem.tasks.priority_sort`). numpy only, time-major [T, B, ...].
 
 import numpy as np
 
-from tfmem.tasks.datasets import mnist
+from tfmem.data.datasets import mnist
 from tfmem.tasks.mnist_recall import DigitStream
 
 
@@ -16,7 +16,7 @@ class SortStream(DigitStream):
 
     Args:
         images, labels, batch_size, steps, seed: as `DigitStream`.
-        num_outputs: how many digits are asked for, 1 to steps. Default: all.
+        num_outputs: digits to output, 1 to steps. Default: all.
 
     Raises:
         ValueError: as `DigitStream`, or `num_outputs` out of its range.
@@ -26,7 +26,7 @@ class SortStream(DigitStream):
         super().__init__(images, labels, batch_size, steps, seed)
         self.num_outputs = steps if num_outputs is None else num_outputs
         if not 1 <= self.num_outputs <= steps:
-            raise ValueError(f"num_outputs must be from 1 to steps = {steps}, got {num_outputs}")
+            raise ValueError(f"num_outputs: {num_outputs}, must be from 1 to steps = {steps}")
 
     def batch(self, update):
         """Episodes of update `update`, counted from 0.
@@ -46,5 +46,5 @@ class SortStream(DigitStream):
 
 
 def stream(split, batch_size, steps, seed, num_outputs=None):
-    """A `SortStream` over a split of MNIST, "train" or "test"; see `tfmem.tasks.datasets.mnist` for its errors."""
+    """A `SortStream` over a split of MNIST, "train" or "test"; see `tfmem.data.datasets.mnist` for its errors."""
     return SortStream(*mnist(split), batch_size, steps, seed, num_outputs)

@@ -1,10 +1,10 @@
-"""Nth farthest (Santoro et al. 2018, §4.1 and appendix A.1): which vector is the nth farthest from vector m?
+"""Nth farthest (Santoro et al. 2018, §4.1 and appendix A.1): the vector that is nth farthest from vector m.
 
     row t of a sequence     (x_t; l_t; n; m)     x_t uniform in (-1, 1), its label l_t, n and m one-hot
     target                  the label of the vector that is nth farthest (Euclidean) from the vector with label m
 
 Labels are a random permutation, not the order in which the vectors come. n = 1 is the farthest; vector m itself is
-among the candidates, at distance 0, so that n = N always asks for m.
+among the candidates, at distance 0, so n = N always asks for m.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfmem.losses.sequence import accuracy, cross_entropy
 from tfmem.tasks.base import Batch, Task
-from tfmem.tasks.sizes import check_array
+from tfmem.validation import check_array
 
 
 @dataclasses.dataclass(frozen=True)

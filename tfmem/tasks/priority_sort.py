@@ -15,7 +15,7 @@ import math
 import tensorflow as tf
 
 from tfmem.tasks.base import Batch, Task
-from tfmem.tasks.sizes import check_array
+from tfmem.validation import check_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def patches(vectors, *scalars):
     """
     side = math.isqrt(vectors.shape[-1])
     if side**2 != vectors.shape[-1]:
-        raise ValueError(f"vectors: shape is {vectors.shape}; the last axis must be a square number")
+        raise ValueError(f"vectors: {vectors.shape}, must have a square number as last axis")
     grid = tf.reshape(vectors, tf.concat([tf.shape(vectors)[:-1], [side, side, 1]], axis=0))
     channels = [scalar[..., tf.newaxis, tf.newaxis, tf.newaxis] * tf.ones_like(grid) for scalar in scalars]
     return tf.ensure_shape(tf.concat([grid, *channels], axis=-1), [*vectors.shape[:-1], side, side, 1 + len(scalars)])

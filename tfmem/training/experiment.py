@@ -1,4 +1,4 @@
-"""What an experiment is: its configuration, its update, its evaluation, and its updates as compiled functions."""
+"""Experiments: configuration, update and evaluation, and updates as compiled functions."""
 
 import abc
 import collections
@@ -13,13 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfmem.backend import keras
-from tfmem.loop import fitting_arrays, pending_metrics
-from tfmem.runfolder import RunFolderError
+from tfmem.training.loop import fitting_arrays, pending_metrics
+from tfmem.training.run_folder import RunFolderError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What every run has. Experiments' configurations inherit it and extend `__post_init__`.
+    """The fields of every run. Experiments' configurations inherit it and extend `__post_init__`.
 
     The papers specify none of these but the number of updates; the values are of the presets.
     """
@@ -39,9 +39,9 @@ class RunConfig:
     checkpoint_seconds: float = 300.0
     """Seconds between checkpoints."""
     jit_compile: Literal["auto"] | bool = "auto"
-    """Whether XLA compiles the update; auto: on a GPU yes, on a CPU no (measured: its convolutions are slower)."""
+    """Compile the update by XLA; auto: on a GPU yes, on a CPU no (measured: its convolutions are slower)."""
     mixed_precision: bool = False
-    """Whether products are computed in bfloat16 (weights, softmax and normalization in float32)."""
+    """Compute products in bfloat16 (weights, softmax and normalization in float32)."""
 
     supports_mixed_precision: ClassVar[bool] = False  # an experiment whose models take `policy` says True
 
@@ -101,12 +101,12 @@ class Experiment(abc.ABC):
     """One experiment: a model, its data, its update and its evaluation, made from a configuration.
 
     The constructor seeds Python, NumPy and Keras with `config.seed` and must make every variable (build models and
-    optimisers), so that `variables` is complete before the first update.
+    optimizers), so that `variables` is complete before the first update.
 
     Attributes:
       name: "<paper>/<experiment>", a class attribute.
       config: the configuration, a `RunConfig`.
-      model: the core or model that is imported into, saved and exported.
+      model: the core or model to load, save and export.
     """
 
     name: str
@@ -150,14 +150,14 @@ class Experiment(abc.ABC):
     def evaluate(self):
         """Scores on unseen data as a dict of floats; changes nothing that training reads, nor its random state."""
 
-    def pipeline(self, split="train"):
-        """Where the data come from without TensorFlow: what a compiled bundle (`tfmem.aot`) is fed by.
+    def data_source(self, split="train"):
+        """Name the `tfmem.data.source.DataSource` that feeds a compiled bundle (`tfmem.aot`), without TensorFlow.
 
         Args:
           split: "train" for the batches of updates, "evaluation" for those of `evaluation`'s steps.
 
         Returns:
-          `(factory, arguments)`: "module:function" of a module that needs numpy only, and what JSON can hold;
+          `(factory, arguments)`: "module:function" of a module without TensorFlow, and what JSON can hold;
           `function(**arguments).batch(number)` is the data. None (the default) where the steps draw their own.
         """
         return None
@@ -172,7 +172,7 @@ class Experiment(abc.ABC):
 
     @abc.abstractmethod
     def figures(self, folder):
-        """Draws the experiment's own pictures into `folder` (the run's learning curves are train's business)."""
+        """Draw the experiment's own pictures into `folder`; `train` draws the learning curve."""
 
     def export(self, folder):
         """Writes the SavedModel with `step` and `sequence` signatures."""
@@ -229,7 +229,7 @@ def _plainness(path):
 
 
 def uses_xla(config):
-    """Whether `config.jit_compile` means XLA on this machine."""
+    """True if `config.jit_compile` means XLA on this machine."""
     if config.jit_compile == "auto":
         return bool(tf.config.list_physical_devices("GPU"))
     return config.jit_compile

@@ -18,8 +18,8 @@ experiment overrides it, to give the model other inputs, to evaluate in another 
 as it is: a loss of the core's own (the metalearned memory's) is in `SequenceOutput.outputs` and is added there.
 
 Data: `task(seed)` in the graph, where it is natural; else `batch(update)` and `evaluation_batch(number)` make nests of
-numpy arrays, and `pipeline` says how a compiled bundle makes the same. Evaluation seeds are the same for every run and
-never seeds of training.
+numpy arrays, and `data_source` says how a compiled bundle makes the same. Evaluation seeds are the same for every run
+and never seeds of training.
 
 Scores: scalars, or pairs (sum, count) where batches are to be averaged by what they count (tfmem.losses.sequence).
 Their names become train/<name> and eval/<name> in metrics.csv. "loss" is what is minimised.
@@ -39,8 +39,8 @@ import tensorflow as tf
 from tfmem import plotting, training
 from tfmem.backend import keras
 from tfmem.optimizers import TF1RMSprop
-from tfmem.runfolder import RunFolder
 from tfmem.training import Evaluation, RunConfig, check_range, numbered, uses_xla
+from tfmem.training.run_folder import RunFolder
 
 EVALUATION_SEED = -1  # config.seed is not negative
 

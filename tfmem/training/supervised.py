@@ -17,9 +17,9 @@ import tensorflow as tf
 from tfmem.cores.config import AnyCoreConfig
 from tfmem.models.sequence import SequenceModel
 from tfmem.tasks.base import Batch, Task
-from tfmem.tasks.sizes import check_array
 from tfmem.training.experiment import check_range
 from tfmem.training.sequence import SequenceConfig, SequenceExperiment
+from tfmem.validation import check_array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,17 +17,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from tfmem import plotting
-from tfmem.loop import Loop
-from tfmem.runfolder import (
-    RunFolder,
-    RunFolderError,
-    as_json,
-    describe_machine,
-    replacing,
-    run_config,
-    run_result,
-    write_json,
-)
+from tfmem.atomic import replacing
 from tfmem.training.experiment import (
     checkpoint_arrays,
     compiled_updates,
@@ -38,6 +28,16 @@ from tfmem.training.experiment import (
     stacked_batches,
     variable_names,
 )
+from tfmem.training.loop import Loop
+from tfmem.training.run_folder import (
+    RunFolder,
+    RunFolderError,
+    as_json,
+    describe_machine,
+    run_config,
+    run_result,
+    write_json,
+)
 
 HISTORY = "num_updates_history"  # in config.json and result.json of a run that was made longer
 
@@ -47,16 +47,16 @@ class UpdateError(ValueError):
 
 
 def train(experiment, path, preset=None, paper=None, extend=False):
-    """Runs an experiment in a run folder, from its last checkpoint where it has one, to the end.
+    """Run an experiment in a run folder, from its last checkpoint if it has one, to the end.
 
     SIGINT (Ctrl-C) and SIGTERM stop it after the current call with a checkpoint.
 
     Args:
       experiment: an `Experiment`.
-      path: the run folder; made where it does not exist.
+      path: the run folder; made if it does not exist.
       preset: name of the preset, for the record.
       paper: the paper's numbers, `{metric: (value or None, source)}`, for the record.
-      extend: whether to train the folder's run longer, to the `num_updates` of this configuration. All other fields
+      extend: train the folder's run longer, to the `num_updates` of this configuration. All other fields
         must be the same. Its numbers are those of a run that had as many from the start. config.json and result.json
         then list what `num_updates` has been (`num_updates_history`).
 
@@ -119,7 +119,7 @@ def _extended(folder, described, num_updates):
         "config": described["config"] | {"num_updates": num_updates},
         HISTORY: [*described.get(HISTORY, [before]), num_updates],
     }
-    folder.result_path.unlink(missing_ok=True)  # first: a result never stands beside a configuration of more updates
+    folder.result_path.unlink(missing_ok=True)  # first: no result with a configuration of more updates
     write_json(folder.config_path, described)
     return described
 

@@ -1,4 +1,4 @@
-"""What the grid worlds share: the contract, the beginning of the next episode, and checks of what comes in."""
+"""Common part of the grid worlds: the contract, the beginning of the next episode, and checks of arguments."""
 
 import abc
 from typing import Any, ClassVar, NamedTuple
@@ -10,7 +10,7 @@ _LARGEST = 2**31 - 1
 
 
 class Step(NamedTuple):
-    """What a step of B worlds gives in addition to their state.
+    """Result of a step of B worlds, without their state.
 
     observation: of the state, [B, ...]: the next episode's first one where an episode has ended.
     reward: float32 [B].
@@ -27,7 +27,7 @@ class Step(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an action leads to, before the next episode begins.
+    """Result of an action, before the next episode begins.
 
     state: NamedTuple of tensors [B, ...].
     seen: the state that the agent sees: `state`, save where a world draws the picture earlier.
@@ -66,7 +66,7 @@ class GridWorld(abc.ABC):
 
     @abc.abstractmethod
     def decide(self, numbers):
-        """What is random in a step, from int32 numbers [B, num_numbers]: NamedTuple of tensors with a field `level`."""
+        """Random decisions of a step, from int32 [B, num_numbers]: NamedTuple of tensors with a field `level`."""
 
     @abc.abstractmethod
     def begin(self, level):
@@ -78,14 +78,14 @@ class GridWorld(abc.ABC):
 
     @abc.abstractmethod
     def observe(self, state):
-        """What the agent sees, [B, *observation_shape]."""
+        """The agent's observation, [B, *observation_shape]."""
 
     @abc.abstractmethod
     def picture(self, state):
         """The whole grid, uint8 [B, rows, columns, 3]."""
 
     def draw(self, seed, batch_size):
-        """What is random in one step of `batch_size` worlds: a function of the two integers of `seed`."""
+        """Random decisions of one step of `batch_size` worlds: a function of the two integers of `seed`."""
         numbers = tf.random.stateless_uniform(
             [batch_size, self.num_numbers], seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
         )

@@ -94,7 +94,7 @@ class GoalMaze(GridWorld):
         return high
 
     def walls(self):
-        """Where walls are, bool [side, side]."""
+        """True at walls, bool [side, side]."""
         row, column = np.indices([self.side, self.side])
         walls = (row % 2 == 0) & (column % 2 == 0)
         walls[[0, -1]] = walls[:, [0, -1]] = True

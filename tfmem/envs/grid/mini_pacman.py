@@ -117,7 +117,7 @@ class State(NamedTuple):
 
 
 class Decisions(NamedTuple):
-    """What is random in a step, int32.
+    """Random decisions of a step, int32.
 
     level: layout of the next episode [B].
     layout: layout of a level that begins within the episode [B].
@@ -383,7 +383,7 @@ def _power(state):
 
 
 def _things(state, cells=None):
-    """Whether wall, food, player, a ghost or a pill is there, for cells [B, n] or all."""
+    """True where wall, food, player, a ghost or a pill is, for cells [B, n] or all."""
     food = _flat(state.food) > 0
     if cells is None:
         cells = tf.range(WALLS.size)[None]

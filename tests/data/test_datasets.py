@@ -10,7 +10,8 @@ from urllib import error, request
 import numpy as np
 import pytest
 
-from tfmem.tasks.datasets import DATA_DIR, CorruptDataError, MissingDataError, mnist
+from tfmem.data.datasets import mnist
+from tfmem.data.files import DATA_DIR, CorruptDataError, MissingDataError
 
 PREFIXES = {"train": "train", "test": "t10k"}
 
@@ -47,7 +48,7 @@ def test_reads_the_files(data_dir, arrays, split, monkeypatch):
 
 
 def test_unknown_split(data_dir):
-    with pytest.raises(ValueError, match=r"split must be one of .* got 'valid'"):
+    with pytest.raises(ValueError, match=r"split: 'valid', must be one of"):
         mnist("valid", data_dir)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from reproductions import load_experiment
+from tfmem.data.babi import parse
 from tfmem.tasks import babi
 from tfmem.tasks.associative_recall import AssociativeRecall
 from tfmem.tasks.dictionary_inference import DictionaryInference
@@ -16,7 +17,7 @@ from tfmem.tasks.mapping import MappingStream, MappingTask
 from tfmem.tasks.nth_farthest import NthFarthest
 from tfmem.tasks.priority_sort import PrioritySort
 from tfmem.tasks.repeat_copy import RepeatCopy
-from tfmem.tasks.sizes import LARGEST, check_array
+from tfmem.validation import LARGEST, check_array
 
 
 def test_the_largest_array():
@@ -49,7 +50,7 @@ HUGE = [
     (MappingStream, dict(task=MappingTask(map_size=15, target_size=45), batch_size=10**8)),
     (MappingStream, dict(task=MappingTask(map_size=15, target_size=45), batch_size=1, length=10**7)),
     (EvaluationWindows, dict(ids=np.arange(9), batch_size=10**5, window=10**5)),
-    (babi.Batches, dict(sequences=babi.encode(babi.parse("1 A?\tb\t1\n", 1), ("-", "a", "b", "?")), batch_size=10**10)),
+    (babi.Batches, dict(sequences=babi.encode(parse("1 A?\tb\t1\n", 1), ("-", "a", "b", "?")), batch_size=10**10)),
 ]
 
 

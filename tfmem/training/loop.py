@@ -1,7 +1,7 @@
-"""The loop of a run, without TensorFlow: `tfmem.training` and the runner of compiled bundles both train by it.
+"""The loop of a run, without TensorFlow: the trainer and the runner of compiled bundles share it.
 
 A `Loop` makes calls of several updates each. It writes rows of metrics.csv, evaluates, saves checkpoints and resumes;
-what a call computes, and by which framework, its subclass says.
+subclasses define what one call computes.
 """
 
 import abc
@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tfmem.runfolder import Checkpoint, RunFolderError
+from tfmem.training.run_folder import Checkpoint, RunFolderError
 
 try:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -43,7 +43,7 @@ class Loop(abc.ABC):
     """The updates of one run in its folder.
 
     Args:
-      folder: a `RunFolder` that was claimed.
+      folder: a claimed `RunFolder`.
       schedule: has `updates_per_call`, `log_every`, `eval_every`, `checkpoint_every`, `checkpoint_seconds` of
         `tfmem.training.RunConfig`.
       num_updates: updates in all.
@@ -51,7 +51,7 @@ class Loop(abc.ABC):
     Attributes:
       update: number of updates done.
       evaluation: scores of the last evaluation; None before one.
-      names: what the variables of a checkpoint are, by their names in it; {} where it is not known.
+      names: attribute paths of a checkpoint's variables, by their names in it; {} if unknown.
     """
 
     names: ClassVar[dict] = {}
@@ -63,32 +63,32 @@ class Loop(abc.ABC):
 
     @abc.abstractmethod
     def load(self, checkpoint):
-        """Takes over the variables and the carry of a `Checkpoint`."""
+        """Load the variables and the carry of a `Checkpoint`."""
 
     @abc.abstractmethod
     def arrays(self):
-        """Variables and carry as numpy arrays by name, as `load` takes them."""
+        """Return variables and carry as numpy arrays by name, as `load` takes them."""
 
     @abc.abstractmethod
     def batches(self, first, size):
-        """The data of the updates `first`, ..., `first + size - 1`, stacked; runs in a thread."""
+        """Return the data of the updates `first`, ..., `first + size - 1`, stacked; runs in a thread."""
 
     @abc.abstractmethod
     def call(self, first, size, batches):
-        """Makes these updates; returns their metrics, numpy arrays [size] by name."""
+        """Make these updates; return their metrics, numpy arrays [size] by name."""
 
     @abc.abstractmethod
     def evaluate(self):
-        """Scores by name, or None where there is no evaluation."""
+        """Return scores by name, or None without an evaluation."""
 
     def record(self, row):
-        """Writes a row of metrics."""
+        """Write a row of metrics."""
         self.folder.append_metrics(self.update, row)
 
     def resume(self):
-        """Resumes from the folder's newest readable checkpoint, where there is one.
+        """Resume from the folder's newest readable checkpoint, if there is one.
 
-        Where the run once ended there and is now longer, what metrics.csv has for that end alone is removed.
+        If the run once ended there and is now longer, the entries of metrics.csv for that end alone are removed.
         """
         checkpoint, damaged = self.folder.resume()
         for path, reason in damaged:
@@ -99,23 +99,23 @@ class Loop(abc.ABC):
             self.wall_before = checkpoint.metadata["wall_time"]
             if self.update < self.num_updates:
                 self.folder.trim_metrics(self.update, self._stays)
-            _say(f"going on after update {self.update}")
+            _say(f"resuming after update {self.update}")
         self.start = self.last_save = time.monotonic()
 
     def _due(self, every):
         return bool(every) and self.update % every == 0
 
     def _stays(self, column):
-        """Whether a run of any length has this column in the row of the present update."""
+        """True for a column that a run of any length has in the row of the present update."""
         if column.startswith("train/"):  # without pending values its mean would be lost
             return self._due(self.schedule.log_every) or not self.pending
         return self._due(self.schedule.eval_every)
 
     def run(self):
-        """Trains to the end.
+        """Train to the end.
 
         Raises:
-          TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was saved after the call that was running.
+          TrainingInterrupted: SIGINT or SIGTERM arrived; a checkpoint was saved after the current call.
           TrainingDivergedError: NaN or infinity.
           RunFolderError: the folder cannot be written.
         """
@@ -137,7 +137,7 @@ class Loop(abc.ABC):
                     self.save()
 
     def _account(self, metrics, display):
-        """Counts the updates of a call: watches for NaN, writes the rows that are due."""
+        """Count the updates of a call: check for NaN, write the rows that are due."""
         for values in zip(*metrics.values(), strict=True):
             self.update += 1
             for name, value in zip(metrics, values, strict=True):
@@ -174,7 +174,7 @@ class Loop(abc.ABC):
         self.last_save = time.monotonic()
 
     def wall_time(self):
-        """Seconds of training up to here over all resumes; what a kill threw away is not counted."""
+        """Seconds of training up to here over all resumes; updates lost in a kill are not counted."""
         return self.wall_before + time.monotonic() - self.start
 
 
@@ -186,7 +186,7 @@ def pack_checkpoint(update, arrays, pending, wall_time, names=None):
       arrays: numpy arrays by name, `variables/...` and `carry/...`.
       pending: metrics of the unfinished row, lists by name.
       wall_time: seconds.
-      names: what each array of `variables/` is, by the rest of its name; compared when the checkpoint is loaded.
+      names: attribute path of each array of `variables/`, by the rest of its name; compared on loading.
 
     Raises:
       TrainingDivergedError: an array holds NaN.
@@ -210,15 +210,15 @@ def pending_metrics(checkpoint):
 
 
 def fitting_arrays(checkpoint, shapes, owner):
-    """The variables and the carry of a `Checkpoint`, after a look at names and shapes.
+    """Return the variables and the carry of a `Checkpoint` after a check of names and shapes.
 
     Args:
       checkpoint: a `Checkpoint`.
-      shapes: the shapes that are expected, by name.
-      owner: what they belong to, for the message.
+      shapes: the expected shapes, by name.
+      owner: name of the experiment, for the message.
 
     Raises:
-      RunFolderError: there are others.
+      RunFolderError: names or shapes differ.
     """
     stored = {name: array for name, array in checkpoint.arrays.items() if not name.startswith("pending/")}
     problems = [f"{name} is missing" for name in shapes if name not in stored]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tfmem.tasks import images as task
-from tfmem.tasks.images import ImageStream, mnist_stream
+from tfmem.data import images as task
+from tfmem.data.images import ImageStream, mnist_stream
 
 
 def numbered_images(count=10):
@@ -51,10 +51,10 @@ def test_mnist_has_a_border(rng, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(images=np.zeros((4, 8, 8), np.uint8)), r"images must be uint8 .* got uint8 \(4, 8, 8\)"),
-        (dict(images=np.zeros((4, 8, 8, 1))), "images must be uint8 .* got float64"),
-        (dict(batch_size=11), "batch_size must be from 1 to the number of images, 10, got 11"),
-        (dict(seed=-1), "seed must not be negative, got -1"),
+        (dict(images=np.zeros((4, 8, 8), np.uint8)), r"images: uint8 \(4, 8, 8\), must be uint8"),
+        (dict(images=np.zeros((4, 8, 8, 1))), "images: float64 .*, must be uint8"),
+        (dict(batch_size=11), "batch_size: 11, must be from 1 to 10"),
+        (dict(seed=-1), "seed: -1, must be at least 0"),
     ],
 )
 def test_bad_arguments(arguments, message):

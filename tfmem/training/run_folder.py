@@ -1,20 +1,15 @@
 """The folder of one run: config, metrics, checkpoints, figures, exported model and result, safe against crashes.
 
-    config.json      experiment and configuration; a folder made by another one is refused
+    config.json      experiment and configuration; a folder of another configuration is refused
     metrics.csv      one row per logged or evaluated update
     checkpoints/     checkpoint-<update>.npz, the newest few: arrays by name and JSON metadata, with checksums
     figures/  saved_model/  tensorboard/
     result.json      written last: a folder that has it is finished
 
-Every file is written in a folder of its own, `<name>.<random>.partial`, flushed to the disk and renamed. So a crash at
-any moment leaves the old file or the new one, and two processes never write to the same file. numpy and the standard
-library only: the bundle runner uses this where TensorFlow is missing.
-
-Locks are those of `flock` on folders: they hold between the processes of one machine, on network disks as well, and
-end with the process.
+Every file is written by `tfmem.atomic`: a crash at any moment leaves the old file or the new one, and two processes
+never write to the same file. numpy and the standard library only: the bundle runner has no TensorFlow.
 """
 
-import contextlib
 import csv
 import errno
 import io
@@ -22,9 +17,7 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
-import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -32,14 +25,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes in one folder are not kept apart there
-    fcntl = None
+from tfmem.atomic import PARTIAL, is_leftover_of, lock_folder, remove_leftover, replacing
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{9,})\.npz")
 METADATA = "metadata.json"
-PARTIAL = ".partial"  # how the name of a folder ends that something is being written in
 PACKAGES = (
     "tfmem",
     "tensorflow",
@@ -92,7 +81,7 @@ class RunFolder:
     # Configuration
 
     def claim(self, config):
-        """Makes the folder for a run with this configuration, or checks that it was made for the very same one.
+        """Make the folder of a run with this configuration, or check that it belongs to the same one.
 
         Args:
           config: dict that JSON can hold.
@@ -105,7 +94,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.path) if held is None else held
-            there = [path for path in self.path.iterdir() if not _is_leftover_of(self.config_path, path)]
+            there = [path for path in self.path.iterdir() if not is_leftover_of(self.config_path, path)]
             differing = self._differing(config) if self.config_path in there else ""
             if self._lock is None:
                 of_another = differing and ", a run of another configuration"
@@ -143,7 +132,7 @@ class RunFolder:
             raise RunFolderError(f"{self.path} is not a run folder: it has no config.json") from None
 
     def release(self):
-        """Lets another process (or another `RunFolder`) work in the folder."""
+        """Let another process (or another `RunFolder`) work in the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -151,7 +140,7 @@ class RunFolder:
     # Checkpoints
 
     def save(self, checkpoint):
-        """Writes a checkpoint and removes all but the newest `keep`.
+        """Write a checkpoint and remove all but the newest `keep`.
 
         Raises:
           RunFolderError: it could not be written (full disk, say); the earlier checkpoints are kept.
@@ -162,10 +151,10 @@ class RunFolder:
             old.unlink()
 
     def restore(self):
-        """The newest checkpoint that can be read, and what is wrong with newer ones.
+        """Return the newest readable checkpoint, and the faults of newer ones.
 
         Returns:
-          `(checkpoint, damaged)`: a `Checkpoint`, or None where none was ever saved; and (path, reason) pairs.
+          `(checkpoint, damaged)`: a `Checkpoint`, or None if none was ever saved; and (path, reason) pairs.
 
         Raises:
           RunFolderError: there are checkpoints and none can be read.
@@ -184,16 +173,16 @@ class RunFolder:
         return None, []
 
     def resume(self):
-        """Goes back to the newest readable checkpoint: as `restore`, and brings the folder to that moment.
+        """Return to the newest readable checkpoint: `restore`, and bring the folder to that moment.
 
-        Metrics of later updates are dropped, and damaged checkpoints are set aside as `<name>.damaged`. What an
-        interrupted write left is removed; what a live process is writing is not.
+        Metrics of later updates are dropped, and damaged checkpoints are set aside as `<name>.damaged`. Remains of an
+        interrupted write are removed; files that a live process is writing are not.
         """
         checkpoint, damaged = self.restore()
-        for parent, folders, files in os.walk(self.path):  # it passes over folders that are gone meanwhile
+        for parent, folders, files in os.walk(self.path):  # skips folders that are gone meanwhile
             for name in [*folders, *files]:
                 if name.endswith(PARTIAL):
-                    _remove_leftover(Path(parent, name))
+                    remove_leftover(Path(parent, name))
         for path, _ in damaged:
             os.replace(path, path.with_name(path.name + ".damaged"))
         self._drop_metrics_after(checkpoint.update if checkpoint else 0)
@@ -207,7 +196,7 @@ class RunFolder:
     # Metrics
 
     def append_metrics(self, update, values):
-        """Adds a row to metrics.csv; a name that is new becomes a new column.
+        """Add a row to metrics.csv; a new name becomes a new column.
 
         Args:
           update: number of updates done, greater than in the rows before.
@@ -235,14 +224,14 @@ class RunFolder:
             raise _write_error(self.metrics_path, error) from error
 
     def metrics(self):
-        """The rows of metrics.csv: dicts of an int `update` and floats; a row holds only what it has."""
+        """The rows of metrics.csv: dicts of an int `update` and floats; a row lacks empty columns."""
         return [
             {name: int(text) if name == "update" else float(text) for name, text in row.items() if text}
             for row in self._rows()
         ]
 
     def trim_metrics(self, update, keep):
-        """Leaves of the row of `update` the columns that `keep(name)` accepts; rows and columns without values go."""
+        """Keep in the row of `update` the columns that `keep(name)` accepts; drop empty rows and columns."""
 
         def trimmed(row):
             stays = [int(row["update"]) != update or name == "update" or keep(name) for name in row]
@@ -283,11 +272,11 @@ class RunFolder:
     # Result
 
     def write_result(self, result):
-        """Writes result.json, which marks the run as finished."""
+        """Write result.json, which marks the run as finished."""
         write_json(self.result_path, result)
 
     def result(self):
-        """The content of result.json, or None where the run is not finished.
+        """Return the content of result.json, or None if the run is not finished.
 
         Raises:
           RunFolderError: it cannot be read.
@@ -295,74 +284,8 @@ class RunFolder:
         return _read_json(self.result_path) if self.result_path.exists() else None
 
 
-def lock_folder(path):
-    """Takes the lock of a folder, for one process alone.
-
-    Returns:
-      A file descriptor whose closing gives the lock back, as the end of the process does; None where another holds it.
-    """
-    if fcntl is None:
-        return os.open(os.devnull, os.O_RDONLY)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """A new path for a file or a folder that takes the place of `path` once it is written; an error leaves nothing.
-
-    It lies in a locked folder of its own beside `path`, so that no other writer and no `RunFolder.resume` touches it.
-    """
-    path = Path(path)
-    folder, lock = _partial_folder(path)
-    try:
-        yield folder / path.name
-        os.replace(folder / path.name, path)
-    finally:
-        shutil.rmtree(folder)
-        os.close(lock)
-
-
-def _partial_folder(path):
-    """A new folder beside `path` and the descriptor of its lock."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=PARTIAL, dir=path.parent))
-        with contextlib.suppress(FileNotFoundError):  # a `resume` took it for a leftover before it was locked
-            lock = lock_folder(folder)
-            if lock is not None:
-                if folder.exists():
-                    return folder, lock
-                os.close(lock)
-
-
-def _is_leftover_of(path, left):
-    return left.name.startswith(path.name) and left.name.endswith(PARTIAL)
-
-
-def _remove_leftover(path):
-    """Removes what an interrupted write left, unless its writer is at work or has just finished."""
-    if not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    with contextlib.suppress(FileNotFoundError):
-        lock = lock_folder(path)
-        if lock is not None:
-            try:
-                shutil.rmtree(path)
-            finally:
-                os.close(lock)
-
-
 def write_atomically(path, write):
-    """Makes `path` with what `write(file)` writes: the whole file or, after an error or a crash, what was there before.
+    """Make `path` by `write(file)`: the whole file or, after an error or a crash, the file before.
 
     Raises:
       RunFolderError: the system refused (full disk, rights); nothing is left of the attempt.
@@ -384,7 +307,7 @@ def write_checkpoint(path, checkpoint):
 
 
 def write_json(path, value):
-    """Writes `value` as indented JSON, atomically."""
+    """Write `value` as indented JSON, atomically."""
     write_atomically(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
 
 
@@ -400,12 +323,12 @@ def _read_json(path):
 
 
 def as_json(value):
-    """`value` as it comes back from a JSON file (tuples as lists)."""
+    """Return `value` as read back from a JSON file (tuples as lists)."""
     return json.loads(json.dumps(value))
 
 
 def differences(old, new, prefix=""):
-    """(field, old, new) of all that differs between two nested dicts."""
+    """List (field, old, new) of all differences between two nested dicts."""
     found = []
     for name in [*old, *(n for n in new if n not in old)]:
         before, now = old.get(name, "absent"), new.get(name, "absent")
@@ -417,7 +340,7 @@ def differences(old, new, prefix=""):
 
 
 def run_config(folder):
-    """What made a run: the content of config.json, with "experiment" and its "config".
+    """Read the content of config.json: "experiment" and its "config".
 
     Raises:
       RunFolderError: the folder has none, or it cannot be read.
@@ -426,10 +349,10 @@ def run_config(folder):
 
 
 def run_result(folder):
-    """The content of a run's result.json; None where the run is not finished.
+    """Return the content of a run's result.json; None if the run is not finished.
 
     Raises:
-      RunFolderError: it cannot be read, or lacks what every result has.
+      RunFolderError: it cannot be read, or lacks a field of every result.
     """
     return _with_fields(folder.result_path, folder.result, RESULT_FIELDS) if folder.result_path.exists() else None
 
@@ -448,7 +371,7 @@ def _with_fields(path, read, kinds):
 
 
 def describe_machine(devices=()):
-    """What a result depends on besides its configuration: hardware, package versions, git revision.
+    """Describe hardware, package versions and git revision, on which a result depends besides its configuration.
 
     Args:
       devices: names of the accelerators in use, as the caller's framework gives them.
@@ -477,7 +400,7 @@ def _cpu_name():
 
 def _git_revision():
     """The commit of the checkout this file is in, with "+changes" where files differ from it; None outside one."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
 
     def git(*arguments):
         command = ["git", "-C", here, *arguments]

@@ -5,7 +5,8 @@ import tarfile
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tfmem.tasks.datasets import BABI_URL, BABI_VERSIONS, babi_splits, download_or_manual, read_babi
+from tfmem.data.babi import URL, VERSIONS, read_babi, splits
+from tfmem.data.files import download_or_manual
 
 
 class Babi(tfds.core.GeneratorBasedBuilder):
@@ -13,16 +14,15 @@ class Babi(tfds.core.GeneratorBasedBuilder):
 
     A configuration is a folder of the archive: language or letter-shuffled version, 1,000 or 10,000 training questions,
     with or without a validation split. In an example, `lines` are the story's statements and questions in order;
-    `answer` is empty for statements, its words separated by commas for questions; `supporting` are line numbers,
+    `answer` is empty for statements; for questions, its words are separated by commas; `supporting` are line numbers,
     separated by spaces.
     """
 
     VERSION = tfds.core.Version("1.2.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
-        tfds.core.BuilderConfig(name=version, description=f"The archive's folder {version}.")
-        for version in BABI_VERSIONS
+        tfds.core.BuilderConfig(name=version, description=f"The archive's folder {version}.") for version in VERSIONS
     ]
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{BABI_URL}, where it cannot be downloaded automatically; not unpacked."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"{URL}, where it cannot be downloaded automatically; not unpacked."
 
     def _info(self):
         line = {"text": tfds.features.Text(), "answer": tfds.features.Text(), "supporting": tfds.features.Text()}
@@ -38,8 +38,8 @@ class Babi(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        archive = download_or_manual(dl_manager, BABI_URL, "archive of bAbI")
-        return {split: self._generate_examples(archive, split) for split in babi_splits(self.builder_config.name)}
+        archive = download_or_manual(dl_manager, URL, "archive of bAbI")
+        return {split: self._generate_examples(archive, split) for split in splits(self.builder_config.name)}
 
     def _generate_examples(self, archive, split):
         with tarfile.open(archive) as tar:

@@ -13,8 +13,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tfmem import runfolder
-from tfmem.runfolder import Checkpoint, RunFolder, RunFolderError
+from tfmem.training import run_folder
+from tfmem.training.run_folder import Checkpoint, RunFolder, RunFolderError
 
 CONFIG = {"experiment": "a/b", "config": {"seed": 1, "sizes": [1, 2], "rate": 0.1}}
 
@@ -37,7 +37,7 @@ def everything(path):
 
 
 def test_needs_no_tensorflow():
-    code = "import sys, tfmem.runfolder; assert not {'tensorflow', 'keras', 'jax'} & set(sys.modules)"
+    code = "import sys, tfmem.training.run_folder; assert not {'tensorflow', 'keras', 'jax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -210,7 +210,7 @@ def write_one_file(number, barrier, root):
     contents = [json.dumps(value, indent=2) + "\n" for value in values]
     for _ in range(TRIALS):
         barrier.wait()
-        runfolder.write_json(path, values[number])
+        run_folder.write_json(path, values[number])
         assert path.read_text() in contents
     return "done"
 
@@ -225,7 +225,7 @@ def write_while_it_is_resumed(number, barrier, root):
     for trial in range(TRIALS):
         barrier.wait()
         if number:
-            runfolder.write_json(root / "report.json", {"trial": trial})
+            run_folder.write_json(root / "report.json", {"trial": trial})
         else:
             for _ in range(5):
                 folder.resume()
@@ -247,7 +247,7 @@ def test_resume_waits_for_no_writer(folder):
         assert go_on.wait(60)
         file.write(b"whole")
 
-    thread = threading.Thread(target=runfolder.write_atomically, args=(folder.path / "note.txt", write))
+    thread = threading.Thread(target=run_folder.write_atomically, args=(folder.path / "note.txt", write))
     thread.start()
     assert writing.wait(60)
     folder.resume()
@@ -259,7 +259,7 @@ def test_resume_waits_for_no_writer(folder):
 def test_a_writer_that_was_killed_leaves_what_resume_removes(folder):
     code = (
         "import pathlib, sys, time\n"
-        "from tfmem.runfolder import replacing\n"
+        "from tfmem.atomic import replacing\n"
         "with replacing(pathlib.Path(sys.argv[1])) as partial:\n"
         "    partial.mkdir()\n"
         "    (partial / 'variables').write_text('half')\n"
@@ -300,7 +300,7 @@ def test_a_refused_claim_gives_the_lock_back(tmp_path):
 def test_files_have_the_rights_that_the_user_gives_new_files(tmp_path):
     plain = tmp_path / "plain"
     plain.write_text("")
-    runfolder.write_json(tmp_path / "new.json", {})
+    run_folder.write_json(tmp_path / "new.json", {})
     assert stat.S_IMODE((tmp_path / "new.json").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
@@ -407,7 +407,7 @@ def test_no_space_at_any_point_of_a_write(folder, monkeypatch, call):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(runfolder.os, call, fail)
+    monkeypatch.setattr(run_folder.os, call, fail)
     with pytest.raises(RunFolderError, match="the disk is full"):
         folder.save(checkpoint(2))
     with pytest.raises(RunFolderError, match="the disk is full"):
@@ -416,7 +416,7 @@ def test_no_space_at_any_point_of_a_write(folder, monkeypatch, call):
 
 
 def test_machine_description_is_json():
-    described = json.loads(json.dumps(runfolder.describe_machine(["GPU 0"])))
+    described = json.loads(json.dumps(run_folder.describe_machine(["GPU 0"])))
     assert described["hardware"]["cores"] == os.cpu_count()
     assert described["versions"]["numpy"] == np.__version__
     assert described["hardware"]["devices"] == ["GPU 0"]

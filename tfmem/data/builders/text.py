@@ -9,15 +9,8 @@ import zipfile
 
 import tensorflow_datasets as tfds
 
-from tfmem.tasks.datasets import (
-    WIKITEXT_URLS,
-    CorruptDataError,
-    MissingDataError,
-    decoded_lines,
-    download_or_manual,
-    members_by_path,
-    wikitext_file_names,
-)
+from tfmem.data.corpora import SPLITS, WIKITEXT_URLS, wikitext_file_names
+from tfmem.data.files import CorruptDataError, MissingDataError, decoded_lines, download_or_manual, members_by_path
 
 
 class Wikitext(tfds.core.GeneratorBasedBuilder):
@@ -46,7 +39,7 @@ class Wikitext(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         archive = download_or_manual(dl_manager, WIKITEXT_URLS[self.builder_config.name], self.builder_config.name)
-        return {split: self._generate_examples(archive, split) for split in ("train", "valid", "test")}
+        return {split: self._generate_examples(archive, split) for split in SPLITS}
 
     def _generate_examples(self, archive, split):
         path = f"{self.builder_config.name}/{wikitext_file_names(split)[-1]}"
@@ -59,15 +52,15 @@ class Wikitext(tfds.core.GeneratorBasedBuilder):
                     yield key, {"text": line.rstrip("\n")}
 
 
-# Months of the test and validation splits; the rest is for training. Ours: what Rae et al. 2018 took is unknown to us.
+# Months of the test and validation splits; the rest is for training. Not specified; we use the last two.
 GIGAWORD_TEST, GIGAWORD_VALID = "201012", "201011"
 
 
 class GigawordV5(tfds.core.GeneratorBasedBuilder):
     """English GigaWord, fifth edition (LDC2011T07); one example is a paragraph of an article, in the files' order.
 
-    The corpus is sold by the LDC. The last month (December 2010) is the test split, the one before the validation
-    split: our choice.
+    The corpus is sold by the LDC. The last month (December 2010) is the test split, the month before the validation
+    split. Not specified; we use these.
     """
 
     VERSION = tfds.core.Version("5.0.0")
@@ -95,7 +88,7 @@ class GigawordV5(tfds.core.GeneratorBasedBuilder):
             raise MissingDataError(
                 f"gigaword_eng_5/data/<source>/<source>_<year><month>.gz is not in the manual folder of "
                 f"tensorflow-datasets. {self.MANUAL_DOWNLOAD_INSTRUCTIONS} Put it there, or give another with\n"
-                "    tfds build gigaword_v5 --imports tfmem.tasks.builders.text --manual_dir DIR"
+                "    tfds build gigaword_v5 --imports tfmem.data.builders.text --manual_dir DIR"
             )
 
         def split(file):
@@ -104,7 +97,7 @@ class GigawordV5(tfds.core.GeneratorBasedBuilder):
                 raise CorruptDataError(f"{file} is not named <source>_<year><month>.gz, as GigaWord's files are")
             return {GIGAWORD_TEST: "test", GIGAWORD_VALID: "valid"}.get(month[1], "train")
 
-        splits = {name: [f for f in files if split(f) == name] for name in ("train", "valid", "test")}
+        splits = {name: [f for f in files if split(f) == name] for name in SPLITS}
         return {name: self._generate_examples(files) for name, files in splits.items()}
 
     def _generate_examples(self, files):

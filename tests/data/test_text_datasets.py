@@ -9,7 +9,8 @@ from urllib import error, request
 import pytest
 
 from tests.text_data import babi_story, wikitext, write_babi, write_wikitext, zip_wikitext
-from tfmem.tasks.datasets import DATA_DIR, CorruptDataError, MissingDataError, babi, text_lines
+from tfmem.data.datasets import babi, text_lines
+from tfmem.data.files import DATA_DIR, CorruptDataError, MissingDataError
 
 # ---- bAbI -----------------------------------------------------------------------------------------------------------
 
@@ -26,10 +27,10 @@ def test_babi_from_the_archive(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("english", "train"), r"version must be one of .* got 'english'"),
-        (("en", "valid"), r"split must be one of \('train', 'test'\) for en, got 'valid'"),
-        (("en", "train", (0, 1)), "tasks must be numbers from 1 to 20"),
-        (("en", "train", ()), "tasks must be numbers from 1 to 20, at least one"),
+        (("english", "train"), r"version: 'english', must be one of"),
+        (("en", "valid"), r"split: 'valid', must be one of \('train', 'test'\) for en"),
+        (("en", "train", (0, 1)), r"tasks: \(0, 1\), must be numbers from 1 to 20"),
+        (("en", "train", ()), r"tasks: \(\), must be numbers from 1 to 20, at least one"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -133,7 +134,7 @@ def test_missing_and_damaged_text(tmp_path):
     assert "wikitext-103-v1.zip" in message
     with pytest.raises(MissingDataError, match="LDC2011T07"):
         text_lines("gigaword", "train", tmp_path)
-    for wrong, message in ((("x", "train"), "corpus must be"), (("pg19", "dev"), "split must be train, valid or test")):
+    for wrong, message in ((("x", "train"), "corpus: 'x', must be"), (("pg19", "dev"), "split: 'dev', must be one of")):
         with pytest.raises(ValueError, match=message):
             text_lines(*wrong, tmp_path)
 
@@ -233,9 +234,10 @@ def test_gigaword_from_the_manual_folder(tfds, tmp_path):
 
 
 def test_checksums_are_those_of_the_published_files():
-    from tfmem.tasks.builders.babi import Babi
-    from tfmem.tasks.builders.text import WIKITEXT_URLS, Wikitext
-    from tfmem.tasks.datasets import BABI_URL
+    from tfmem.data.babi import URL as BABI_URL
+    from tfmem.data.builders.babi import Babi
+    from tfmem.data.builders.text import Wikitext
+    from tfmem.data.corpora import WIKITEXT_URLS
 
     assert set(Babi.url_infos) == {BABI_URL, *WIKITEXT_URLS.values()} == set(Wikitext.url_infos)
     assert Wikitext.url_infos[WIKITEXT_URLS["wikitext-2"]].checksum.startswith("92675f1d")

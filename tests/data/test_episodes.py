@@ -1,7 +1,6 @@
-"""Episode files: what was collected comes back, by update, with and without TensorFlow; damage is told."""
+"""Episode files: what was collected comes back, by update, without TensorFlow; damage is refused."""
 
 import functools
-import json
 import re
 import struct
 import subprocess
@@ -9,14 +8,14 @@ import sys
 import zlib
 
 import gymnasium
+import h5py
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests.support import at_once
-from tfmem.envs.exploration import ExploringPolicy, RandomPolicy, collect
-from tfmem.tasks.datasets import CorruptDataError, MissingDataError
-from tfmem.tasks.episodes import EpisodeFile, episodes, write_episodes
+from tfmem.data.episodes import EpisodeFile, episodes, write_episodes
+from tfmem.data.files import CorruptDataError, MissingDataError
+from tfmem.envs.exploration import ExploringPolicy, collect
 
 WORLD, NUMBER, LENGTH, SEED = "tfmem/RandomCity-v0", 11, 5, 3
 ARGUMENTS = {"frame_size": 8, "map_size": 4}
@@ -25,8 +24,8 @@ ARGUMENTS = {"frame_size": 8, "map_size": 4}
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("episodes") / "made"
-    path = write_episodes(folder / "city.tfrecord", WORLD, NUMBER, LENGTH, SEED, workers=2, arguments=ARGUMENTS)
-    assert [entry.name for entry in folder.iterdir()] == ["city.tfrecord"]
+    path = write_episodes(folder / "city.h5", WORLD, NUMBER, LENGTH, SEED, workers=2, arguments=ARGUMENTS)
+    assert [entry.name for entry in folder.iterdir()] == ["city.h5"]
     return path
 
 
@@ -55,17 +54,12 @@ def test_the_number_of_processes_changes_nothing(path, tmp_path):
     assert (EpisodeFile(other)[0]["frames"] != EpisodeFile(path)[0]["frames"]).any()
 
 
-def test_tensorflow_reads_the_records(path):
-    features = {name: tf.io.FixedLenFeature([], tf.string) for name in ("frames", "positions", "description")}
+def test_any_hdf5_reader_opens_the_file(path):
     file = EpisodeFile(path)
-    for i, record in enumerate(tf.data.TFRecordDataset(str(path))):  # it checks the records' checksums
-        example = tf.io.parse_single_example(record, features)
-        description = json.loads(example["description"].numpy())
-        assert description["episode"] == i
-        for name, dtype in (("frames", tf.uint8), ("positions", tf.float32)):
-            array = tf.io.decode_raw(tf.io.decode_compressed(example[name], "ZLIB"), dtype)
-            np.testing.assert_array_equal(tf.reshape(array, description["shapes"][name][1]), file[i][name])
-    assert i == NUMBER - 1
+    with h5py.File(path) as content:
+        assert content.keys() == file[0].keys()
+        for name, array in content.items():
+            np.testing.assert_array_equal(array[:], np.stack([file[i][name] for i in range(NUMBER)]))
 
 
 def test_batches_are_time_major_and_each_pass_has_an_order_of_its_own(path):
@@ -103,13 +97,16 @@ def test_length_takes_the_first_steps(path):
         np.testing.assert_array_equal(short[name], array[: 2 if name in ("actions", "rewards") else 3])
 
 
-def test_dataset_goes_on_at_any_update(path):
-    stream = episodes(path, 4, length=3)
-    dataset = stream.dataset(first=5)
-    assert dataset.element_spec["frames"] == tf.TensorSpec([4, 4, 8, 8, 3], tf.uint8)
-    for number, batch in zip((5, 6, 7), dataset.as_numpy_iterator(), strict=False):
-        for name, array in stream.batch(number).items():
-            np.testing.assert_array_equal(batch[name], array)
+def test_processes_read_one_file(path):
+    program = """
+import sys, zlib
+from tfmem.data.episodes import episodes
+print(zlib.crc32(episodes(sys.argv[1], 4, seed=2).batch(3)["frames"].tobytes()))
+"""
+    start = functools.partial(subprocess.Popen, stdout=subprocess.PIPE, text=True)
+    readers = [start([sys.executable, "-c", program, str(path)]) for _ in range(3)]
+    expected = zlib.crc32(episodes(path, 4, seed=2).batch(3)["frames"].tobytes())
+    assert [int(reader.communicate()[0]) for reader in readers] == [expected] * 3
 
 
 def test_reading_needs_neither_tensorflow_nor_the_worlds(path):
@@ -117,7 +114,7 @@ def test_reading_needs_neither_tensorflow_nor_the_worlds(path):
 import sys
 for name in ("tensorflow", "gymnasium", "trimesh", "embreex", "keras", "rich"):
     sys.modules[name] = None
-from tfmem.tasks.episodes import episodes
+from tfmem.data.episodes import episodes
 print(episodes(sys.argv[1], 2).batch(0)["actions"].sum())
 """
     told = subprocess.run([sys.executable, "-c", program, str(path)], check=True, capture_output=True, text=True)
@@ -126,9 +123,9 @@ print(episodes(sys.argv[1], 2).batch(0)["actions"].sum())
 
 def test_other_worlds_and_policies(tmp_path):
     arguments = {"size": 16, "num_blocks": 60, "max_episode_steps": 4, **ARGUMENTS}
-    path = write_episodes(tmp_path / "a", "tfmem/Terrain-v0", 2, 9, policy=RandomPolicy(0.5), arguments=arguments)
+    path = write_episodes(tmp_path / "a", "tfmem/Terrain-v0", 2, 9, policy=ExploringPolicy(0.5), arguments=arguments)
     file = EpisodeFile(path)
-    assert file.description["policy"] == "RandomPolicy(momentum=0.5)"
+    assert file.description["policy"] == "ExploringPolicy(look=0.5)"
     assert file.description["arguments"]["max_episode_steps"] == 4
     assert np.flatnonzero(file[0]["resets"]).tolist() == [0, 5]
 
@@ -137,99 +134,95 @@ def test_other_worlds_and_policies(tmp_path):
 
 
 def test_missing_file_tells_how_to_make_it(tmp_path):
-    where = tmp_path / "none.tfrecord"
+    where = tmp_path / "none.h5"
     with pytest.raises(MissingDataError, match=re.escape(f"{where} cannot be opened")) as told:
         episodes(where, 2)
-    assert f"tfmem.tasks.episodes.write_episodes('{where}'" in str(told.value)
+    assert f"tfmem.data.episodes.write_episodes('{where}'" in str(told.value)
 
 
-def places(path):
-    """(start, end) of the records' data."""
-    content, place = path.read_bytes(), 0
-    while place < len(content):
-        (length,) = struct.unpack_from("<Q", content, place)
-        yield place + 12, place + 12 + length
-        place += 16 + length
+DAMAGE = {
+    "empty": lambda content: b"",
+    "something else": lambda content: b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "an older file": lambda content: struct.pack("<Q", 20) + bytes(28),
+    "cut in the header": lambda content: content[:100],
+    "cut in the middle": lambda content: content[: len(content) // 2],
+    "last byte": lambda content: content[:-1],
+    "description": lambda content: content.replace(b'"format"', b'"farmat"'),
+    "name of an array": lambda content: content.replace(b"headings", b"heedings"),
+}
 
 
-def damaged(path, how, tmp_path):
-    content = bytearray(path.read_bytes())
-    records = list(places(path))
-    if how == "empty":
-        content.clear()
-    elif how == "something else":
-        content = bytearray(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    elif how == "cut in a record":
-        del content[(records[4][0] + records[4][1]) // 2 :]
-    elif how == "cut in the first record":
-        del content[100:]
-    elif how == "cut between records":
-        del content[records[4][1] + 4 :]
-    elif how == "two files in one":
-        content = content * 2
-    elif how == "something behind it":
-        content = content + b"more"
-    elif how == "length":
-        content[records[2][0] - 12] ^= 8
-    elif how == "description of the first":
-        place = content.index(b'"format"')
-        content[place] = 0
-    copy = tmp_path / "copy.tfrecord"
-    copy.write_bytes(content)
-    return copy
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        "empty",
-        "something else",
-        "cut in a record",
-        "cut in the first record",
-        "cut between records",
-        "two files in one",
-        "something behind it",
-        "length",
-        "description of the first",
-    ],
-)
+@pytest.mark.parametrize("how", DAMAGE)
 def test_damaged_files_are_refused(path, how, tmp_path):
-    copy = damaged(path, how, tmp_path)
-    with pytest.raises(CorruptDataError, match=re.escape(f"{copy} is not a whole file of episodes")) as told:
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(DAMAGE[how](path.read_bytes()))
+    with pytest.raises(CorruptDataError, match=re.escape(f"{copy} is not a whole file of episodes")) as caught:
         EpisodeFile(copy)
-    assert f"Make it with\n    tfmem.tasks.episodes.write_episodes('{copy}'" in str(told.value)
+    assert f"Make it with tfmem.data.episodes.write_episodes('{copy}'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert ("it is not an HDF5 file" in str(caught.value)) == (how in ("empty", "something else", "an older file"))
+
+
+def test_no_flipped_byte_changes_an_episode(path, tmp_path):
+    """A flip is in free space, refused on opening, or refused on reading the episode."""
+    whole, rng = EpisodeFile(path), np.random.default_rng(4)
+    content, copy, refused = path.read_bytes(), tmp_path / "copy.h5", 0
+    for place in rng.integers(0, len(content), 80):
+        copy.unlink(missing_ok=True)
+        copy.write_bytes(content[:place] + bytes([content[place] ^ (1 << rng.integers(8))]) + content[place + 1 :])
+        try:
+            file = EpisodeFile(copy)
+            for i in range(NUMBER):
+                for name, array in file[i].items():
+                    np.testing.assert_array_equal(array, whole[i][name])
+        except CorruptDataError:
+            refused += 1
+    assert refused > 15
+
+
+def stream_of(path, name, episode):
+    with h5py.File(path) as content:
+        array = content[name]
+        return array.id.read_direct_chunk((episode, *[0] * (array.ndim - 1)))[1]
+
+
+def test_damaged_episodes_are_refused_when_they_are_read(path, tmp_path):
+    content, stream = path.read_bytes(), stream_of(path, "frames", 6)
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(content.replace(stream, stream[:-1] + bytes([stream[-1] ^ 1])))
+    file = EpisodeFile(copy)
+    message = f"{copy} .*: episode 6 cannot be read: .*Make it with"
+    with pytest.raises(CorruptDataError, match=message):
+        file[6]
+    with pytest.raises(CorruptDataError, match="episode 6"):
+        episodes(copy, NUMBER).batch(0)
+    np.testing.assert_array_equal(file[5]["frames"], EpisodeFile(path)[5]["frames"])
 
 
 def test_how_to_make_a_damaged_file_is_the_call_that_made_it(path, tmp_path):
-    copy = damaged(path, "cut between records", tmp_path)
-    with pytest.raises(CorruptDataError, match=f"it has 5 whole records of {NUMBER}") as told:
-        EpisodeFile(copy)
-    call = str(told.value).splitlines()[-1].strip()
+    stream = stream_of(path, "frames", 0)
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(path.read_bytes().replace(stream, bytes(len(stream))))
+    with pytest.raises(CorruptDataError, match="episode 0 cannot be read") as caught:
+        EpisodeFile(copy)[0]
+    call = str(caught.value).split("Make it with ")[1]
     copy.unlink()
     names = {"tfmem": sys.modules["tfmem"], "ExploringPolicy": ExploringPolicy}
     assert eval(call, names).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("where", ["frames", "description", "key"])
-def test_damaged_records_are_refused_when_they_are_read(path, where, tmp_path):
-    content = bytearray(path.read_bytes())
-    start, end = list(places(path))[6]
-    streams = zlib.compress(EpisodeFile(path)[6]["frames"].tobytes())
-    searched = {"frames": streams, "description": b'"episode": 6', "key": b"headings"}[where]
-    content[content.index(searched, start, end) + len(searched) - 1] ^= 1
-    copy = tmp_path / "copy.tfrecord"
-    copy.write_bytes(content)
-    file = EpisodeFile(copy)
-    with pytest.raises(CorruptDataError, match=f"{copy} .*: record 6 cannot be read"):
-        file[6]
-    with pytest.raises(CorruptDataError, match="record 6"):
-        episodes(copy, NUMBER).batch(0)
-    with pytest.raises(tf.errors.OpError, match=f"{copy} .*: record 6 cannot be read"):
-        list(episodes(copy, 2, seed=None).dataset().take(4))
-    np.testing.assert_array_equal(file[5]["frames"], EpisodeFile(path)[5]["frames"])
+def test_a_file_that_lacks_episodes_is_refused(path, tmp_path):
+    copy = tmp_path / "copy.h5"
+    with h5py.File(path) as whole, h5py.File(copy, "w") as part:
+        part.attrs["description"] = whole.attrs["description"]
+        for name, array in whole.items():
+            made = part.create_dataset(name, array.shape, array.dtype, chunks=array.chunks, compression="gzip")
+            made[:4] = array[:4]
+    with pytest.raises(CorruptDataError, match=f"it has 4 whole episodes of {NUMBER}"):
+        EpisodeFile(copy)
 
 
-class _Failing(RandomPolicy):
+class _Failing(ExploringPolicy):
     def start(self, rngs, world):
         raise RuntimeError("this policy fails")
 
@@ -245,7 +238,7 @@ def test_two_writers_of_one_file(tmp_path, monkeypatch):
         with open(path, "wb") as file:
             file.write(str(description["seed"]).encode())
 
-    monkeypatch.setattr("tfmem.tasks.episodes._write", write)
+    monkeypatch.setattr("tfmem.data.episodes._write", write)
     for trial in range(200):
         path = tmp_path / str(trial)
         calls = [functools.partial(write_episodes, path, WORLD, 1, 1, seed, arguments=ARGUMENTS) for seed in range(2)]
@@ -277,7 +270,7 @@ def test_a_file_is_not_overwritten(path):
     ],
 )
 def test_bad_arguments_of_writing(name, arguments, tmp_path):
-    with pytest.raises(ValueError, match=f"^{name} is .*must be"):
+    with pytest.raises(ValueError, match=f"^{name}: .*must be"):
         write_episodes(**{"path": tmp_path / "folder" / "a", "world": WORLD, "number": 1, "length": 1, **arguments})
     assert not list(tmp_path.iterdir())
 
@@ -293,5 +286,5 @@ def test_bad_arguments_of_writing(name, arguments, tmp_path):
     ],
 )
 def test_bad_arguments_of_reading(name, arguments, path):
-    with pytest.raises(ValueError, match=f"^{name} is .*must"):
+    with pytest.raises(ValueError, match=f"^{name}: .*must"):
         episodes(path, **{"batch_size": 2, **arguments})

@@ -1,0 +1,46 @@
+"""Videos of frames, by OpenCV."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tfmem.atomic import replacing
+
+
+def write_video(frames, path, fps):
+    """Write frames as an MPEG-4 video, atomically.
+
+    The codec needs even sides: a side of odd length gets its last row or column twice.
+
+    Args:
+        frames: uint8 [T, H, W, 3], RGB; an array or any iterable of frames of one shape.
+        path: of the file, ending in .mp4.
+        fps: frames per second.
+
+    Raises:
+        ValueError: another ending, no frames, or frames of another form.
+        OSError: the video cannot be written.
+    """
+    path, writer, shape = Path(path), None, None
+    if path.suffix != ".mp4":
+        raise ValueError(f"path: {str(path)!r}, must end in .mp4")
+    with replacing(path) as partial:
+        try:
+            for frame in frames:
+                frame = np.asarray(frame)
+                shape = frame.shape if shape is None else shape
+                if frame.dtype != np.uint8 or frame.shape != shape or len(shape) != 3 or shape[2] != 3:
+                    raise ValueError(f"frames: {frame.dtype} {frame.shape}, must be uint8 [H, W, 3], all of one shape")
+                frame = np.pad(frame, [(0, shape[0] % 2), (0, shape[1] % 2), (0, 0)], mode="edge")
+                if writer is None:
+                    size = frame.shape[1::-1]
+                    writer = cv2.VideoWriter(str(partial), cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+                    if not writer.isOpened():
+                        raise OSError(f"{path} cannot be written: OpenCV has no encoder for it or the disk refused")
+                writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            if writer is None:
+                raise ValueError("frames: none, must be at least one")
+        finally:
+            if writer is not None:
+                writer.release()
