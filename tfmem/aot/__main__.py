@@ -71,7 +71,7 @@ def _jax():
 
 def _run(arguments):
     read_manifest(arguments.bundle)
-    _, runner = _jax()
+    runner, _ = _jax()
     result = runner.run_bundle(arguments.bundle, arguments.folder, arguments.steps, arguments.precision)
     for name, value in result["ours"].items():
         print(f"{name}: {value:.4g}")
