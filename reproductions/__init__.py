@@ -1,4 +1,4 @@
-"""The papers' experiments: one folder per paper, one module per experiment.
+"""The papers' experiments: one folder per paper, one module per experiment; and any task with any core, supervised.
 
 An experiment module has
 
@@ -6,14 +6,19 @@ An experiment module has
     Config                 frozen dataclass, a tfmem.training.RunConfig; the text below each field names its source
     PRESETS                {"paper": Config(...), "demo": ..., "smoke": ...}
     PAPER                  {metric: (the paper's number or None, where it stands)}
-    DATASETS               names of the data sets it needs, for `reproduce list`
+    DATASETS               names of the data sets it needs
+    STATUS                 the presets that were trained to their end, and how far others; README.md has the numbers
     Experiment             a tfmem.training.Experiment, made from a Config
     Config.supports_mixed_precision  whether its models take `config.policy`; by default no, and the field is refused
     SIGNATURES             of its SavedModel, where they are not {"step", "sequence"}
+    compare                function of run folders and a folder: the experiment's own pictures in `reproduce compare`
 
-Modules whose names begin with an underscore are helpers of their paper's experiments.
+`reproduce list` reads docstring, PRESETS' keys, DATASETS and STATUS off the text: they are literals.
+
+Modules without PRESETS are what their paper's experiments share.
 """
 
+import ast
 import difflib
 import importlib
 import os
@@ -21,15 +26,25 @@ import sys
 import tempfile
 from pathlib import Path
 
+SUPERVISED = {"supervised": f"{__name__}.supervised"}  # any task with any core
+
 
 def experiment_modules():
-    """`{"<paper>/<experiment>": module name}` of all experiments, found by walking this folder; imports none."""
-    here = Path(__file__).parent
+    """`{"<paper>/<experiment>": module name}` of all modules of papers that define PRESETS; imports none."""
     return {
         f"{path.parent.name}/{path.stem}": f"{__name__}.{path.parent.name}.{path.stem}"
-        for path in sorted(here.glob("*/*.py"))
-        if not path.stem.startswith("_")
+        for path in sorted(Path(__file__).parent.glob("*/*.py"))
+        if "PRESETS" in assigned(path.read_text("utf-8"))
     }
+
+
+def assigned(source):
+    """The names that the text of a module assigns, and the expressions, `ast.expr`s, by name."""
+    found = {}
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign):
+            found |= {target.id: statement.value for target in statement.targets if isinstance(target, ast.Name)}
+    return found
 
 
 def load_experiment(name, modules=None):

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reproductions import load_experiment
+from reproductions.catalog import number
 from tfmem import plotting
 from tfmem.training.run_folder import (
     RESULT_FIELDS,
@@ -30,13 +31,23 @@ COLUMNS = ("experiment", "preset", "metric", "paper", "ours", "seeds", "updates"
 
 
 class Run(NamedTuple):
-    """A finished run: what it was, its result.json, its rows of metrics.csv and the paper's numbers."""
+    """A finished run: its experiment, its result.json, its rows of metrics.csv and the paper's numbers."""
 
     experiment: str
     setting: str  # preset, and what was changed in it
     result: dict
     metrics: list
     paper: dict
+    folder: RunFolder
+
+    def curves(self):
+        """`{column: (x, y)}` of the columns of metrics.csv with two rows or more."""
+        found = {}
+        for column in dict.fromkeys(name for row in self.metrics for name in row if name != "update"):
+            points = [(row["update"], row[column]) for row in self.metrics if column in row]
+            if len(points) > 1:
+                found[column] = tuple(np.array(points, np.float64).T)
+        return found
 
 
 def finished_runs(paths, modules):
@@ -92,7 +103,7 @@ def _finished_run(folder, modules):
         metrics.sort(key=lambda row: row["update"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{folder.metrics_path} is damaged: {error}") from error
-    return Run(about["experiment"], _setting(about, module), result, metrics, module.PAPER)
+    return Run(about["experiment"], _setting(about, module), result, metrics, module.PAPER, folder)
 
 
 def _setting(about, module):
@@ -127,8 +138,8 @@ def rows(runs):
                     experiment,
                     setting,
                     metric,
-                    "-" if stated is None else f"{_text(stated[0])} ({stated[1]})",
-                    _mean(values) if values else "-",
+                    "-" if stated is None else f"{number(stated[0])} ({stated[1]})",
+                    mean(values) if values else "-",
                     " ".join(seeds),
                     str(same[-1].result["updates"]),
                     str(time),
@@ -137,23 +148,18 @@ def rows(runs):
     return dict(tables)
 
 
-def _text(value):
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _mean(values):
-    mean, half = plotting.mean_and_confidence(values)
-    return f"{mean:.4g}" if len(values) == 1 else f"{mean:.4g} ± {half:.2g}"
+def mean(values):
+    """The mean as a text, of several values with half their 90 % confidence interval."""
+    middle, half = plotting.mean_and_confidence(values)
+    return number(middle) if len(values) == 1 else f"{number(middle)} ± {half:.2g}"
 
 
 def curves(runs):
     """`{(experiment, column): {setting: [(x, y) of each seed]}}` of metrics.csv's columns with two rows or more."""
     found = collections.defaultdict(lambda: collections.defaultdict(list))
     for run in runs:
-        for column in dict.fromkeys(name for row in run.metrics for name in row if name != "update"):
-            points = [(row["update"], row[column]) for row in run.metrics if column in row]
-            if len(points) > 1:
-                found[run.experiment, column][run.setting].append(tuple(np.array(points, np.float64).T))
+        for column, points in run.curves().items():
+            found[run.experiment, column][run.setting].append(points)
     return found
 
 
@@ -181,11 +187,12 @@ def write_report(paths, out, modules):
         for line in lines:
             table.add_row(*line)
         console.print(table)
-        text += [f"## {paper}", "", _markdown(COLUMNS), _markdown(["---"] * len(COLUMNS)), *map(_markdown, lines), ""]
+        text += [f"## {paper}", "", markdown(COLUMNS), markdown(["---"] * len(COLUMNS)), *map(markdown, lines), ""]
         text += [f"![{title}]({file})" for title, file in figures[paper]] + [""]
     write_atomically(Path(out) / "report.md", lambda file: file.write("\n".join(text).encode()))
     print(f"written: {out / 'report.md'} and {sum(map(len, figures.values()))} figures")
 
 
-def _markdown(cells):
+def markdown(cells):
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"

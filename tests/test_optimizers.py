@@ -7,7 +7,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from tests.support import relative_error
-from tfmem.optimizers import SonnetAdam, TF1RMSprop, linear_decay
+from tfmem.optimizers import SonnetAdam, TF1RMSprop, linear_decay, make_optimizer
 
 
 def transcription(variable, gradients, learning_rates, rho, mu, epsilon):
@@ -236,3 +236,25 @@ def test_sonnets_adam_takes_sparse_gradients_as_dense_ones():
         for _ in range(2):
             optimizer.apply([gradient], [variable])
     np.testing.assert_allclose(variables[0], variables[1], rtol=1e-6)
+
+
+def test_optimizers_by_name():
+    kinds = {
+        "adam": (keras.optimizers.Adam, 1e-8),
+        "rmsprop": (keras.optimizers.RMSprop, 1e-7),
+        "tf1_rmsprop": (TF1RMSprop, 1e-10),
+        "sgd": (keras.optimizers.SGD, None),
+    }
+    for name, (kind, epsilon) in kinds.items():
+        optimizer = make_optimizer(name, 0.5, momentum=0.25, rms_decay=0.75)
+        assert type(optimizer) is kind
+        assert float(optimizer.learning_rate) == 0.5
+        if name != "adam":
+            assert optimizer.momentum == 0.25
+        if epsilon:
+            assert optimizer.epsilon == epsilon
+            assert make_optimizer(name, 0.5, epsilon=0.1).epsilon == 0.1
+        if name.endswith("rmsprop"):
+            assert optimizer.rho == 0.75
+    with pytest.raises(ValueError, match="name: 'RMSProp', must be one of adam"):
+        make_optimizer("RMSProp", 0.5)

@@ -34,7 +34,6 @@ def test_a_supervised_configuration_says_how_large_its_batch_would_be():
 
 
 HUGE = [
-    (AssociativeRecall, dict(batch_size=10**9)),
     (AssociativeRecall, dict(num_items=10**6)),
     (AssociativeRecall, dict(num_bits=2**31 - 1)),
     (DictionaryInference, dict(support_size=10**5, length=10**5)),
@@ -46,7 +45,7 @@ HUGE = [
     (PrioritySort, dict(num_bits=10**9)),
     (RepeatCopy, dict(batch_size=10**9)),
     (RepeatCopy, dict(max_length=10**6, max_repeats=10**6)),
-    (ProgramStream, dict(data=dict(task="copy", max_length=100, max_nesting=1), batch_size=10**9, seed=0)),
+    (ProgramStream, dict(data=dict(program="copy", max_length=100, max_nesting=1), batch_size=10**9, seed=0)),
     (MappingStream, dict(task=MappingTask(map_size=15, target_size=45), batch_size=10**8)),
     (MappingStream, dict(task=MappingTask(map_size=15, target_size=45), batch_size=1, length=10**7)),
     (EvaluationWindows, dict(ids=np.arange(9), batch_size=10**5, window=10**5)),

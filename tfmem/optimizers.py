@@ -1,4 +1,6 @@
-"""Optimisers of the public codes that Keras has not: TensorFlow 1's RMSProp with its linear schedule, Sonnet's Adam.
+"""Optimizers by name (`make_optimizer`), and those of the public codes that Keras lacks.
+
+TensorFlow 1's RMSProp (`TF1RMSprop`):
 
     rms      <- rho rms + (1 - rho) g^2                  rms starts at 1
     mean     <- rho mean + (1 - rho) g                   only where centered; else it stays 0
@@ -8,15 +10,67 @@
 Keras's own RMSprop starts rms at 0 and has eps outside the root. With the large eps (0.1) of the public codes of
 Multigrid Neural Memory and IMPALA the two take other paths.
 
+Sonnet's Adam (`SonnetAdam`):
+
     m <- beta_1 m + (1 - beta_1) g,  v <- beta_2 v + (1 - beta_2) g^2
     variable <- variable - lr m' / (sqrt(v') + eps)      m' = m / (1 - beta_1^t), v' = v / (1 - beta_2^t)
 
 Keras's own Adam adds eps to sqrt(v): at step 1 that is an eps 32 times as large.
 """
 
+from typing import Literal
+
 import tensorflow as tf
 
 from tfmem.backend import keras
+
+OptimizerName = Literal["adam", "rmsprop", "tf1_rmsprop", "sgd"]
+
+
+def make_optimizer(name, learning_rate, momentum=0.0, rms_decay=0.9, epsilon=None):
+    """Make a Keras optimizer.
+
+    Args:
+      name: "adam" (Keras's), "rmsprop" (Keras's), "tf1_rmsprop" (`TF1RMSprop`) or "sgd".
+      learning_rate: float.
+      momentum: of all but Adam.
+      rms_decay: decay of the mean square in the two RMSProps.
+      epsilon: that of the optimizer; None: 1e-8 (adam, as in TF 1), 1e-7 (rmsprop), 1e-10 (tf1_rmsprop).
+
+    Raises:
+      ValueError: an unknown name, or constants that the optimizer refuses.
+    """
+    match name:
+        case "adam":
+            return keras.optimizers.Adam(learning_rate, epsilon=1e-8 if epsilon is None else epsilon)
+        case "rmsprop":
+            epsilon = 1e-7 if epsilon is None else epsilon
+            return keras.optimizers.RMSprop(learning_rate, rho=rms_decay, momentum=momentum, epsilon=epsilon)
+        case "tf1_rmsprop":
+            return TF1RMSprop(learning_rate, rms_decay, momentum, 1e-10 if epsilon is None else epsilon)
+        case "sgd":
+            return keras.optimizers.SGD(learning_rate, momentum=momentum)
+    raise ValueError(f"name: {name!r}, must be one of adam, rmsprop, tf1_rmsprop, sgd")
+
+
+def apply_clipped(optimizer, gradients, variables, clip, learning_rate):
+    """Update variables by gradients that are clipped by their global norm.
+
+    Args:
+      optimizer: a Keras optimizer that was built for `variables`.
+      gradients: one for each of `variables`.
+      clip: largest global norm; None: no clipping.
+      learning_rate: float or scalar tensor.
+
+    Returns:
+      The global norm before clipping.
+    """
+    norm = tf.linalg.global_norm(gradients)
+    if clip is not None:
+        gradients, _ = tf.clip_by_global_norm(gradients, clip, use_norm=norm)
+    optimizer.learning_rate.assign(learning_rate)
+    optimizer.apply(gradients, variables)
+    return norm
 
 
 @keras.saving.register_keras_serializable(package="tfmem")

@@ -11,7 +11,7 @@ from typing import Literal
 import keras
 import tensorflow as tf
 
-from reproductions.belief_states._figures import geco_figure, image_grid
+from reproductions.belief_states.image_figures import geco_figure, image_grid
 from tfmem import training
 from tfmem.data import episode_cache
 from tfmem.data.images import mnist_stream
@@ -128,6 +128,7 @@ PRESETS = {
 _NO_NUMBER = "none: the paper trains it on frames of its environments"
 PAPER = {name: (None, _NO_NUMBER) for name in ("error_per_pixel", "kl_nats", "bound_nats_per_dim")}
 DATASETS = ("mnist",)
+STATUS = "demo"
 SIGNATURES = {"sample", "reconstruct"}
 
 

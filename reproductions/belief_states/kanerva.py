@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from reproductions.belief_states._figures import image_grid
+from reproductions.belief_states.image_figures import image_grid
 from tfmem import training
 from tfmem.data.images import MNIST_PADDING, mnist_stream
 from tfmem.models.kanerva_machine import KanervaMachine
@@ -113,6 +113,7 @@ PRESETS = {
 _NO_NUMBER = "none for MNIST: the paper stores Omniglot, CIFAR and DMLab images"
 PAPER = {name: (None, _NO_NUMBER) for name in ("elbo_nats_per_image", *(f"{cue}_error_1" for cue in CUES))}
 DATASETS = ("mnist",)
+STATUS = "demo"
 SIGNATURES = {"write", "read", "sample", "initial_state"}
 
 

@@ -1,27 +1,29 @@
 """SimCore in Random City: beliefs that hold the map (Gregor et al. 2019, §4, appendices F, G, H, K).
 
-An agent walks among boxes of random size and colour and sees 64x64 frames. Nothing tells its beliefs of the map or of
-its place; probes tell how much of them they hold. Everything about the world is our choice, see docs/envs.md.
+An agent walks among boxes of random size and colour and sees 64x64 frames. Its beliefs get neither
+the map nor its place; probes measure how much of them they hold. Not specified: the world; see docs/envs.md.
 """
 
 import dataclasses
 
-from reproductions.belief_states import _simcore
-from reproductions.belief_states._simcore import SimCoreConfig, SimCoreExperiment, World
+from reproductions.belief_states import comparison, simcore
+from reproductions.belief_states.simcore import SimCoreConfig, SimCoreExperiment, World
 from tfmem.training import check_range
 
-PAPER, SIGNATURES = _simcore.PAPER, _simcore.SIGNATURES
+PAPER, SIGNATURES = simcore.PAPER, simcore.SIGNATURES
 DATASETS = ()
+STATUS = "demo"
+compare = comparison.compare
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(SimCoreConfig):
     speed: float = 0.5
-    """Length of a move, in units of the world; unknown, ours."""
+    """Length of a move, in units of the world. Not specified; we use this."""
     num_boxes: int = 14
-    """Most boxes of a city; unknown, ours."""
+    """Most boxes of a city. Not specified; we use this."""
     side: int = 12
-    """Of the city, in units; unknown, ours."""
+    """Side of the city, in units. Not specified; we use this."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -29,18 +31,18 @@ class Config(SimCoreConfig):
         check_range(self, "side", 6)
 
 
-_DEMO = Config(**_simcore.DEMO, num_boxes=4, side=6)
+_DEMO = Config(**simcore.DEMO, num_boxes=4, side=6)
 PRESETS = {
-    "paper": Config(**_simcore.PAPER_UPDATES),
-    "paper_rma": Config(**_simcore.PAPER_UPDATES, **_simcore.RMA),
-    "paper_kanerva": Config(**_simcore.PAPER_UPDATES, **_simcore.KANERVA),
+    "paper": Config(**simcore.PAPER_UPDATES),
+    "paper_rma": Config(**simcore.PAPER_UPDATES, **simcore.RMA),
+    "paper_kanerva": Config(**simcore.PAPER_UPDATES, **simcore.KANERVA),
     "demo": _DEMO,
     "demo_overshoot_1": dataclasses.replace(_DEMO, overshoot=1),
     "demo_generative": dataclasses.replace(_DEMO, model="generative"),
-    "demo_rma": dataclasses.replace(_DEMO, **_simcore.DEMO_RMA),
-    "demo_kanerva": dataclasses.replace(_DEMO, **_simcore.DEMO_KANERVA),
+    "demo_rma": dataclasses.replace(_DEMO, **simcore.DEMO_RMA),
+    "demo_kanerva": dataclasses.replace(_DEMO, **simcore.DEMO_KANERVA),
     "demo_untrained_core": dataclasses.replace(_DEMO, train_core=False),
-    "smoke": Config(**_simcore.SMOKE, num_boxes=3, side=6),
+    "smoke": Config(**simcore.SMOKE, num_boxes=3, side=6),
 }
 
 

@@ -7,22 +7,25 @@ the beliefs.
 
 import dataclasses
 
-from reproductions.belief_states import _simcore
-from reproductions.belief_states._simcore import SimCoreConfig, SimCoreExperiment, World
+from reproductions.belief_states import comparison, simcore
+from reproductions.belief_states.simcore import SimCoreConfig, SimCoreExperiment, World
 from tfmem.training import check_range
 
-PAPER, SIGNATURES = _simcore.PAPER, _simcore.SIGNATURES
+PAPER, SIGNATURES = simcore.PAPER, simcore.SIGNATURES
 DATASETS = ()
+STATUS = "-"
+compare = comparison.compare
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(SimCoreConfig):
     map_size: int = 64
-    """Side of the map; ours: a pixel for a point of the terrain."""
+    """Side of the map. Not specified; we use a pixel for a point of the terrain."""
     map_samples: bool = True
-    """Whether a ConvDRAW learns to sample maps given the belief (I), at N_t steps of each trajectory (ours)."""
+    """Whether a ConvDRAW learns to sample maps given the belief (I), at N_t steps of each trajectory. Not specified
+    where; we use these steps."""
     speed: float = 0.4
-    """Length of a move, in units of the world; I: slower than in the city; ours."""
+    """Length of a move, in units of the world. Paper: slower than in the city (App. I). Not specified; we use this."""
     size: int = 64
     """Points of a side of the height map; I."""
     num_blocks: int = 20
@@ -35,11 +38,11 @@ class Config(SimCoreConfig):
 
 
 PRESETS = {
-    "paper": Config(**_simcore.PAPER_UPDATES),
-    "paper_rma": Config(**_simcore.PAPER_UPDATES, **_simcore.RMA),
-    "paper_kanerva": Config(**_simcore.PAPER_UPDATES, **_simcore.KANERVA),
-    "demo": Config(**(_simcore.DEMO | {"look": 0.2}), size=20, num_blocks=6, speed=0.75),
-    "smoke": Config(**_simcore.SMOKE, size=16, num_blocks=2),
+    "paper": Config(**simcore.PAPER_UPDATES),
+    "paper_rma": Config(**simcore.PAPER_UPDATES, **simcore.RMA),
+    "paper_kanerva": Config(**simcore.PAPER_UPDATES, **simcore.KANERVA),
+    "demo": Config(**(simcore.DEMO | {"look": 0.2}), size=20, num_blocks=6, speed=0.75),
+    "smoke": Config(**simcore.SMOKE, size=16, num_blocks=2),
 }
 
 

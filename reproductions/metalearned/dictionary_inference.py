@@ -6,7 +6,7 @@ seeds that training never meets.
 
 import dataclasses
 
-from reproductions.metalearned._models import (
+from reproductions.metalearned.settings import (
     DEMO_LSTM,
     DEMO_LSTM_SALU,
     DEMO_MNM_G,
@@ -47,6 +47,7 @@ PRESETS = {
 }
 PAPER = {"error": (0.0, "§4.1, Fig. 2: both MNM on all four tasks, LSTM+SALU on two, LSTM on (4, 1)")}
 DATASETS = ()
+STATUS = "demo; paper_8_4 5%"
 
 
 class Experiment(SupervisedExperiment):

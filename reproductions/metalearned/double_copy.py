@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from reproductions.metalearned._models import DEMO_LSTM, DEMO_SETTINGS, PAPER_SETTINGS, SMOKE_SETTINGS
+from reproductions.metalearned.settings import DEMO_LSTM, DEMO_SETTINGS, PAPER_SETTINGS, SMOKE_SETTINGS
 from tfmem.cores.config import LookupMemoryConfig
 from tfmem.tasks.double_copy import DoubleCopy
 from tfmem.training import SupervisedConfig, SupervisedExperiment
@@ -25,6 +25,7 @@ PRESETS = {
 }
 PAPER = {"error": (None, "§4.1, Fig. 4: MNM solves it quickly; curves alone")}
 DATASETS = ()
+STATUS = "demo; paper 3%"
 
 
 class Experiment(SupervisedExperiment):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from reproductions.metalearned._models import (
+from reproductions.metalearned.settings import (
     DEMO_LSTM,
     DEMO_LSTM_SALU,
     DEMO_SETTINGS,
@@ -36,6 +36,7 @@ PRESETS = {
 }
 PAPER = {"error": (None, "§4.1, Fig. 4: LSTM+SALU is best; curves alone")}
 DATASETS = ()
+STATUS = "demo"
 
 
 class Experiment(SupervisedExperiment):

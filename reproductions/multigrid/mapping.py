@@ -1,7 +1,7 @@
-"""Mapping and localisation in mazes (Huynh et al. 2020, §4.1; supplement B.1; public code mapping_localization).
+"""Mapping and localization in mazes (Huynh et al. 2020, §4.1; supplement B.1; public code mapping_localization).
 
-An agent walks through a maze and sees 3x3 cells at a time. The writer keeps a map; readers say where a patch that is
-shown to them has been seen. CODE below is github.com/trihuynh88/multigrid_mem, P-App the paper's supplement.
+An agent walks through a maze and sees 3x3 cells at a time. The writer keeps a map; readers predict where the agent has
+seen a queried patch. CODE below is github.com/trihuynh88/multigrid_mem, P-App the paper's supplement.
 """
 
 import dataclasses
@@ -10,9 +10,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import tensorflow as tf
 
-from reproductions.multigrid._optimisation import apply_clipped, make_optimizer
-from reproductions.multigrid._routing import figure_1
-from tfmem import plotting, training
+from reproductions.multigrid.routing import figure_1
+from tfmem import plotting
 from tfmem.losses.localization import (
     Counts,
     localization_counts,
@@ -22,71 +21,74 @@ from tfmem.losses.localization import (
     target_sum,
 )
 from tfmem.models.multigrid import LocalizationModel
-from tfmem.optimizers import linear_decay
+from tfmem.optimizers import OptimizerName, linear_decay
 from tfmem.tasks.mapping import UNKNOWN, MappingStream, MappingTask, recentre
-from tfmem.training import Evaluation, RunConfig, check_range, numbered
+from tfmem.training import Evaluation, check_range
+from tfmem.training.sequence import SequenceConfig, SequenceExperiment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
+class Config(SequenceConfig):
     map_size: int = 25
-    """Side of the maze with its outer wall; CODE MAP_SIZE 25."""
+    """Side of the maze with its outer wall. Public code: 25 (MAP_SIZE)."""
     walk: Literal["spiral", "random"] = "spiral"
-    """How the agent moves; CODE spiral. How the paper's random walk moves is unknown, ours is uniform."""
+    """How the agent moves. Public code: spiral. Not specified how the random walk moves; we use uniform moves."""
     episode_length: int | None = None
-    """Steps of an episode; none: one for each inner cell, as the spiral of CODE has them."""
+    """Steps of an episode; None: one for each inner cell, as in the public code's spiral."""
     query_sizes: tuple[int, ...] = (3,)
-    """Sides of the patches asked for; CODE 3, P-App B.1.1 3 and 9."""
+    """Sides of the queried patches. Paper: 3 and 9 (P-App B.1.1). Public code: 3."""
     label_after_move: bool = True
-    """Whether the label is made after the agent has moved on; CODE yes."""
+    """Whether the label is made after the agent's move. Public code: yes."""
     centred: bool = False
-    """Whether the start is the centre of the answer's map; P-App B.1.1 yes, CODE no: at (map_size, map_size)."""
+    """Whether the start is the center of the answer's map. Paper: yes (P-App B.1.1). Public code: no, (map_size,
+    map_size)."""
     hold_out: int = 0
-    """One maze in so many is for evaluation alone; 0: none is kept apart, large mazes hardly meet twice. Ours."""
+    """One maze in so many is for evaluation alone; 0: none. Not specified; we use 0: large mazes hardly ever repeat."""
     writer_levels: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 5)
-    """Levels of each memory layer from 3x3 up; CODE."""
+    """Levels of each memory layer from 3x3 up, as in the public code."""
     writer_filters: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 16)
-    """Channels of each memory layer; CODE."""
+    """Channels of each memory layer, as in the public code."""
     reader_filters: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 16)
-    """Channels of the reader's layers; CODE."""
+    """Channels of the reader's layers, as in the public code."""
     decoder_levels: tuple[int, ...] = (4, 4, 3, 3, 2, 2, 1)
-    """Levels of the reader's second half, from the finest down; CODE."""
+    """Levels of the reader's second half, from the finest down, as in the public code."""
     decoder_filters: tuple[int, ...] = (16, 16, 16, 16, 16, 16, 1)
-    """Channels of the reader's second half; CODE."""
+    """Channels of the reader's second half, as in the public code."""
     writer_residuals: tuple[tuple[int, int], ...] = ((1, 3), (3, 5), (5, 7))
-    """Layers added to later ones; CODE."""
+    """Layers added to later ones, as in the public code."""
     reader_residuals: tuple[tuple[int, int], ...] = ((1, 3), (3, 5))
-    """The same in the reader; CODE."""
+    """The same in the reader."""
     decoder_residuals: tuple[tuple[int, int], ...] = ((2, 4), (4, 6))
-    """The same in its second half; CODE."""
+    """The same in its second half."""
     peepholes: bool = False
-    """Whether gates see the cell; the paper's equations yes, CODE no."""
+    """Whether gates see the cell. Paper: yes (equations). Public code: no."""
     batch_size: int = 32
-    """Mazes at a time; CODE BATCH_SIZE 32."""
+    """Mazes at a time. Public code: 32 (BATCH_SIZE)."""
     window: int = 20
-    """Steps of truncated back-propagation; CODE LOCAL_T_MAX 20."""
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    """CODE: TF 1's RMSProp with decay 0.99, momentum 0, epsilon 0.1."""
+    """Steps of truncated back-propagation. Public code: 20 (LOCAL_T_MAX)."""
+    optimizer: OptimizerName = "tf1_rmsprop"
+    """Public code: TF 1's RMSProp, momentum 0, with the two constants below."""
+    rms_decay: float = 0.99
+    """Public code: 0.99."""
+    epsilon: float | None = 0.1
+    """Public code: 0.1."""
     learning_rate: float = 1e-3
-    """At the start; CODE INITIAL_ALPHA 1e-3."""
+    """At the start. Public code: 1e-3 (INITIAL_ALPHA)."""
     final_learning_rate: float = 1e-4
-    """After decay_steps; CODE END_ALPHA 1e-4."""
+    """After decay_steps. Public code: 1e-4 (END_ALPHA)."""
     decay_steps: int = 1_000_000
-    """Environment steps of the linear decay; CODE END_DECAY_TIME 1e6."""
-    gradient_norm_clip: float = 1e4
-    """Largest global norm; CODE GRAD_NORM_CLIP 10000."""
-    eval_episodes: int = 2
-    """Batches of unseen mazes that an evaluation walks through; ours."""
+    """Environment steps of the linear decay. Public code: 1e6 (END_DECAY_TIME)."""
+    gradient_norm_clip: float | None = 1e4
+    """Largest global norm. Public code: 10000 (GRAD_NORM_CLIP)."""
+    eval_batches: int = 2
+    """Batches of unseen mazes in an evaluation, each walked through to its end. Not specified; we use 2."""
 
     supports_mixed_precision: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("batch_size", "window", "decay_steps", "eval_episodes"):
+        for name in ("window", "decay_steps"):
             check_range(self, name, 1)
-        for name in ("learning_rate", "gradient_norm_clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be greater than 0")
         check_range(self, "final_learning_rate", 0)
         self.task()
 
@@ -105,7 +107,7 @@ class Config(RunConfig):
 # CODE counts environment steps: 2e6 of them, 529 to an episode of 27 windows.
 PAPER_CONFIG = Config(num_updates=102_080, updates_per_call=5, log_every=20, eval_every=2_000, checkpoint_seconds=600.0)
 
-# P-App D: 0.12 M parameters and 8 K memory cells on 15x15 maps. The widths are ours: 120,969 and 7,983.
+# P-App D: 0.12 M parameters and 8 K memory cells on 15x15 maps. Not specified: widths; these have 120,969 and 7,983.
 SMALL = dict(
     map_size=15,
     writer_levels=(2, 2, 3, 3, 4),
@@ -118,7 +120,7 @@ SMALL = dict(
     decoder_residuals=((2, 4),),
 )
 
-# Ours: the start in the centre, so that the 5x5 places of a 7x7 map fit a 6x6 answer and two levels do.
+# Not specified; we put the start in the center, so that the 5x5 places of a 7x7 map fit a 6x6 answer and two levels do.
 TINY = dict(
     map_size=7,
     hold_out=4,
@@ -132,6 +134,7 @@ TINY = dict(
     reader_residuals=(),
     decoder_residuals=(),
     optimizer="adam",
+    epsilon=1e-7,  # Keras's
 )
 
 PRESETS = {
@@ -150,13 +153,13 @@ PRESETS = {
         updates_per_call=10,
         log_every=10,
         eval_every=200,
-        eval_episodes=4,
+        eval_batches=4,
     ),
     "smoke": Config(
         **TINY | dict(writer_filters=(2, 2, 4), reader_filters=(2, 2, 4), decoder_filters=(4, 4, 1)),
         batch_size=2,
         window=8,
-        eval_episodes=1,
+        eval_batches=1,
         num_updates=8,
         updates_per_call=2,
         log_every=2,
@@ -165,20 +168,23 @@ PRESETS = {
 }
 PAPER = {"f_score": (None, "Table 1, not readable in any source we found")}
 DATASETS = ()
+STATUS = "demo"
 
 
-class Experiment(training.Experiment):
+class Experiment(SequenceExperiment):
     name = "multigrid/mapping"
 
     def __init__(self, config):
         super().__init__(config)
         self.task = config.task()
-        self.stream = MappingStream(self.task, config.batch_size, config.window, config.seed, hold_out=config.hold_out)
-        self.model = self.make_model()
-        self.optimizer = make_optimizer(config)
-        self.optimizer.build(self.model.trainable_variables)
+        self.stream, self.unseen = (
+            MappingStream(
+                self.task, config.batch_size, config.window, config.seed, split=split, hold_out=config.hold_out
+            )
+            for split in ("train", "evaluation")
+        )
         self._evaluate_window = tf.function(self._window_logits)
-        self._evaluate_step = tf.function(self._evaluation_step, autograph=False)
+        self._score_step = tf.function(self._score_window, autograph=False)
 
     def make_model(self):
         config = self.config
@@ -198,14 +204,14 @@ class Experiment(training.Experiment):
         model.build()
         return model
 
-    def variables(self):
-        return {**numbered("model", self.model.variables), **numbered("optimizer", self.optimizer.variables)}
-
     def initial_carry(self):
         return self.model.get_initial_state(self.config.batch_size)
 
     def batch(self, update):
         return self.stream.batch(update)
+
+    def evaluation_batch(self, number):
+        return self.unseen.batch(number)
 
     def data_source(self, split="train"):
         config = self.config
@@ -220,67 +226,53 @@ class Experiment(training.Experiment):
         return "tfmem.tasks.mapping:stream", arguments
 
     def environment_steps(self, update):
-        """Steps walked before update number `update`: what CODE calls global_t and decays the learning rate by."""
+        """Steps walked before update number `update`. Public code: global_t, which decays the learning rate."""
         windows = self.stream.windows_per_episode
         return update // windows * self.task.length + update % windows * self.config.window
 
-    def loss(self, batch, state):
-        """Sum over readers, steps, batch and cells (P-App B.1.2), and the state after the window."""
-        logits, state = self._window_logits(batch, state)
+    def learning_rate(self, update):
+        config = self.config
+        steps = self.environment_steps(update)
+        return linear_decay(steps, config.learning_rate, config.final_learning_rate, config.decay_steps)
+
+    def forward(self, batch, carry, training):
+        """Logits of a window by name; the memory starts anew where an episode does."""
+        return self._window_logits(batch, self._begin(batch, carry))
+
+    def scores(self, batch, outputs):
+        """The loss: a sum over readers, steps, batch and cells. Paper: supplement B.1.2."""
         losses = [
-            localization_loss(logits[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
+            localization_loss(outputs[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
             for q in self.model.query_sizes
         ]
-        return tf.add_n(losses), state
+        return {"loss": tf.add_n(losses)}
 
     @staticmethod
     def _begin(batch, state):
         """The state, or zeros where an episode begins."""
         return tf.nest.map_structure(lambda s: tf.where(batch["first"], tf.zeros_like(s), s), state)
 
-    def train_step(self, update, batch, carry):
-        config = self.config
-        state = self._begin(batch, carry)
-        variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            loss, state = self.loss(batch, state)
-        gradients = tape.gradient(loss, [v.value for v in variables])
-        rate = linear_decay(
-            self.environment_steps(update), config.learning_rate, config.final_learning_rate, config.decay_steps
-        )
-        norm = apply_clipped(self.optimizer, gradients, variables, config.gradient_norm_clip, rate)
-        return state, {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
-
     def _window_logits(self, batch, state):
         inputs = {"observation": batch["writer"], **{f"query_{q}": batch[f"query_{q}"] for q in self.model.query_sizes}}
         logits, state = self.model.run(inputs, state)
         return {name: tf.cast(values, tf.float32) for name, values in logits.items()}, state
 
-    def _evaluation_stream(self):
-        config = self.config
-        return MappingStream(
-            self.task, config.batch_size, config.window, config.seed, split="evaluation", hold_out=config.hold_out
-        )
-
     def evaluation(self):
-        """Unseen mazes: the carry is the memory and the cells told right and wrong, by query size."""
+        """Unseen mazes: the carry is the memory, and right and wrong cells by query size."""
         counts = {q: Counts(*[tf.constant(0, tf.int64)] * 3) for q in self.model.query_sizes}
-        steps = self.config.eval_episodes * self.stream.windows_per_episode
-        return Evaluation(steps, (self.initial_carry(), counts), self._evaluate_step)
+        steps = self.config.eval_batches * self.stream.windows_per_episode
+        return Evaluation(steps, (self.initial_carry(), counts), self._score_step)
 
-    def evaluate(self):
-        return self.evaluation().scores(self._evaluation_stream().batch)
-
-    def _evaluation_step(self, number, batch, carry):
+    def _score_window(self, number, batch, carry):
         state, totals = carry
-        logits, state = self._window_logits(batch, self._begin(batch, state))
+        logits, state = self.forward(batch, state, training=False)
         for q in self.model.query_sizes:
             counts = localization_counts(logits[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
             totals = {**totals, q: tf.nest.map_structure(tf.add, totals[q], counts)}
         return (state, totals), _scores({q: localization_scores(counts) for q, counts in totals.items()})
 
     def result(self, evaluation):
-        """The scores, and beside them those of an untrained network and of the mean map of training episodes."""
+        """The scores, and those of an untrained network and of the mean map of training episodes."""
         trained = [v.numpy() for v in self.model.variables]
         fresh = self.make_model()
         for variable, value in zip(self.model.variables, fresh.variables, strict=True):
@@ -298,17 +290,17 @@ class Experiment(training.Experiment):
     def _prior_scores(self, size):
         def total(stream):
             sums = None
-            for number in range(self.config.eval_episodes):
+            for number in range(self.config.eval_batches):
                 for window in stream.episode(number).windows(self.config.window):
                     more = target_sum(tf.constant(window[f"target_{size}"]), tf.constant(window[f"asked_{size}"]))
                     sums = more if sums is None else tf.nest.map_structure(tf.add, sums, more)
             return sums
 
-        return localization_scores(prior_counts(total(self.stream), total(self._evaluation_stream())))
+        return localization_scores(prior_counts(total(self.stream), total(self.unseen)))
 
     def frames(self, every=1, item=0):
-        """What the model thinks along an unseen episode: a `plotting.MappingFrame` every `every` steps."""
-        episode = self._evaluation_stream().episode(0)
+        """Predictions along an unseen episode: a `plotting.MappingFrame` every `every` steps."""
+        episode = self.unseen.episode(0)
         size = self.model.query_sizes[-1]
         target_size = self.model.map_size
         world = recentre(episode.maps, target_size, UNKNOWN, self.task.start)[item]

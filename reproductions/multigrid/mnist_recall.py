@@ -10,66 +10,68 @@ from typing import ClassVar, Literal
 import numpy as np
 import tensorflow as tf
 
-from reproductions.multigrid._optimisation import apply_clipped, make_optimizer
-from tfmem import plotting, training
+from tfmem import plotting
+from tfmem.losses.sequence import accuracy
 from tfmem.models.multigrid import MNISTRecallModel
-from tfmem.optimizers import linear_decay
+from tfmem.optimizers import OptimizerName, linear_decay
 from tfmem.tasks.mnist_recall import stream
-from tfmem.training import Evaluation, RunConfig, check_range, numbered
+from tfmem.training import check_range
+from tfmem.training.sequence import SequenceConfig, SequenceExperiment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
+class Config(SequenceConfig):
     steps: int = 10
-    """Images of a sequence; CODE LOCAL_T_MAX 10."""
+    """Images of a sequence. Public code: 10 (LOCAL_T_MAX)."""
     writer_filters: tuple[int, ...] = (4, 4, 8, 8, 16)
-    """Channels of each memory layer, all of three levels; CODE."""
+    """Channels of each memory layer, all of three levels, as in the public code."""
     reader_filters: tuple[int, ...] = (4, 4, 8, 8, 16)
-    """Channels of the reader's layers; CODE."""
+    """Channels of the reader's layers, as in the public code."""
     decoder_levels: tuple[int, ...] = (3, 3, 2, 2, 1)
-    """Levels of the reader's second half, from the coarsest; CODE."""
+    """Levels of the reader's second half, from the coarsest, as in the public code."""
     decoder_filters: tuple[int, ...] = (16, 16, 16, 16, 10)
-    """Channels of the reader's second half; CODE."""
+    """Channels of the reader's second half, as in the public code."""
     normalization: Literal["batch", "sequence"] | None = "batch"
-    """CODE: batch normalisation by the statistics of the data at hand, in training and evaluation."""
+    """Public code: batch normalization by the statistics of the data at hand, in training and evaluation."""
     peepholes: bool = False
-    """Whether gates see the cell; the paper's equations yes, CODE no."""
+    """Whether gates see the cell. Paper: yes (equations). Public code: no."""
     batch_size: int = 32
-    """Sequences at a time; CODE BATCH_SIZE 32."""
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    """CODE: TF 1's RMSProp with decay 0.99, momentum 0, epsilon 0.1."""
+    """Sequences at a time. Public code: 32 (BATCH_SIZE)."""
+    optimizer: OptimizerName = "tf1_rmsprop"
+    """Public code: TF 1's RMSProp, momentum 0, with the two constants below."""
+    rms_decay: float = 0.99
+    """Public code: 0.99."""
+    epsilon: float | None = 0.1
+    """Public code: 0.1."""
     learning_rate: float = 1e-3
-    """At the start; CODE INITIAL_ALPHA 1e-3."""
+    """At the start. Public code: 1e-3 (INITIAL_ALPHA)."""
     final_learning_rate: float = 1e-4
-    """After decay_steps; CODE END_ALPHA 1e-4."""
+    """After decay_steps. Public code: 1e-4 (END_ALPHA)."""
     decay_steps: int = 1_000_000
-    """Images per sequence seen, over which the rate falls linearly; CODE END_DECAY_TIME 1e6."""
-    gradient_norm_clip: float = 1e5
-    """Largest global norm; CODE GRAD_NORM_CLIP 100000."""
+    """Images per sequence, over which the rate falls linearly. Public code: 1e6 (END_DECAY_TIME)."""
+    gradient_norm_clip: float | None = 1e5
+    """Largest global norm. Public code: 100000 (GRAD_NORM_CLIP)."""
     eval_batches: int = 100
-    """Batches of unseen digits in an evaluation; ours."""
+    """Batches of unseen digits in an evaluation. Not specified; we use 100."""
 
     supports_mixed_precision: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
         check_range(self, "steps", 2)
-        for name in ("batch_size", "decay_steps", "eval_batches"):
-            check_range(self, name, 1)
-        for name in ("learning_rate", "gradient_norm_clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be greater than 0")
+        check_range(self, "decay_steps", 1)
         check_range(self, "final_learning_rate", 0)
 
 
 PRESETS = {
     # CODE: 2e6 images per sequence, 10 to an update.
     "paper": Config(num_updates=200_000, updates_per_call=10, log_every=50, eval_every=5_000, checkpoint_seconds=600.0),
-    # Ours: three images, so that a laptop learns it.
+    # Not specified; we use three images, so that a laptop learns it.
     "demo": Config(
         steps=3,
         batch_size=64,
         optimizer="adam",
+        epsilon=1e-7,  # Keras's
         learning_rate=3e-3,
         final_learning_rate=3e-4,
         decay_steps=1_800,
@@ -96,17 +98,23 @@ PRESETS = {
 }
 PAPER = {"accuracy": (None, "Table 2, not readable in any source we found")}
 DATASETS = ("mnist",)
+STATUS = "demo; paper 1%"
 
 
-class Experiment(training.Experiment):
+class Experiment(SequenceExperiment):
     name = "multigrid/mnist_recall"
 
     def __init__(self, config):
         super().__init__(config)
+        self._streams = {}
+        self._logits = tf.function(lambda batch: self.forward(batch, (), training=False)[0])
+
+    def make_model(self):
+        config = self.config
         depth, decoder_depth = len(config.writer_filters), len(config.decoder_filters)
         # CODE: every second layer from the third (decoder: from the fourth) adds the one two before it.
         residuals = [(n - 2, n) for n in range(3, depth + 1, 2)]
-        self.model = MNISTRecallModel(
+        model = MNISTRecallModel(
             writer_filters=config.writer_filters,
             reader_filters=config.reader_filters,
             decoder_levels=config.decoder_levels,
@@ -118,12 +126,8 @@ class Experiment(training.Experiment):
             peepholes=config.peepholes,
             dtype=config.policy,
         )
-        self.model.build()
-        self.optimizer = make_optimizer(config)
-        self.optimizer.build(self.model.trainable_variables)
-        self._streams = {}
-        self._logits = tf.function(self._forward)
-        self._evaluate_step = tf.function(self._evaluation_step, autograph=False)
+        model.build()
+        return model
 
     def stream(self, split):
         if split not in self._streams:
@@ -131,67 +135,51 @@ class Experiment(training.Experiment):
             self._streams[split] = stream(split, config.batch_size, config.steps, config.seed)
         return self._streams[split]
 
-    def variables(self):
-        return {**numbered("model", self.model.variables), **numbered("optimizer", self.optimizer.variables)}
-
     def batch(self, update):
         return self.stream("train").batch(update)
+
+    def evaluation_batch(self, number):
+        return self.stream("test").batch(number)
 
     def data_source(self, split="train"):
         config = self.config
         arguments = {"batch_size": config.batch_size, "steps": config.steps, "seed": config.seed}
         return "tfmem.tasks.mnist_recall:stream", {"split": "test" if split == "evaluation" else split, **arguments}
 
-    def _forward(self, batch):
+    def learning_rate(self, update):
+        config = self.config
+        images = update * config.steps
+        return linear_decay(images, config.learning_rate, config.final_learning_rate, config.decay_steps)
+
+    def forward(self, batch, carry, training):
         state = self.model.get_initial_state(self.config.batch_size)
         logits, _ = self.model.run({"images": batch["images"], "query": batch["query"]}, state)
-        return tf.cast(logits, tf.float32)
+        return tf.cast(logits, tf.float32), carry
 
-    def train_step(self, update, batch, carry):
-        config = self.config
-        variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            logits = self._forward(batch)
-            # CODE: summed over the batch.
-            loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits))
-        gradients = tape.gradient(loss, [v.value for v in variables])
-        rate = linear_decay(update * config.steps, config.learning_rate, config.final_learning_rate, config.decay_steps)
-        norm = apply_clipped(self.optimizer, gradients, variables, config.gradient_norm_clip, rate)
-        right = tf.equal(tf.argmax(logits, -1, tf.int32), batch["label"])
-        accuracy = tf.reduce_mean(tf.cast(right, tf.float32))
-        return carry, {"loss": loss, "accuracy": accuracy, "gradient_norm": norm, "learning_rate": rate}
-
-    def evaluation(self):
-        """Unseen digits: the carry is how many answers were right."""
-        return Evaluation(self.config.eval_batches, tf.constant(0, tf.int64), self._evaluate_step)
-
-    def _evaluation_step(self, number, batch, right):
-        told = tf.argmax(self._forward(batch), -1, tf.int32)
-        right += tf.reduce_sum(tf.cast(tf.equal(told, batch["label"]), tf.int64))
-        return right, {"accuracy": right / ((number + 1) * self.config.batch_size)}
-
-    def evaluate(self):
-        return self.evaluation().scores(self.stream("test").batch)
+    def scores(self, batch, outputs):
+        """Public code: the loss is the cross entropy summed over the batch."""
+        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], outputs))
+        return {"loss": loss, "accuracy": accuracy(outputs, batch["label"])}
 
     def _answers(self, count):
-        """Batches of the test set with the digits that the model tells."""
+        """Batches of the test set and the digits that the model predicts for them."""
         stream = self.stream("test")
         for number in range(count):
             batch = stream.batch(number)
             yield batch, tf.argmax(self._logits(tf.nest.map_structure(tf.constant, batch)), -1).numpy()
 
     def result(self, evaluation):
-        """The accuracy, and beside it that of always telling the most frequent digit of the test episodes."""
+        """The scores, and the accuracy of always predicting the most frequent digit of the test episodes."""
         stream = self.stream("test")
         labels = np.concatenate([stream.batch(n)["label"] for n in range(self.config.eval_batches)])
         return {**evaluation, "majority_accuracy": float(np.bincount(labels).max() / len(labels))}
 
     def figures(self, folder):
-        images, steps, told, labels = [], [], [], []
+        images, steps, predictions, labels = [], [], [], []
         for batch, answers in self._answers(6):
             images.append(batch["images"][:, 0, :, :, 0])
             steps.append(int(batch["query_step"]))
-            told.append(answers[0])
+            predictions.append(answers[0])
             labels.append(batch["label"][0])
-        figure = plotting.recall_figure(np.stack(images), steps, told, labels, "Recall on unseen digits")
+        figure = plotting.recall_figure(np.stack(images), steps, predictions, labels, "Recall on unseen digits")
         figure.savefig(folder / "recall.png", dpi=100)

@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmem import plotting
-from tfmem.cores import LSTMStack, RelationalMemory
-from tfmem.interop import SonnetCell
+from tfmem.cores.config import AnyCoreConfig, LSTMConfig, RelationalMemoryConfig
 from tfmem.losses.chunked_softmax import chunked_softmax_cross_entropy
 from tfmem.losses.masking import selected
 from tfmem.models.language import LanguageModel
@@ -31,46 +30,32 @@ from tfmem.training.sequence import SequenceConfig, SequenceExperiment
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(SequenceConfig):
     corpus: Literal["wikitext-2", "wikitext-103", "pg19", "gigaword"] = "wikitext-103"
-    """The text; §5.4 WikiText-103, Project Gutenberg, GigaWord v5. WikiText-2 is no text of the paper's."""
+    """The text. Paper: WikiText-103, Project Gutenberg, GigaWord v5 (§5.4); it has no WikiText-2."""
     vocabulary_size: int | None = None
-    """Words that are kept; none: all of the training text, WikiText's 267,735. About 250,000 in all texts (A4)."""
-    model: Literal["rmc", "lstm"] = "rmc"
-    """The core; the paper's LSTM is that of Rae et al. 2018."""
-    num_memories: int = 1
-    """Memories of the RMC; A4, tried 1 and 2."""
-    total_units: int = 2500
-    """Units of all the RMC's memories together; A4, tried 1000 to 3000."""
-    num_heads: int = 4
-    """Heads of the RMC; A4, tried 1 to 5."""
-    mlp_layers: int = 5
-    """Layers of the RMC's MLP; A4, tried 1 to 5."""
-    num_blocks: int = 1
-    """Rounds of attention in a step; A4, tried 1 to 4."""
-    gate_style: Literal["unit", "memory"] = "unit"
-    """Gates of the RMC; not said for language: ours, the public core's default."""
-    lstm_units: int = 2500
-    """Units of the LSTM; ours, as many as the RMC has."""
-    lstm_layers: int = 1
-    """Layers of the LSTM; ours."""
+    """Words that are kept; None: all of the training text, WikiText's 267,735. Paper: about 250,000 in all texts (A4).
+    """
+    core: AnyCoreConfig
+    """The core. Paper: RMC; its LSTM is that of Rae et al. 2018."""
     embedding_size: int = 512
-    """Size of the word embeddings, which the softmax shares; A4."""
+    """Size of the word embeddings, which the softmax shares. Paper: 512 (A4)."""
     dropout: float = 0.5
-    """Rate at which units of the embeddings are dropped; A4. Of the inputs alone: ours."""
+    """Rate at which units of the embeddings are dropped. Paper: 0.5 (A4). Not specified where; we drop inputs alone."""
     window: int = 100
-    """Steps of truncated back-propagation; A4."""
+    """Steps of truncated back-propagation. Paper: 100 (A4)."""
     softmax_chunk: int = 2048
-    """Places whose logits exist at the same time; without effect on the numbers. Ours; the softmax is the full one, as
-    the paper names no other."""
+    """Places whose logits exist at the same time; without effect on the numbers. Not specified; we use 2048. The
+    softmax is the full one, as the paper names no other."""
     replicas: int = 1
-    """Devices that share a batch (tf.distribute.MirroredStrategy, without XLA); A4: 6 GPUs, 64 sequences each."""
+    """Devices that share a batch (tf.distribute.MirroredStrategy, without XLA). Paper: 6 GPUs, 64 sequences each."""
     eval_streams: int = 8
-    """Streams that a text is cut into for an evaluation, each from the start state; Figure 12 has one. Ours."""
+    """Streams that a text is cut into for an evaluation, each from the start state. Not specified; we use 8. Figure 12
+    has one."""
     eval_words: int = 0
-    """Words of the validation text that an evaluation during training reads; 0: all. Ours."""
+    """Words of the validation text that an evaluation during training reads; 0: all. Not specified; we use all."""
     unroll_lengths: tuple[int, ...] = (10, 25, 50, 100, 250, 500, 1000)
-    """Steps after which the state is reset at test time (Figure 12); ours, read off its axis as far as possible."""
+    """Steps after which the state is reset at test time. Not specified; we read them off the axis of Figure 12."""
     unroll_words: int = 0
-    """Words of the test text that are read for that; 0: all. Ours."""
+    """Words of the test text that are read for that; 0: all. Not specified; we use all."""
     result_words: int = 0
     """Words of the validation and the test text that are scored; 0: all. Not specified; we use all."""
     frequency_bounds: tuple[int, ...] = (10_000, 1_000)
@@ -80,8 +65,7 @@ class Config(SequenceConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        sizes = ("num_memories", "total_units", "num_heads", "mlp_layers", "num_blocks", "lstm_units", "lstm_layers")
-        for name in (*sizes, "embedding_size", "window", "softmax_chunk", "replicas", "eval_streams"):
+        for name in ("embedding_size", "window", "softmax_chunk", "replicas", "eval_streams"):
             check_range(self, name, 1)
         for name in ("eval_words", "unroll_words", "result_words"):
             check_range(self, name, 0)
@@ -89,11 +73,6 @@ class Config(SequenceConfig):
             check_range(self, "vocabulary_size", 3)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout}, must be from 0 to less than 1")
-        if self.model == "rmc" and self.total_units % (self.num_memories * self.num_heads):
-            raise ValueError(
-                f"total_units: {self.total_units}, must be a multiple of num_memories times num_heads "
-                f"({self.num_memories} times {self.num_heads})"
-            )
         if self.batch_size % self.replicas:
             raise ValueError(f"replicas: {self.replicas}, must divide batch_size ({self.batch_size})")
         if self.replicas > 1 and self.jit_compile is not False:
@@ -101,39 +80,24 @@ class Config(SequenceConfig):
         if any(length < 1 for length in self.unroll_lengths):
             raise ValueError(f"unroll_lengths: {self.unroll_lengths}, must be at least 1 each")
 
-    def cell(self):
-        """The core as a Keras cell in the policy's dtype."""
-        if self.model == "lstm":
-            return LSTMStack(self.lstm_units, num_layers=self.lstm_layers, dtype=self.policy)
-        core = RelationalMemory(
-            mem_slots=self.num_memories,
-            head_size=self.total_units // (self.num_memories * self.num_heads),
-            num_heads=self.num_heads,
-            num_blocks=self.num_blocks,
-            gate_style=self.gate_style,
-            attention_mlp_layers=self.mlp_layers,
-        )
-        return SonnetCell(core, dtype=self.policy)
-
 
 PAPER_CONFIG = Config(
+    # A4: tried 1000 to 3000 units in 1 or 2 memories, 1 to 5 heads, 1 to 4 rounds of attention, MLPs of 1 to 5 layers.
+    # Not specified: gates; we use the public core's default.
+    core=RelationalMemoryConfig(mem_slots=1, head_size=625, num_heads=4, num_blocks=1, attention_mlp_layers=5),
     batch_size=384,  # A4: 6 GPUs, 64 each
     learning_rate=1e-3,  # A4: Adam
     gradient_norm_clip=0.1,  # A4
-    num_updates=100_000,  # not said: ours, about 37 passes over WikiText-103
+    num_updates=100_000,  # Not specified; we use 100,000: about 37 passes over WikiText-103
     log_every=20,
     eval_every=1_000,
     checkpoint_seconds=1200.0,
     eval_words=100_000,
 )
-# Ours: WikiText-2 with all of its words and a small model, so that two CPU cores learn it in minutes.
+# Not specified; we use WikiText-2 with all of its words and a small model, so that two CPU cores learn it in minutes.
 DEMO_CONFIG = Config(
     corpus="wikitext-2",
-    num_memories=1,
-    total_units=256,
-    num_heads=4,
-    mlp_layers=2,
-    lstm_units=256,
+    core=RelationalMemoryConfig(mem_slots=1, head_size=64, num_heads=4, attention_mlp_layers=2),
     embedding_size=64,
     dropout=0.1,
     window=20,
@@ -150,18 +114,16 @@ DEMO_CONFIG = Config(
 )
 PRESETS = {
     "paper": PAPER_CONFIG,
-    "paper_lstm": dataclasses.replace(PAPER_CONFIG, model="lstm"),
+    # Not specified; we use as many units as the RMC has, in one layer.
+    "paper_lstm": dataclasses.replace(PAPER_CONFIG, core=LSTMConfig(units=2500)),
     "paper_6_gpus": dataclasses.replace(PAPER_CONFIG, replicas=6, jit_compile=False),
     "paper_gutenberg": dataclasses.replace(PAPER_CONFIG, corpus="pg19", vocabulary_size=250_000),
     "paper_gigaword": dataclasses.replace(PAPER_CONFIG, corpus="gigaword", vocabulary_size=250_000),
     "demo": DEMO_CONFIG,
-    "demo_lstm": dataclasses.replace(DEMO_CONFIG, model="lstm"),
+    "demo_lstm": dataclasses.replace(DEMO_CONFIG, core=LSTMConfig(units=256)),
     "smoke": Config(
         corpus="wikitext-2",
-        total_units=8,
-        num_heads=2,
-        mlp_layers=1,
-        lstm_units=4,
+        core=RelationalMemoryConfig(mem_slots=1, head_size=4, num_heads=2, attention_mlp_layers=1),
         embedding_size=6,
         window=5,
         softmax_chunk=4,
@@ -184,6 +146,7 @@ PAPER = {
     "test_perplexity": (31.6, "Table 2, WikiText-103, RMC; LSTM 34.3; Gutenberg 42.0 and 45.5; GigaWord 38.3 and 43.7"),
 }
 DATASETS = ("wikitext-103", "wikitext-2 (demo, smoke)", "pg19 (paper_gutenberg)", "gigaword (paper_gigaword)")
+STATUS = "demo"
 
 
 class Experiment(SequenceExperiment):
@@ -228,12 +191,16 @@ class Experiment(SequenceExperiment):
 
     def make_model(self):
         config = self.config
-        model = LanguageModel(
-            config.cell(), len(self.corpus.vocabulary), config.embedding_size, config.dropout, dtype=config.policy
-        )
+        core = config.core.make(None, config.policy)
+        size = len(self.corpus.vocabulary)
+        model = LanguageModel(core, size, config.embedding_size, config.dropout, dtype=config.policy)
         model.build()
+        if any(0 in state.shape for state in tf.nest.flatten(model.get_initial_state(1))):
+            core = type(config.core).__name__
+            raise ValueError(f"core: {core}, must have a state of constant size: states pass from window to window")
         counts = self.corpus.vocabulary.counts + 1.0
-        model.word_bias.assign(np.log(counts / counts.sum()))  # ours: the softmax starts as the words' frequencies
+        # Not specified; we start the softmax as the words' frequencies.
+        model.word_bias.assign(np.log(counts / counts.sum()))
         return model
 
     def batch(self, update):
@@ -286,7 +253,7 @@ class Experiment(SequenceExperiment):
             norm = tf.linalg.global_norm(gradients)
             if config.gradient_norm_clip is not None:
                 gradients, _ = tf.clip_by_global_norm(gradients, config.gradient_norm_clip, use_norm=norm)
-            # Keras's optimiser adds up what the replicas give it.
+            # Keras's optimizer adds up the gradients of the replicas.
             self.optimizer.apply([g / config.replicas for g in gradients], variables)
             return loss, norm, state
 
@@ -310,7 +277,7 @@ class Experiment(SequenceExperiment):
         count = len(self.config.frequency_bounds) + 1
         sums = [
             tf.math.unsorted_segment_sum(tf.reshape(x, [-1]), buckets, count)
-            for x in (selected(losses, batch["weights"]), batch["weights"])
+            for x in (selected(losses, batch["mask"]), batch["mask"])
         ]
         return tf.stack(sums), carry
 
@@ -379,9 +346,9 @@ class Experiment(SequenceExperiment):
         super().figures(folder)
         if self.unrolled:
             lengths, increases = np.array(list(self.unrolled)), np.array(list(self.unrolled.values()))
-            figure = plotting.curves_figure(
-                {self.config.model: [(lengths, increases)]}, "unroll length", "increase of perplexity", self.name
-            )
+            core = type(self.config.core).__name__.removesuffix("Config")
+            curves = {core: [(lengths, increases)]}
+            figure = plotting.curves_figure(curves, "unroll length", "increase of perplexity", self.name)
             figure.savefig(folder / "unroll_lengths.png", dpi=120)
 
 

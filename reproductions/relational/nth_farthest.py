@@ -75,6 +75,7 @@ PRESETS = {
 }
 PAPER = {"accuracy": (0.91, "§5.1, RMC, best batch; LSTM and DNC below 0.30")}
 DATASETS = ()
+STATUS = "demo; paper 1%"
 
 
 class Experiment(SupervisedExperiment):

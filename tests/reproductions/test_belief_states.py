@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from reproductions.belief_states import _compare, random_city, terrain
-from reproductions.belief_states._simcore import DECODED
+from reproductions.belief_states import comparison, random_city, terrain
+from reproductions.belief_states.simcore import DECODED
 from tfmem.aot.bundle import open_source
 from tfmem.data import episode_cache
 from tfmem.envs.exploration import ExploringPolicy, collect
@@ -209,7 +209,8 @@ def test_comparison_of_runs(experiment, tmp_path):
             np.testing.assert_allclose(arrays["errors"].mean(), experiment.evaluate()["map_mse"], rtol=1e-5)
             baseline = experiment.baselines()["mean_map_mse"]
             np.testing.assert_allclose(arrays["mean_map_errors"].mean(), baseline, rtol=1e-6)
-    _compare.main([str(tmp_path / "out"), str(tmp_path / "0"), str(tmp_path / "1")])
+    (tmp_path / "out").mkdir()
+    comparison.compare([RunFolder(tmp_path / name) for name in ("0", "1")], tmp_path / "out")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"decoded_maps.png", "map_error.png", "map_mse.png", "kappa.png"}
 
@@ -218,7 +219,7 @@ def test_runs_that_differ_in_more_than_their_seed_have_names_of_their_own():
     changes = [{}, {"seed": 1}, {"kappa": 0.01}, {"overshoot": 1}, {"overshoot": 1, "seed": 2}, {"train_core": False}]
     configs = [dataclasses.asdict(dataclasses.replace(SMOKE, **change)) for change in changes]
     del configs[1]["read_projection"]  # of a run of before there was such a field
-    told = _compare.names(configs)
+    told = comparison.names(configs)
     two, one = (f"lstm, generative, $L_o$ = {overshoot}" for overshoot in (2, 1))
     assert told == [f"{two}, kappa = 0.001"] * 2 + [f"{two}, kappa = 0.01", one, one, "lstm, untrained"]
 

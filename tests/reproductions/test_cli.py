@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 import reproductions
 from reproductions.__main__ import main
+from reproductions.catalog import entry
 from tests.reproductions import toy
 from tfmem.checkpoints import Entry, load_tf1, name_table
 from tfmem.cores import LSTMStack
@@ -178,10 +180,26 @@ def test_help_shows_every_hyper_parameter_with_its_source(reproduce, tmp_path):
 
 
 def test_list(reproduce):
-    status, output, _ = reproduce("list")
+    status, output, _ = reproduce("list", "toy")
     assert status == 0
     for text in ("toy/regression: A recurrent regression", "paper, smoke", "needs: nothing", "error: 0.25 (Table 9)"):
         assert text in output
+
+
+def test_list_is_one_table_that_imports_no_tensorflow():
+    code = "import sys; from reproductions.__main__ import main; main(['list']); sys.exit('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 25
+    assert max(map(len, lines)) <= 160
+    assert [line.split()[0] for line in lines[1:-3]] == list(reproductions.experiment_modules())
+    for name in reproductions.experiment_modules():
+        module = reproductions.load_experiment(name)
+        row = entry(name, module.__name__)
+        assert set(row.presets) - {"…"} <= set(module.PRESETS)
+        assert "…" in row.presets or len(row.presets) == len(module.PRESETS)
+        assert (row.data, row.status) == (module.DATASETS, module.STATUS)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +209,10 @@ def test_list(reproduce):
 def test_list_takes_a_part_of_a_name_or_a_pattern(capsys, pattern, found):
     assert main(["list", pattern], {**MODULES, "a/other": "tests.reproductions.toy"}) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines if not line.startswith(" ")] == found
+    if len(found) > 1:
+        assert [line.split()[0] for line in lines[1:-2]] == found
+    else:
+        assert lines[0].startswith(f"{found[0]}: ")
 
 
 def test_a_reader_that_has_gone_is_no_news(reproduce, monkeypatch):
@@ -340,3 +361,38 @@ def test_every_experiment_follows_the_protocol():
         assert all(type(config) is module.Config for config in module.PRESETS.values())
         assert isinstance(module.DATASETS, tuple)
         assert all(len(entry) == 2 for entry in module.PAPER.values())
+
+
+def test_supervised_takes_any_task_and_core(tmp_path, capsys):
+    command = ["run", "supervised", "--num-updates", "2", "--batch-size", "2", "--folder", str(tmp_path / "run")]
+    core = ["core:rmc", "--core.mem-slots", "2", "--core.head-size", "2"]
+    assert main([*command, "task:nth-farthest", "--task.num-objects", "3", *core]) == 0
+    assert "guess_accuracy" in capsys.readouterr().out
+    fields = RunFolder(tmp_path / "run").config()["config"]
+    assert fields["task"] | {"num_objects": 3} == fields["task"]
+    assert fields["core"]["type"] == "RelationalMemoryConfig"
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert main([*command, "task:nth-farthest", "--task.length", "3", "core:rmc"]) == 2
+    error = capsys.readouterr().err
+    assert "Unrecognized" in error
+    assert error.count("\n") == 1
+
+
+def test_compare(reproduce, tmp_path):
+    for seed, width in ((1, 4), (2, 4), (1, 3)):
+        folder = f"run{seed}{width}"
+        run = ("run", "toy/regression", "--preset", "smoke", "--seed", seed, "--width", width, "--folder", folder)
+        assert reproduce(*run)[0] == 0
+    status, _, _ = reproduce("compare", "run14", "run24", "run13", "--out", "both")
+    assert status == 0
+    report = (tmp_path / "both/compare.md").read_text()
+    assert "| metric | paper | smoke | smoke, width=3 |" in report
+    ours = [RunFolder(tmp_path / name).result()["ours"]["error"] for name in ("run14", "run24", "run13")]
+    row = next(line for line in report.splitlines() if line.startswith("| error | 0.25 |"))
+    assert f"| {np.mean(ours[:2]):.4g} ±" in row
+    assert f"| {ours[2]:.4g} |" in row
+    assert (tmp_path / "both/train-loss.png").exists()
+    status, _, errors = reproduce("compare", "run14", "run14", "--out", "both")
+    assert (status, "the setting and the seed 1 of one before it" in errors) == (1, True)
+    status, _, errors = reproduce("compare", "nowhere")
+    assert (status, "must be the folder of a finished run" in errors) == (1, True)

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from reproductions.belief_states import convdraw
-from reproductions.belief_states._figures import image_grid
+from reproductions.belief_states.image_figures import image_grid
 from tfmem.data.images import ImageStream
 
 

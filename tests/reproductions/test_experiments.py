@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,18 @@ import tensorflow as tf
 from reproductions import experiment_modules, load_experiment
 from reproductions.__main__ import main
 from tests.text_data import write_babi, write_wikitext
-from tfmem.cores.config import LSTMConfig, MetalearnedMemoryConfig
+from tfmem.cores.config import (
+    AnyCoreConfig,
+    DNCConfig,
+    EntityMemoryConfig,
+    KanervaConfig,
+    LookupMemoryConfig,
+    LSTMConfig,
+    MetalearnedMemoryConfig,
+    PlasticRNNConfig,
+    RelationalMemoryConfig,
+    RMAConfig,
+)
 from tfmem.export import ASSET
 from tfmem.tasks.language_modeling import EvaluationWindows
 from tfmem.training import stacked_batches, train
@@ -72,6 +84,7 @@ def test_a_run_is_evaluated_and_exported_again(name, tmp_path, data_folder, caps
     assert signatures <= set(tf.saved_model.load(str(tmp_path / "exported")).signatures)
 
 
+DNC = DNCConfig(memory_size=4, word_size=4, hidden_size=6)
 MIXED = [name for name in experiment_modules() if not name.startswith("belief_states/")]
 
 
@@ -104,12 +117,12 @@ def test_mixed_precision_trains_and_finishes(name, tmp_path, data_folder):
     [
         *((name, {}) for name in MIXED),
         ("relational/nth_farthest", {"core": LSTMConfig(units=8)}),
-        ("relational/program_evaluation", {"model": "dnc"}),
+        ("relational/program_evaluation", {"core": DNC}),
         ("metalearned/double_copy", {"core": MetalearnedMemoryConfig(units=8, memory_size=4, word_size=4)}),
-        ("metalearned/babi", {"model": "entnet"}),
-        ("metalearned/babi", {"model": "dnc"}),
-        ("multigrid/associative_recall", {"model": "dnc"}),
-        ("multigrid/babi", {"model": "dnc"}),
+        ("metalearned/babi", {"core": EntityMemoryConfig(num_cells=4, units=6)}),
+        ("metalearned/babi", {"core": DNC}),
+        ("multigrid/associative_recall", {"core": DNC}),
+        ("multigrid/babi", {"core": DNC}),
     ],
 )
 @pytest.mark.slow
@@ -122,6 +135,48 @@ def test_mixed_precision_differs_by_rounding_alone(name, change, data_folder):
     assert tf.bfloat16 in {tensor.dtype for tensor in tf.nest.flatten(experiment.model.get_initial_state(2))}
     assert experiment.model.compute_dtype == "bfloat16"
     assert all(v.dtype in ("float32", "int32") for v in experiment.model.variables)
+
+
+CORES = {
+    "lstm": LSTMConfig(units=4),
+    "rmc": RelationalMemoryConfig(mem_slots=2, head_size=2, num_heads=2),
+    "dnc": DNC,
+    "entnet": EntityMemoryConfig(num_cells=2, units=4),
+    "lstm-salu": LookupMemoryConfig(units=4, word_size=3),
+    "mnm": MetalearnedMemoryConfig(units=4, memory_layers=2, memory_size=3, word_size=3),
+    "plastic": PlasticRNNConfig(units=4),
+    "rma": RMAConfig(hidden_size=4, memory_size=40, word_size=3, num_reads=1),
+    "kanerva": KanervaConfig(hidden_size=4, memory_size=2, word_size=3),
+}
+ANY_CORE = [
+    *(f"relational/{name}" for name in ("nth_farthest", "program_evaluation", "language_modeling")),
+    *(f"metalearned/{name}" for name in ("double_copy", "dictionary_inference", "priority_sort", "babi")),
+    *(f"multigrid/{name}" for name in ("priority_sort", "mnist_sort", "associative_recall", "babi")),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("name", ANY_CORE)
+def test_any_core_trains_in_every_sequence_experiment(name, core, data_folder):
+    module = load_experiment(name)
+    config = dataclasses.replace(module.PRESETS["smoke"], core=CORES[core])
+    if (name, core) == ("relational/language_modeling", "lstm-salu"):
+        with pytest.raises(ValueError, match="core: LookupMemoryConfig"):
+            module.Experiment(config)
+        return
+    experiment = module.Experiment(config)
+    batch = tf.nest.map_structure(tf.constant, experiment.batch(0))
+    before = [variable.numpy() for variable in experiment.model.trainable_variables]
+    _, metrics = experiment.train_step(tf.constant(0, tf.int64), batch, experiment.initial_carry())
+    assert np.isfinite(metrics["loss"])
+    assert any(np.any(b != v) for b, v in zip(before, experiment.model.trainable_variables, strict=True))
+
+
+def test_cores_of_the_command_line_are_those_of_the_test():
+    assert {type(core).__name__ for core in CORES.values()} == {
+        get_args(option)[0].__name__ for option in get_args(AnyCoreConfig)
+    }
 
 
 @pytest.mark.parametrize("name", [name for name in experiment_modules() if name not in MIXED])

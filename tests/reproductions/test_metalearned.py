@@ -38,7 +38,7 @@ def test_paper_sizes(model):
     assert sum(v.value.shape.num_elements() for v in variables) == EMBEDDING + PARAMETERS[model] + HEAD
     if model.startswith("mnm"):
         assert [v.shape for v in experiment.model.cell.initial_memory] == [(100, 100)] * 3
-    assert experiment.task(tf.constant([0, 0]))["inputs"].shape == (441, 32, 30)
+    assert experiment.inputs(experiment.draw(tf.constant([0, 0]))).shape == (441, 32, 30)
 
 
 def scores_of(module, task=None, **changes):
@@ -46,7 +46,7 @@ def scores_of(module, task=None, **changes):
     core = dataclasses.replace(smoke.core, **changes)
     config = dataclasses.replace(smoke, task=task or smoke.task, core=core, batch_size=20)
     experiment = module.Experiment(config)
-    batch = experiment.task(tf.constant([1, 2]))
+    batch = experiment.draw(tf.constant([1, 2]))
     outputs, _ = experiment.forward(batch, (), training=False)
     return experiment, batch, outputs, experiment.scores(batch, outputs)
 

@@ -1,25 +1,31 @@
-"""Sorting and recall of the Multigrid paper: sizes, scores by their definition, what each model sees."""
+"""Sorting and recall of the Multigrid paper: sizes, scores by their definition, the models' inputs."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from reproductions import load_experiment
-from reproductions.multigrid import _memories
+from reproductions.multigrid import memories
+from reproductions.multigrid.memories import memory
 from tests.reproductions.test_experiments import data_folder  # noqa: F401
 from tfmem.aot.bundle import open_source
-from tfmem.training import train
-from tfmem.training.run_folder import RunFolderError
+from tfmem.cores.config import DNCConfig, LSTMConfig
+from tfmem.tasks.base import Batch
 
 NAMES = ("priority_sort", "mnist_sort", "associative_recall")
-SMALL = dict(memory_size=4, word_size=3, num_reads=1, units=5)
+DNC = DNCConfig(memory_size=4, word_size=3, num_reads=1, hidden_size=5)
+CORES = {"multigrid": None, "dnc": DNC, "lstm": LSTMConfig(units=5)}
 
 
-def smoke(name, **changes):
+def smoke(name, core=None, num_bits=None, **changes):
     module = load_experiment(f"multigrid/{name}")
-    return module.Experiment(dataclasses.replace(module.PRESETS["smoke"], **SMALL | changes))
+    config = module.PRESETS["smoke"]
+    changes |= {} if core is None else {"core": core}
+    changes |= {} if num_bits is None else {"task": dataclasses.replace(config.task, num_bits=num_bits)}
+    return module.Experiment(dataclasses.replace(config, **changes))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,51 +42,60 @@ def test_models_of_a_comparison_have_like_sizes(name):
 @pytest.mark.parametrize("name", ["priority_sort", "associative_recall"])
 def test_bits_are_scored_by_the_definition(name):
     experiment = smoke(name, batch_size=30)
-    batch = experiment.evaluation_data(0)
-    logits, _ = experiment.forward(batch, (), training=False)
-    scores = experiment.scores(batch, logits)
-    p, target = 1 / (1 + np.exp(-logits.numpy().astype(np.float64))), batch["target"].numpy()
+    task, batch = experiment.config.task, experiment.evaluation_data(0)
+    outputs, _ = experiment.forward(batch, (), training=False)
+    scores = experiment.scores(batch, outputs)
+    p = 1 / (1 + np.exp(-outputs.logits.numpy().astype(np.float64)))
+    target = batch["targets"].numpy()[-2:] if task.every_step else batch["targets"].numpy()
     assert p.shape == target.shape == ((2, 30, 9) if name == "priority_sort" else (30, 9))
     assert float(scores["loss"]) == pytest.approx(-np.log(np.where(target > 0, p, 1 - p)).sum(), rel=1e-5)
     assert [float(x) for x in scores["error"]] == [((p > 0.5) != (target > 0)).sum(), target.size]
 
-    shown = batch["inputs"].numpy()[: experiment.config.num_items, :, :9]
+    shown = batch["inputs"].numpy()[:3, :, :9]
     most = np.array(
         [[np.bincount(shown[:, b, i].astype(int), minlength=2).argmax() for i in range(9)] for b in range(30)]
     )
     expected = np.mean(np.broadcast_to(most, target.shape) != target)
-    assert np.mean(experiment.guess(batch) != target) == expected
+    given = Batch(**{name: array.numpy() for name, array in batch.items()})
+    assert task.baselines([given]) == {"majority_error": expected}
     assert 0.1 < expected < 0.5
 
 
 def test_digits_are_scored_by_the_definition(data_folder):  # noqa: F811
     experiment = smoke("mnist_sort", batch_size=10)
-    batch = {name: tf.constant(array) for name, array in experiment.evaluation_batch(0).items()}
-    logits, _ = experiment.forward(batch, (), training=False)
-    scores, target = experiment.scores(batch, logits), batch["target"].numpy()
-    log_p = tf.nn.log_softmax(logits).numpy()
+    arrays = experiment.evaluation_batch(0)
+    batch = {name: tf.constant(array) for name, array in arrays.items()}
+    outputs, _ = experiment.forward(batch, (), training=False)
+    scores, target = experiment.scores(batch, outputs), arrays["targets"][-2:]
+    log_p = tf.nn.log_softmax(outputs.logits).numpy()
     assert log_p.shape == (2, 10, 10)
     assert float(scores["loss"]) == pytest.approx(-np.take_along_axis(log_p, target[..., None], -1).sum(), rel=1e-5)
     assert [float(x) for x in scores["error"]] == [(log_p.argmax(-1) != target).sum(), 20]
     expected = [1 - max(np.mean(target[:, b] == digit) for digit in range(10)) for b in range(10)]
-    assert np.mean(experiment.guess(batch) != target) == pytest.approx(np.mean(expected))
-    assert np.array_equal(target, smoke("mnist_sort", batch_size=10, seed=3).evaluation_batch(0)["target"])
+    baselines = experiment.config.task.baselines([Batch(**arrays)])
+    assert baselines == {"majority_error": pytest.approx(np.mean(expected))}
+    assert np.array_equal(arrays["targets"], smoke("mnist_sort", batch_size=10, seed=3).evaluation_batch(0)["targets"])
 
 
-def test_what_the_models_see_of_digits(data_folder):  # noqa: F811
-    experiment = smoke("mnist_sort", model="lstm")
-    batch = {name: tf.constant(array) for name, array in experiment.batch(0).items()}
-    items, inputs = experiment.items(batch).numpy(), experiment.baseline_inputs(batch).numpy()
-    images, priorities = batch["images"].numpy()[..., 0], batch["priorities"].numpy()
-    np.testing.assert_allclose(items[..., 0], images / 255, rtol=1e-6)
-    np.testing.assert_array_equal(items[..., 1], np.broadcast_to(priorities[..., None, None], images.shape))
-    assert inputs.shape == (3 + 1 + 2, 2, 6 * 6 + 2)
-    index = np.arange(6) * 28 // 6
-    np.testing.assert_allclose(inputs[:3, :, :36], images[:, :, index][..., index].reshape(3, 2, 36) / 255, rtol=1e-6)
-    np.testing.assert_array_equal(inputs[:3, :, 36], priorities)
-    np.testing.assert_array_equal(inputs[..., 37], [[0, 0]] * 3 + [[1, 1]] + [[0, 0]] * 2)
-    assert not inputs[4:].any()
-    assert not inputs[3, :, :37].any()
+@pytest.mark.parametrize("name", ["priority_sort", "mnist_sort"])
+def test_a_baseline_is_scored_at_the_steps_of_the_answers(name, data_folder):  # noqa: F811
+    experiment = smoke(name, core=DNC, batch_size=4)
+    batch = experiment.evaluation_data(0)
+    outputs, _ = experiment.forward(batch, (), training=False)
+    logits, targets = outputs.logits[-2:], batch["targets"][-2:]
+    if name == "mnist_sort":
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+    else:
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+    assert float(experiment.scores(batch, outputs)["loss"]) == pytest.approx(float(tf.reduce_sum(losses)), rel=1e-5)
+
+
+def test_inputs_of_the_multigrid_network_are_the_images_of_the_baselines(data_folder):  # noqa: F811
+    experiment = smoke("mnist_sort")
+    inputs = tf.constant(experiment.batch(0)["inputs"])
+    items = experiment.config.core.items(experiment.config.task, inputs).numpy()
+    np.testing.assert_array_equal(items[..., 0].reshape(3, 2, 36), inputs[:3, :, :36])
+    np.testing.assert_array_equal(items[..., 1], np.broadcast_to(inputs[:3, :, 36, None, None], items.shape[:-1]))
 
 
 def one_update(experiment, **how):
@@ -89,10 +104,10 @@ def one_update(experiment, **how):
     return metrics
 
 
-@pytest.mark.parametrize("model", ["multigrid", "dnc", "lstm"])
+@pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("name", NAMES)
-def test_an_update_reaches_every_weight(name, model, data_folder):  # noqa: F811
-    experiment = smoke(name, model=model, batch_size=8)
+def test_an_update_reaches_every_weight(name, core, data_folder):  # noqa: F811
+    experiment = smoke(name, core=CORES[core], batch_size=8)
     variables = experiment.model.trainable_variables
     before = [variable.numpy() for variable in variables]
     metrics = one_update(experiment)
@@ -111,40 +126,26 @@ def test_an_update_under_xla():
 def test_items_of_multigrid_are_3x3(name):
     with pytest.raises(ValueError, match="num_bits: 16, must be 9"):
         smoke(name, num_bits=16)
-    assert smoke(name, model="lstm", num_bits=16).config.num_bits == 16
+    assert smoke(name, core=LSTMConfig(units=5), num_bits=16).config.task.num_bits == 16
 
 
-def test_no_more_items_are_told_than_shown():
-    with pytest.raises(ValueError, match="num_outputs: 4, must be from 1 to 3"):
-        smoke("priority_sort", num_outputs=4)
-
-
-def test_memories_side_by_side(tmp_path):
-    class Quick(load_experiment("multigrid/associative_recall").Experiment):
-        def export(self, folder):
-            folder.mkdir()
-
-    runs = []
-    for model in ("multigrid", "dnc"):
-        experiment = Quick(smoke("associative_recall", model=model).config)
-        runs.append(tmp_path / model)
-        train(experiment, runs[-1])
-        assert (runs[-1] / "figures/memory.png").exists()
-    memories = _memories.memories(runs)
-    assert {model: {name: m.shape for name, m in rows.items()} for model, rows in memories.items()} == {
+def test_memories_side_by_side(tmp_path, monkeypatch):
+    experiments = {name: smoke("associative_recall", core=CORES[name]) for name in ("multigrid", "dnc")}
+    held = {name: memory(experiment) for name, experiment in experiments.items()}
+    assert {name: {kind: m.shape for kind, m in rows.items()} for name, rows in held.items()} == {
         "multigrid": {"3×3": (3, 3, 3), "6×6": (3, 6, 6)},
         "dnc": {"4 slots of 3": (3, 4, 3)},
     }
-    # The DNC's memory is empty at first; what is shown is what its state holds after each item.
-    cell = experiment.model.cell
-    state = experiment.model.get_initial_state(1)
+    # The DNC's memory is empty at first; what is shown is the memory of its state after each item.
+    experiment = experiments["dnc"]
+    cell, state = experiment.model.cell, experiment.model.get_initial_state(1)
     for step, inputs in enumerate(experiment.evaluation_data(0)["inputs"][:3, :1]):
         _, state = cell(inputs, state)
-        np.testing.assert_allclose(memories["dnc"]["4 slots of 3"][step], state.access_state.memory[0], atol=1e-6)
-    _memories.main([*map(str, runs), str(tmp_path / "both.png")])
-    assert (tmp_path / "both.png").exists()
-    with pytest.raises(RunFolderError, match="is of the model dnc as one before it"):
-        _memories.memories([runs[1], runs[1]])
+        np.testing.assert_allclose(held["dnc"]["4 slots of 3"][step], state.access_state.memory[0], atol=1e-6)
+    assert memory(smoke("associative_recall", core=CORES["lstm"])) == {}
+    monkeypatch.setattr(memories, "open_run", lambda path: (None, experiments[path], None))
+    memories.compare([SimpleNamespace(path=name) for name in experiments], tmp_path)
+    assert (tmp_path / "memory.png").exists()
 
 
 def test_digits_come_from_where_a_bundle_gets_them(data_folder):  # noqa: F811

@@ -14,6 +14,8 @@ from reproductions.multigrid import babi as multigrid_babi
 from reproductions.relational import language_modeling
 from tests.support import relative_error
 from tests.text_data import write_babi, write_wikitext
+from tfmem.cores.config import DNCConfig, EntityMemoryConfig, LookupMemoryConfig, MetalearnedMemoryConfig
+from tfmem.tasks.question_answering import Babi
 
 
 @pytest.fixture
@@ -33,14 +35,13 @@ def babi(data_dir):
     return metalearned_babi.Experiment(metalearned_babi.PRESETS["smoke"])
 
 
-def test_errors_are_those_of_the_answers(babi, monkeypatch):
-    told = {"right": lambda batch: batch["targets"], "wrong": lambda batch: batch["targets"] + 1}
-    for kind, error in (("right", 0.0), ("wrong", 100.0)):
-        monkeypatch.setattr(babi, "_told", told[kind])
-        counts = babi.errors("test")
+def test_errors_are_those_of_the_answers(babi):
+    task = babi.config.task
+    for added, error in ((0, 0.0), (1, 100.0)):
+        counts = task.errors(lambda batch, added=added: batch["targets"] + added, "test", 3)
         assert counts.errors == {1: error, 8: error}
         assert counts.asked[[1, 8]].tolist() == [6, 6]  # two questions in each of three stories
-    assert 0 < babi.blind_error() <= 50  # task 8 has one answer alone
+    assert 0 < task.baselines([])["blind_mean_error"] <= 50  # task 8 has one answer alone
 
 
 def test_the_best_weights_on_the_dev_set_are_tested(babi, monkeypatch):
@@ -49,13 +50,13 @@ def test_the_best_weights_on_the_dev_set_are_tested(babi, monkeypatch):
     for error, value in ((60.0, 1.0), (40.0, 2.0), (50.0, 3.0)):
         for weight in weights:
             weight.assign(tf.fill(weight.shape, value))
-        monkeypatch.setattr(babi, "errors", lambda split, error=error: Counts(error))
+        monkeypatch.setattr(Babi, "errors", lambda *_, error=error: Counts(error))
         kept.append(babi.evaluate()["dev_mean_error"])
     assert kept == [60.0, 40.0, 50.0]
     result = babi.result({})
     assert result["best_dev_mean_error"] == 40.0
     assert all(np.all(weight.numpy() == 2.0) for weight in weights)
-    assert {f"best/{n:03d}" for n in range(len(weights))} | {"best_error"} <= set(babi.variables())
+    assert {f"best/{n:03d}" for n in range(len(weights))} | {"best_score"} <= set(babi.variables())
 
 
 class Counts:
@@ -67,38 +68,48 @@ def test_scores_count_placeholders_alone(babi):
     batch = tf.nest.map_structure(tf.constant, babi.batch(0))
     outputs, _ = babi.forward(batch, (), training=True)
     scores = babi.scores(batch, outputs)
-    assert scores["accuracy"][1].numpy() == np.sum(batch["weights"])
-    moved = dict(batch, targets=tf.where(batch["weights"] > 0, batch["targets"], 1))
+    assert scores["accuracy"][1].numpy() == np.sum(batch["mask"])
+    moved = dict(batch, targets=tf.where(batch["mask"] > 0, batch["targets"], 1))
     for name, score in babi.scores(moved, outputs).items():
         np.testing.assert_array_equal(score, scores[name])
     meta = outputs.outputs.meta_loss.numpy()
     read = np.arange(len(meta))[:, np.newaxis] < batch["lengths"].numpy()
     assert scores["meta_loss"].numpy() == pytest.approx(meta[read].mean(), rel=1e-5)
-    total = scores["answer_loss"][0] / scores["answer_loss"][1] + scores["meta_loss"]
+    total = scores["task_loss"][0] / scores["task_loss"][1] + scores["meta_loss"]
     assert scores["loss"].numpy() == pytest.approx(total.numpy(), rel=1e-6)
 
 
-@pytest.mark.parametrize("model", ["mnm_g", "lstm_salu", "dnc", "entnet"])
-def test_the_other_models_read_batches_of_any_length(data_dir, model):
-    config = dataclasses.replace(metalearned_babi.PRESETS["smoke"], model=model, encoding="question")
+@pytest.mark.parametrize(
+    "core",
+    [
+        MetalearnedMemoryConfig(units=6, memory_size=4, word_size=4, write="gradient"),
+        LookupMemoryConfig(units=6, word_size=4),
+        DNCConfig(memory_size=4, word_size=4, hidden_size=6),
+        EntityMemoryConfig(num_cells=4, units=6),
+    ],
+    ids=lambda core: type(core).__name__,
+)
+def test_the_other_cores_read_batches_of_any_length(data_dir, core):
+    smoke = metalearned_babi.PRESETS["smoke"]
+    config = dataclasses.replace(smoke, core=core, task=dataclasses.replace(smoke.task, encoding="question"))
     experiment = metalearned_babi.Experiment(config)
     batch = experiment.batch(0)
     logits = tf.nest.flatten(tf.function(lambda: experiment.forward(batch, (), True)[0], autograph=False)())[0]
-    assert logits.shape == (*batch["inputs"].shape, len(experiment.words))
+    assert logits.shape == (*batch["inputs"].shape, experiment.config.task.output_size)
     assert np.all(np.isfinite(logits))
 
 
 def test_bad_babi_settings():
-    good = metalearned_babi.PRESETS["smoke"]
     for fields, message in (
         (dict(version="en"), "version: 'en', must be one of .* need a dev set"),
         (dict(tasks=(0,)), "tasks: .* must be numbers from 1 to 20"),
-        (dict(updates_per_call=2, eval_every=4), "updates_per_call: 2, must be 1"),
-        (dict(units=0), "units: 0"),
+        (dict(dev_questions=-1), "dev_questions: -1"),
     ):
-        for module in (metalearned_babi, multigrid_babi):
-            with pytest.raises(ValueError, match=message):
-                dataclasses.replace(module.PRESETS["smoke"] if module is multigrid_babi else good, **fields)
+        with pytest.raises(ValueError, match=message):
+            Babi(**fields)
+    for module in (metalearned_babi, multigrid_babi):
+        with pytest.raises(ValueError, match="updates_per_call: 2, must be 1"):
+            dataclasses.replace(module.PRESETS["smoke"], updates_per_call=2, eval_every=4)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +130,17 @@ def test_missing_data_are_told(name, said, tmp_path, monkeypatch, capsys):
 
 
 def test_missing_tasks_are_told(data_dir, tmp_path, capsys):
-    arguments = ["run", "metalearned/babi", "--preset", "smoke", "--folder", str(tmp_path / "run"), "--tasks", "1", "3"]
+    arguments = [
+        "run",
+        "metalearned/babi",
+        "--preset",
+        "smoke",
+        "--folder",
+        str(tmp_path / "run"),
+        "--task.tasks",
+        "1",
+        "3",
+    ]
     assert main(arguments) == 1
     assert "en-valid/qa3_*train.txt is not in" in capsys.readouterr().err
 
@@ -176,7 +197,6 @@ def test_the_softmax_starts_as_the_frequencies(language):
 def test_bad_language_settings():
     good = language_modeling.PRESETS["smoke"]
     for fields, message in (
-        (dict(total_units=7), "total_units: 7, must be a multiple of"),
         (dict(replicas=3), "replicas: 3, must divide batch_size"),
         (dict(replicas=2), "jit_compile: 'auto', must be False"),
         (dict(dropout=1.0), "dropout"),

@@ -105,17 +105,19 @@ def test_batches(seed, size, grouped):
     for name, array in batch.items():
         np.testing.assert_array_equal(array, again[name])
     steps = batch["inputs"].shape[0]
-    assert batch["inputs"].shape == (steps, size) == batch["weights"].shape
+    assert batch["inputs"].shape == (steps, size) == batch["mask"].shape
     assert steps in babi.LENGTHS
     for b in range(size):
         length = batch["lengths"][b]
         match = [s for s in sequences if np.array_equal(s.inputs, batch["inputs"][:length, b])]
         assert match
         assert not batch["inputs"][length:, b].any()
-        assert batch["weights"][:, b].sum() == (match[0].questions > 0).sum()
+        assert batch["mask"][:, b].sum() == (match[0].questions > 0).sum()
         assert not grouped or babi.padded_length(length) == steps
 
-    seen = [batch["inputs"][: batch["lengths"][b], b].tolist() for batch, n in batches.all() for b in range(n)]
+    seen = [
+        batch["inputs"][: batch["lengths"][b], b].tolist() for batch, found in batches.all() for b in range(len(found))
+    ]
     assert sorted(seen) == sorted(s.inputs.tolist() for s in sequences)
     assert all(batch["inputs"].shape[1] == size for batch, _ in batches.all())
 
@@ -133,17 +135,17 @@ def test_padded_length():
 
 
 def test_errors_are_counted_by_question_and_task():
-    batch = babi.pad(babi.encode(STORIES, VOCABULARY, "story"))
+    sequences = babi.encode(STORIES, VOCABULARY, "story")
+    targets = babi.pad(sequences)["targets"]
     counts = babi.ErrorCounts()
-    counts.add(batch, batch["targets"])
+    counts.add(sequences, targets)
     assert (counts.errors, counts.mean, counts.failed) == ({8: 0.0}, 0.0, 0)
-    wrong = batch["targets"].copy()
-    wrong[batch["questions"][:, 0] == 2, 0] = 0  # both words of one answer: one wrong question
-    counts.add(batch, wrong)
+    wrong = targets.copy()
+    wrong[np.flatnonzero(sequences[0].questions == 2), 0] = 0  # both words of one answer: one wrong question
+    counts.add(sequences, wrong)
     assert counts.errors == {8: pytest.approx(100 / 6)}
     assert counts.failed == 1
-    other = {**batch, "tasks": np.array([1, 2], np.int32)}
-    counts.add(other, wrong, valid=1)
+    counts.add([sequences[0]._replace(task=1)], wrong)
     assert counts.errors == {1: 50.0, 8: pytest.approx(100 / 6)}
     assert counts.mean == pytest.approx((50 + 100 / 6) / 2)
     assert counts.failed == 2

@@ -11,9 +11,9 @@ from tfmem.tasks.double_copy import DoubleCopy
 def test_episodes_by_the_definition():
     task = DoubleCopy(length=7, num_characters=10)
     batch = task(tf.constant([1, 2]), 40)
-    assert [t.shape for t in batch] == [(task.num_steps, 40)] * 3
-    assert [t.dtype for t in batch] == [tf.int32, tf.int32, tf.float32]
-    inputs, targets, mask = (np.transpose(array) for array in batch)
+    assert [t.shape for t in batch[:3]] == [(task.num_steps, 40)] * 3
+    assert [t.dtype for t in batch[:3]] == [tf.int32, tf.int32, tf.float32]
+    inputs, targets, mask = (np.transpose(array) for array in batch[:3])
     for b in range(40):
         expected = episode(inputs[b, :7].tolist(), 10)
         for ours, theirs in zip((inputs[b], targets[b], mask[b]), expected, strict=True):
@@ -33,7 +33,7 @@ def test_function_of_the_seed_compiled_or_not():
     task = DoubleCopy(length=5)
     batch = task(tf.constant([1, 2]), 3)
     compiled = tf.function(task.__call__, jit_compile=True)(tf.constant([1, 2]), 3)
-    for a, b in zip(batch, compiled, strict=True):
+    for a, b in zip(batch[:3], compiled[:3], strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(batch.inputs, task(tf.constant([1, 3]), 3).inputs)
 

@@ -66,9 +66,9 @@ def test_evaluation_sees_each_word_once(count, batch_size, window):
     ids = np.arange(count, dtype=np.int32)[::-1].copy()
     source = EvaluationWindows(ids, batch_size, window)
     windows = [source.batch(number) for number in range(len(source))]
-    weights = np.stack([w["weights"] for w in windows]) > 0
-    targets = np.stack([w["targets"] for w in windows])[weights]
-    inputs = np.stack([w["inputs"] for w in windows])[weights]
+    mask = np.stack([w["mask"] for w in windows]) > 0
+    targets = np.stack([w["targets"] for w in windows])[mask]
+    inputs = np.stack([w["inputs"] for w in windows])[mask]
     assert sorted(targets) == sorted(ids[1:])
     np.testing.assert_array_equal(inputs, targets + 1)
     assert [bool(w["first"]) for w in windows] == [True] + [False] * (len(windows) - 1)

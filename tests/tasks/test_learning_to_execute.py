@@ -98,12 +98,12 @@ def test_batches_are_the_public_ones(golden):
         for number in range(2):
             batch = data.batch(about["batch_size"], curriculum, rng)
             stored = {key: arrays[f"{name}/batch{number}/{key}"] for key in ("obs", "target", "target_in")}
-            assert (stored["obs"][: data.num_steps] == batch.programs).all(), name
+            assert (stored["obs"][: data.num_steps] == batch.inputs).all(), name
             assert (stored["obs"][data.num_steps :] == VOCABULARY.index(".")).all()
-            assert (stored["target"][: data.num_steps_out] == batch.answers).all()
+            assert (stored["target"][: data.num_steps_out] == batch.targets).all()
             assert (stored["target_in"][0] == START).all()
-            assert (arrays[f"{name}/batch{number}/sizes_in"] == batch.program_lengths).all()
-            assert (arrays[f"{name}/batch{number}/sizes_out"] == batch.answer_lengths).all()
+            assert (arrays[f"{name}/batch{number}/sizes_in"] == batch.lengths).all()
+            assert (arrays[f"{name}/batch{number}/sizes_out"] == batch.mask.sum(0)).all()
 
 
 def test_vocabulary_is_the_public_one(golden):
@@ -138,11 +138,11 @@ def test_mix_and_test_draw_what_they_say():
 def test_text_of_tokens_and_bad_arguments():
     data = LearningToExecute("control", 2, 2)
     batch = data.batch(5, Curriculum("test", 2, 2), random.Random(3))
-    assert batch.programs.shape == (data.num_steps, 5)
-    assert batch.programs.dtype == np.int32
+    assert batch.inputs.shape == (data.num_steps, 5)
+    assert batch.inputs.dtype == np.int32
     for column in range(5):
-        program = text(batch.programs[:, column], batch.program_lengths[column])
-        assert int(text(batch.answers[:, column], batch.answer_lengths[column])) == evaluate(program) % 1000
+        program = text(batch.inputs[:, column], batch.lengths[column])
+        assert int(text(batch.targets[:, column], int(batch.mask[:, column].sum()))) == evaluate(program) % 1000
     for arguments in (("divide", 5, 2), ("addition", 0, 2), ("copy", 5, 2), ("addition", 5, 0), ("addition", 5, 2, 3)):
         with pytest.raises(ValueError, match="must be"):
             LearningToExecute(*arguments)
@@ -151,7 +151,7 @@ def test_text_of_tokens_and_bad_arguments():
 
 
 def test_a_stream_follows_from_seed_and_number():
-    data = {"task": "addition", "max_length": 3, "max_nesting": 2}
+    data = {"program": "addition", "max_length": 3, "max_nesting": 2}
     streams = [ProgramStream(data, 4, seed=1) for _ in range(2)]
     other = streams[1].batch(0)
     for number in (3, 0):
@@ -162,7 +162,7 @@ def test_a_stream_follows_from_seed_and_number():
 
 def test_a_stream_rises_with_its_curriculum():
     stream = ProgramStream(LearningToExecute("copy", 4, 1), 8, 0, "naive", updates_per_level=2)
-    assert [set(stream.batch(number)["program_lengths"]) for number in (0, 1, 2, 5, 9)] == [{1}, {1}, {2}, {3}, {4}]
+    assert [set(stream.batch(number)["lengths"]) for number in (0, 1, 2, 5, 9)] == [{1}, {1}, {2}, {3}, {4}]
 
 
 @pytest.mark.parametrize(

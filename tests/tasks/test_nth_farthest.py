@@ -57,7 +57,7 @@ def test_draws_are_uniform_and_depend_on_the_seed():
     for counted in (batch.targets, n, m, order[:, 0]):
         np.testing.assert_allclose(np.bincount(counted) / 4000, 0.25, atol=0.04)
     guess = np.where(n == 3, m, (m + 1) % 4)
-    assert np.mean(guess == batch.targets) == pytest.approx(task.baselines()["guess_accuracy"], abs=0.04)
+    assert np.mean(guess == batch.targets) == pytest.approx(task.baselines([])["guess_accuracy"], abs=0.04)
 
 
 def test_bad_arguments():

@@ -11,9 +11,9 @@ from tfmem.tasks.priority_sort import PrioritySort, patches
 def test_episodes_by_the_definition():
     task = PrioritySort(num_inputs=9, num_outputs=5, num_bits=4)
     batch = task(tf.constant([1, 2]), 30)
-    assert [tuple(t.shape) for t in batch] == [(15, 30, 6), (15, 30, 4), (15, 30)]
-    assert {t.dtype for t in batch} == {tf.float32}
-    inputs, targets, mask = (np.swapaxes(array, 0, 1) for array in batch)
+    assert [tuple(t.shape) for t in batch[:3]] == [(15, 30, 6), (15, 30, 4), (15, 30)]
+    assert {t.dtype for t in batch[:3]} == {tf.float32}
+    inputs, targets, mask = (np.swapaxes(array, 0, 1) for array in batch[:3])
     for b in range(30):
         bits, priorities = inputs[b, :9, :4], inputs[b, :9, 4]
         np.testing.assert_array_equal(targets[b, 10:], sort(bits, priorities, 5))
@@ -46,7 +46,7 @@ def test_function_of_the_seed_compiled_or_not():
     task = PrioritySort(num_inputs=5, num_outputs=4)
     batch = task(tf.constant([1, 2]), 3)
     compiled = tf.function(task.__call__, jit_compile=True)(tf.constant([1, 2]), 3)
-    for a, b in zip(batch, compiled, strict=True):
+    for a, b in zip(batch[:3], compiled[:3], strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(batch.inputs, task(tf.constant([1, 3]), 3).inputs)
 

@@ -62,7 +62,7 @@ class Parity(Task):
         bits = tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32, alg="philox")
         return Batch(tf.cast(bits, tf.float32), tf.reduce_sum(bits[..., 0], 0) % 2)
 
-    def baselines(self):
+    def baselines(self, batches):
         return {"guess_error": 0.5}
 
 
@@ -112,7 +112,7 @@ def test_an_own_loss_of_the_core_is_weighted():
     core = MetalearnedMemoryConfig(units=4, memory_layers=1, memory_size=4, word_size=4, meta_weight=2.0)
     config = SupervisedConfig(task=Parity(), core=core, batch_size=4, learning_rate=1e-2, num_updates=1)
     experiment = SupervisedExperiment(config)
-    batch = experiment.task(tf.constant([1, 2]))
+    batch = experiment.draw(tf.constant([1, 2]))
     scores = experiment.scores(batch, experiment.forward(batch, (), training=False)[0])
     loss, count = scores["task_loss"]
     assert float(scores["loss"]) == pytest.approx(float(loss / count + 2.0 * scores["meta_loss"]))

@@ -22,6 +22,7 @@ import numpy as np
 from tfmem.data.babi import splits as splits_of
 from tfmem.data.babi import words
 from tfmem.data.datasets import babi
+from tfmem.tasks.base import Batch
 from tfmem.validation import check_array
 
 NUM_TASKS = 20
@@ -117,23 +118,15 @@ def pad(sequences, steps=0):
     """A batch of `Encoded` sequences, padded behind with the placeholder to `steps`; 0: a common `padded_length`.
 
     Returns:
-        dict: inputs, targets [T, B] int32; weights [T, B] float32, 1 at placeholders of answers; questions [T, B]
-        int32; lengths, tasks [B] int32.
+        dict: inputs, targets [T, B] int32; mask [T, B] float32, 1 at placeholders of answers; lengths [B] int32.
     """
     steps = steps or padded_length(max(len(s.inputs) for s in sequences))
 
     def stack(name):
         return np.stack([np.pad(getattr(s, name), (0, steps - len(s.inputs))) for s in sequences], axis=1)
 
-    questions = stack("questions")
-    return {
-        "inputs": stack("inputs"),
-        "targets": stack("targets"),
-        "questions": questions,
-        "weights": (questions > 0).astype(np.float32),
-        "lengths": np.array([len(s.inputs) for s in sequences], np.int32),
-        "tasks": np.array([s.task for s in sequences], np.int32),
-    }
+    lengths = np.array([len(s.inputs) for s in sequences], np.int32)
+    return Batch(stack("inputs"), stack("targets"), (stack("questions") > 0).astype(np.float32), lengths).arrays()
 
 
 class Batches:
@@ -174,15 +167,15 @@ class Batches:
         return pad([self.sequences[i] for i in chosen], self.steps)
 
     def all(self):
-        """Every sequence once, by length: an iterator of (batch, number of valid sequences in it).
+        """Every sequence once, by length: an iterator of (batch, its sequences).
 
-        The last batch of a length is filled up with repeats of its first sequence.
+        The last batch of a length is filled up with repeats of its first sequence, which are not among "its sequences".
         """
         for length in np.unique(self.lengths):
             among = np.flatnonzero(self.lengths == length)
             for start in range(0, len(among), self.batch_size):
                 part = [self.sequences[i] for i in among[start : start + self.batch_size]]
-                yield pad(part + part[:1] * (self.batch_size - len(part))), len(part)
+                yield pad(part + part[:1] * (self.batch_size - len(part))), part
 
 
 class ErrorCounts:
@@ -191,13 +184,13 @@ class ErrorCounts:
     def __init__(self):
         self.wrong, self.asked = np.zeros(NUM_TASKS + 1, np.int64), np.zeros(NUM_TASKS + 1, np.int64)
 
-    def add(self, batch, predicted, valid=None):
-        """Count a batch of `pad` by the predicted words, int [T, B]; of its first `valid` sequences alone."""
-        for b in range(len(batch["tasks"]) if valid is None else valid):
-            questions, task = batch["questions"][:, b], batch["tasks"][b]
-            missed = questions[(questions > 0) & (predicted[:, b] != batch["targets"][:, b])]
-            self.wrong[task] += len(np.unique(missed))
-            self.asked[task] += questions.max()
+    def add(self, sequences, predictions):
+        """Count `Encoded` sequences by predicted words, int [T, B]; columns after the last sequence are left out."""
+        for sequence, predicted in zip(sequences, predictions.T, strict=False):
+            questions = sequence.questions
+            missed = questions[(questions > 0) & (predicted[: len(questions)] != sequence.targets)]
+            self.wrong[sequence.task] += len(np.unique(missed))
+            self.asked[sequence.task] += questions.max()
 
     @property
     def errors(self):

@@ -1,4 +1,4 @@
-"""Supervised sequence tasks: inputs, targets and scores.
+"""Supervised sequence tasks: inputs, targets, and how predictions are scored.
 
 A task is a frozen dataclass that derives from `Task`. How to write one:
 
@@ -11,35 +11,40 @@ A task is a frozen dataclass that derives from `Task`. How to write one:
             shape = [self.num_steps, batch_size, 1]
             bits = tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32, alg="philox")
             return Batch(tf.cast(bits, tf.float32), tf.reduce_sum(bits[..., 0], 0) % 2)
+
+A task whose data come from files, or from numpy, has `data_source` in place of `__call__`. Its module imports no
+TensorFlow at its top: compiled bundles read their data through it.
 """
 
-import abc
-from typing import NamedTuple
-
-import tensorflow as tf
-
-from tfmem.losses.sequence import accuracy, binary_cross_entropy, bit_accuracy, cross_entropy, solved
+import importlib
+from typing import Any, NamedTuple
 
 
 class Batch(NamedTuple):
-    """Time-major sequences and their answers.
+    """Time-major sequences and their answers, tensors or numpy arrays.
 
     Attributes:
       inputs: float32 [T, B, ...], or tokens, int32 [T, B].
       targets: classes, int32, or bits, float32 [..., K]: [T, B] of every step, or [B] of the last.
       mask: float32, 1 where an answer counts, without the axis of bits; None: all count.
+      lengths: int32 [B], steps of each input that are not padding; None: all.
     """
 
-    inputs: tf.Tensor
-    targets: tf.Tensor
-    mask: tf.Tensor | None = None
+    inputs: Any
+    targets: Any
+    mask: Any = None
+    lengths: Any = None
+
+    def arrays(self):
+        """The arrays by name, without those that are None."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
-class Task(abc.ABC):
+class Task:
     """Base of the tasks. A task has these attributes:
 
     Attributes:
-      num_steps: T, steps of a sequence.
+      num_steps: T, steps of a sequence; None: batches differ in length.
       input_size: features of an input; of tokens, how many there are.
       output_size: numbers that a model gives for an answer: classes or bits.
       every_step: whether there is an answer at every step; else one, after the last.
@@ -47,9 +52,31 @@ class Task(abc.ABC):
 
     every_step = True
 
-    @abc.abstractmethod
     def __call__(self, seed, batch_size):
         """Draw the `Batch` of `seed`, int32 or int64 [2], in the graph."""
+        raise NotImplementedError(f"{type(self).__name__}: must have __call__ or data_source")
+
+    def data_source(self, split, batch_size, seed):
+        """Where batches come from that are not drawn in the graph.
+
+        Args:
+          split: "train" or "evaluation".
+          batch_size: sequences of a batch.
+          seed: of the draws; evaluations ignore it: every run meets the same.
+
+        Returns:
+          `(factory, arguments)` as of `tfmem.training.Experiment.data_source`, whose batches are dicts of
+          `Batch.arrays`. None (the default): the task draws its batches.
+        """
+        return None
+
+    def source(self, split, batch_size, seed):
+        """The opened `data_source`, an object with `batch(number)`; None for a task that draws its batches."""
+        described = self.data_source(split, batch_size, seed)
+        if described is None:
+            return None
+        module, _, name = described[0].partition(":")
+        return getattr(importlib.import_module(module), name)(**described[1])
 
     def scores(self, logits, batch):
         """Score logits [..., output_size] by a `Batch`.
@@ -60,6 +87,10 @@ class Task(abc.ABC):
           `{name: (sum, count)}`. "loss" is minimized; "error" is the share of wrong classes or bits, "unsolved" that
           of sequences with a wrong class.
         """
+        import tensorflow as tf
+
+        from tfmem.losses.sequence import accuracy, binary_cross_entropy, bit_accuracy, cross_entropy, solved
+
         if batch.targets.dtype.is_integer:
             right, count = accuracy(logits, batch.targets, batch.mask)
             scores = {"loss": cross_entropy(logits, batch.targets, batch.mask), "error": (count - right, count)}
@@ -72,6 +103,23 @@ class Task(abc.ABC):
         right, count = bit_accuracy(logits, batch.targets, mask)
         return {"loss": binary_cross_entropy(logits, batch.targets, mask), "error": (count - right, count)}
 
-    def baselines(self):
-        """Scores without memory, floats by name, for comparison with a result; {} by default."""
+    def evaluate(self, predict, split, batch_size):
+        """Score predictions on all of a split, for a task whose evaluation is not a number of like batches.
+
+        Args:
+          predict: function of a dict of `Batch.arrays`, as `source` gives them, that returns classes, int [T, B].
+          split: "valid" or "test".
+          batch_size: sequences of a batch.
+
+        Returns:
+          `{name: float}`; None (the default): batches of the evaluation's seed are scored by `scores`.
+        """
+        return None
+
+    def baselines(self, batches):
+        """Scores without memory, floats by name, that belong in a result; {} by default.
+
+        Args:
+          batches: iterator of the evaluation's `Batch`es, numpy arrays; empty where the task has `evaluate`.
+        """
         return {}

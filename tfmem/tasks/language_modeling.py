@@ -213,7 +213,7 @@ class EvaluationWindows:
         return -(-self.part // self.window)
 
     def batch(self, number):
-        """dict: inputs, targets [window, B] int32; weights [window, B] float32, 0 on padding; first, bool scalar."""
+        """dict: inputs, targets [window, B] int32; mask [window, B] float32, 0 on padding; first, bool scalar."""
         step = np.arange(number * self.window, (number + 1) * self.window)[:, np.newaxis]
         place = np.arange(self.batch_size) * self.part + step
         valid = (step < self.part) & (place < len(self.ids) - 1)
@@ -221,7 +221,7 @@ class EvaluationWindows:
         return {
             "inputs": np.asarray(self.ids[place], np.int32),
             "targets": np.asarray(self.ids[place + 1], np.int32),
-            "weights": valid.astype(np.float32),
+            "mask": valid.astype(np.float32),
             "first": np.bool_(number == 0),
         }
 

@@ -11,11 +11,13 @@ Values of the first five are taken modulo 10^(L+1) at the end. The paper prints 
 L+1 digits. Text is read and written by character. numpy and the standard library only.
 """
 
+import dataclasses
 import random
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from tfmem.tasks.base import Batch, Task
 from tfmem.validation import check_array
 
 # The public vocabulary, in the order of its indices. Words and the first three are never produced by character.
@@ -72,42 +74,46 @@ def apply(operation, operands, rng):
             return Expression(a.text[::-1], a.text)
 
 
-class ProgramBatch(NamedTuple):
-    """Time-major tokens, padded at the end: programs [T, B], answers [T', B]; lengths [B] of both. int32."""
+@dataclasses.dataclass(frozen=True)
+class LearningToExecute(Task):
+    """Programs by character and their values; an `EncoderDecoder` reads and writes them.
 
-    programs: np.ndarray
-    program_lengths: np.ndarray
-    answers: np.ndarray
-    answer_lengths: np.ndarray
-
-
-class LearningToExecute:
-    """Batches of programs and their answers.
-
-    Args:
-      task: one of `TASKS`.
-      max_length: the longest literals, in digits.
-      max_nesting: the deepest nesting; 1 for copy, double and reverse, as in the public code.
-      modulus_digits_beyond_length: results are modulo 10^(length + this); 1 as in the public code, 0 as the paper
-        prints it.
+    A `Batch` has programs [T, B] as inputs, with their `lengths`, and answers [T', B] as targets; tokens are padded.
 
     Raises:
-      ValueError: an argument is not as above.
+      ValueError: a field is out of range.
     """
 
-    def __init__(self, task, max_length, max_nesting, modulus_digits_beyond_length=1):
-        if task not in TASKS:
-            raise ValueError(f"task: {task!r}, must be one of {', '.join(TASKS)}")
-        if max_length < 1:
-            raise ValueError(f"max_length: {max_length}, must be at least 1")
-        if max_nesting < 1 or (task in MEMORY_TASKS and max_nesting > 1):
-            raise ValueError(f"max_nesting: {max_nesting}, must be at least 1, and 1 for {', '.join(MEMORY_TASKS)}")
-        if modulus_digits_beyond_length not in (0, 1):
-            raise ValueError(f"modulus_digits_beyond_length: {modulus_digits_beyond_length}, must be 0 or 1")
-        self.task = task
-        self.max_length = max_length
-        self.max_nesting = max_nesting
-        self.modulus_digits_beyond_length = modulus_digits_beyond_length
+    program: Literal["addition", "control", "full_program", "copy", "reverse", "double", "algebra", "if_for"] = (
+        "addition"
+    )
+    """The operations of a program, one of `TASKS`."""
+    max_length: int = 5
+    """The longest literals, in digits."""
+    max_nesting: int = 2
+    """The deepest nesting; 1 for copy, double and reverse, as in the public code."""
+    modulus_digits_beyond_length: Literal[0, 1] = 1
+    """Values are modulo 10^(length + this). Public code: 1. Paper: 1 in its answers, 0 in its programs."""
+    curriculum: Literal["mix", "combine", "naive"] = "mix"
+    """Lengths and nestings of training samples (`Curriculum`). Evaluations have the largest of both."""
+    updates_per_level: int = 10
+    """Updates after which combine and naive rise. Public code: by the loss, which is every 10 unless it grows."""
+
+    def __post_init__(self):
+        if self.program not in TASKS:
+            raise ValueError(f"program: {self.program!r}, must be one of {', '.join(TASKS)}")
+        if self.max_length < 1:
+            raise ValueError(f"max_length: {self.max_length}, must be at least 1")
+        if self.max_nesting < 1 or (self.program in MEMORY_TASKS and self.max_nesting > 1):
+            raise ValueError(
+                f"max_nesting: {self.max_nesting}, must be at least 1, and 1 for {', '.join(MEMORY_TASKS)}"
+            )
+        if self.modulus_digits_beyond_length not in (0, 1):
+            raise ValueError(f"modulus_digits_beyond_length: {self.modulus_digits_beyond_length}, must be 0 or 1")
+        if self.updates_per_level < 1:
+            raise ValueError(f"updates_per_level: {self.updates_per_level}, must be at least 1")
+
+    input_size = output_size = len(VOCABULARY)
 
     @property
     def num_steps(self):
@@ -115,20 +121,20 @@ class LearningToExecute:
         longest = self.max_length
         for _ in range(self.max_nesting):
             longest = 2 + max(
-                longest + (NUM_OPERANDS[op] - 1) * self.max_length + EXTRA_CHARACTERS[op] for op in TASKS[self.task]
+                longest + (NUM_OPERANDS[op] - 1) * self.max_length + EXTRA_CHARACTERS[op] for op in TASKS[self.program]
             )
         return longest - 2
 
     @property
     def num_steps_out(self):
         """T': characters of the longest answer. The public code pads further."""
-        if self.task in MEMORY_TASKS:
-            return self.max_length * (2 if self.task == "double" else 1)
+        if self.program in MEMORY_TASKS:
+            return self.max_length * (2 if self.program == "double" else 1)
         return self.max_length + self.modulus_digits_beyond_length
 
     def sample(self, length, nesting, rng):
         """A program and its answer, both text, drawn with `rng`, a `random.Random`."""
-        operations, made = TASKS[self.task], None
+        operations, made = TASKS[self.program], None
         low, high = 10 ** (length - 1), 10**length - 1
         for _ in range(nesting):
             operation = rng.choice(operations)
@@ -137,15 +143,34 @@ class LearningToExecute:
                 literal = rng.randint(low, high)
                 operands.append(Expression(literal, str(literal)))
             made = apply(operation, operands, rng)
-        if self.task in MEMORY_TASKS:
+        if self.program in MEMORY_TASKS:
             return made.text, made.value
         return made.text, str(made.value % 10 ** (length + self.modulus_digits_beyond_length))
 
     def batch(self, batch_size, curriculum, rng):
-        """`batch_size` samples as a `ProgramBatch`; each draws length and nesting, then the program, from `rng`."""
+        """`batch_size` samples as a `Batch`; each draws length and nesting, then the program, from `rng`."""
         samples = [self.sample(*curriculum.draw(rng), rng) for _ in range(batch_size)]
         programs, answers = zip(*samples, strict=True)
-        return ProgramBatch(*tokens(programs, self.num_steps), *tokens(answers, self.num_steps_out))
+        inputs, lengths = tokens(programs, self.num_steps)
+        targets, answer_lengths = tokens(answers, self.num_steps_out)
+        mask = np.arange(self.num_steps_out)[:, np.newaxis] < answer_lengths
+        return Batch(inputs, targets, mask.astype(np.float32), lengths)
+
+    def data_source(self, split, batch_size, seed):
+        arguments = {"data": dataclasses.asdict(self), "batch_size": batch_size}
+        if split == "train":
+            arguments |= {"seed": seed, "curriculum": self.curriculum, "updates_per_level": self.updates_per_level}
+        else:
+            arguments |= {"seed": 2**32 - 1, "curriculum": "test"}
+        return "tfmem.tasks.learning_to_execute:ProgramStream", arguments
+
+    def baselines(self, batches):
+        """The accuracy of predicting each place's most frequent character."""
+        batches = list(batches)
+        targets, mask = (np.concatenate([getattr(b, name) for b in batches], axis=1) for name in ("targets", "mask"))
+        places = [row[counts > 0] for row, counts in zip(targets, mask, strict=True)]
+        right = sum(np.bincount(row).max() for row in places if len(row))
+        return {"majority_accuracy": float(right / (mask > 0).sum())}
 
 
 def tokens(texts, num_steps):
@@ -240,6 +265,6 @@ class ProgramStream:
         check_array(steps, batch_size, max_length=self.data.max_length, batch_size=batch_size)
 
     def batch(self, number):
-        """The `ProgramBatch` of `number`, counted from 0, as a dict."""
+        """Arrays of the `Batch` of `number`, counted from 0."""
         rng = random.Random(int(np.random.default_rng([self.seed, number]).integers(2**63)))
-        return self.data.batch(self.batch_size, self._curriculum(number // self.updates_per_level), rng)._asdict()
+        return self.data.batch(self.batch_size, self._curriculum(number // self.updates_per_level), rng).arrays()

@@ -12,6 +12,7 @@ Bits are random, priorities uniform in [-1, 1) (Graves et al.); both papers have
 import dataclasses
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from tfmem.tasks.base import Batch, Task
@@ -55,6 +56,15 @@ class PrioritySort(Task):
     @property
     def output_size(self):
         return self.num_bits
+
+    def baselines(self, batches):
+        """The error of predicting for each bit the value that most vectors of the input have."""
+
+        def error(batch):
+            bits = batch.inputs[: self.num_inputs, :, : self.num_bits]
+            return np.mean((bits.mean(0) > 0.5) != batch.targets[-self.num_outputs :])
+
+        return {"majority_error": float(np.mean([error(batch) for batch in batches]))}
 
     def __call__(self, seed, batch_size):
         """Draw the `Batch` of `seed`, int32 or int64 [2]; an input is the bits, the priority and the end mark."""

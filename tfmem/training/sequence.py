@@ -3,42 +3,41 @@
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Config(SequenceConfig):
         num_objects: int = 8
-        \"\"\"Vectors of a sequence; appendix A.1.\"\"\"
+        \"\"\"Vectors of a sequence. Paper: 8 (App. A.1).\"\"\"
 
     class Experiment(SequenceExperiment):
         name = "paper/experiment"
 
         def make_model(self):             # a built Keras model; see tfmem.models.sequence
-        def task(self, seed):             # the batch of a seed, drawn in the graph; or `batch` (below)
+        def draw(self, seed):             # the batch of a seed, drawn in the graph; or `batch` (below)
         def scores(self, batch, outputs): # {"loss": ..., "accuracy": ...}
 
-Model: `forward` runs it. By default it is `self.model.run(batch["inputs"])`, from the core's own initial state; another
-experiment overrides it, to give the model other inputs, to evaluate in another way than it trains
-(`training=False`), or to hand states from update to update (`initial_carry`, `carry`). What it returns goes to `scores`
-as it is: a loss of the core's own (the metalearned memory's) is in `SequenceOutput.outputs` and is added there.
+An experiment of a task and a core needs no class: `tfmem.training.supervised`.
 
-Data: `task(seed)` in the graph, where it is natural; else `batch(update)` and `evaluation_batch(number)` make nests of
-numpy arrays, and `data_source` says how a compiled bundle makes the same. Evaluation seeds are the same for every run
-and never seeds of training.
+Model: `forward` runs it. By default it is `self.model.run(batch["inputs"])`, from the core's own initial state.
+Override it to give the model other inputs, to evaluate in another way than to train (`training=False`), or to hand
+states from update to update (`initial_carry`, `carry`). What it returns is the second argument of `scores`.
 
-Scores: scalars, or pairs (sum, count) where batches are to be averaged by what they count (tfmem.losses.sequence).
-Their names become train/<name> and eval/<name> in metrics.csv. "loss" is what is minimised.
+Data: `draw(seed)` in the graph, where that is natural; else `batch(update)` and `evaluation_batch(number)` make nests
+of numpy arrays, and `data_source` describes their source for a compiled bundle. Evaluation seeds are the same for every
+run and never seeds of training.
 
-Optimiser: `make_optimizer`, by default the one that the configuration names; `learning_rate(update)` is a schedule.
+Scores: scalars, or pairs (sum, count) where batches are averaged by what they count (tfmem.losses.sequence). Their
+names become train/<name> and eval/<name> in metrics.csv. "loss" is minimized.
+
+Optimizer: the one that the configuration names; `learning_rate(update)` is a schedule.
 Figures: one picture of each score against updates; `figures` may draw more.
 """
 
 import abc
 import dataclasses
 import functools
-from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
 from tfmem import plotting, training
-from tfmem.backend import keras
-from tfmem.optimizers import TF1RMSprop
+from tfmem.optimizers import OptimizerName, apply_clipped, make_optimizer
 from tfmem.training import Evaluation, RunConfig, check_range, numbered, uses_xla
 from tfmem.training.run_folder import RunFolder
 
@@ -51,14 +50,18 @@ class SequenceConfig(RunConfig):
 
     batch_size: int
     """Sequences of an update."""
-    optimizer: Literal["adam", "rmsprop", "tf1_rmsprop", "sgd"] = "adam"
-    """Adam with epsilon 1e-8 (TF 1's), Keras's RMSprop, TF 1's RMSProp, or plain gradient descent."""
+    optimizer: OptimizerName = "adam"
+    """Adam, Keras's RMSprop, TF 1's RMSProp (epsilon inside the root, mean square from 1), or gradient descent."""
     learning_rate: float
-    """Of the optimiser, at the start."""
+    """Of the optimizer, at the start."""
     momentum: float = 0.0
-    """Of the optimiser; Adam has none of it."""
+    """Of every optimizer but Adam."""
+    rms_decay: float = 0.9
+    """Decay of the mean square of the two RMSProps."""
+    epsilon: float | None = None
+    """Of the optimizer; None: 1e-8 for Adam (as in TF 1), 1e-7 for RMSprop, 1e-10 for TF 1's RMSProp."""
     gradient_norm_clip: float | None = None
-    """Largest global norm of the gradient; none: no clipping."""
+    """Largest global norm of the gradient; None: no clipping."""
     eval_batches: int = 10
     """Batches of unseen data in an evaluation."""
 
@@ -68,24 +71,13 @@ class SequenceConfig(RunConfig):
             check_range(self, name, 1)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: {self.learning_rate}, must be greater than 0")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: {self.momentum}, must be from 0 to less than 1")
+        for name in ("momentum", "rms_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")
+        if self.epsilon is not None:
+            check_range(self, "epsilon", 0)
         if self.gradient_norm_clip is not None and not self.gradient_norm_clip > 0:
             raise ValueError(f"gradient_norm_clip: {self.gradient_norm_clip}, must be greater than 0, or None")
-
-
-def make_optimizer(config):
-    """The Keras optimiser that a `SequenceConfig` names."""
-    rate = config.learning_rate
-    match config.optimizer:
-        case "adam":
-            return keras.optimizers.Adam(rate, epsilon=1e-8)
-        case "rmsprop":
-            return keras.optimizers.RMSprop(rate, momentum=config.momentum)
-        case "tf1_rmsprop":
-            return TF1RMSprop(rate, momentum=config.momentum)
-        case "sgd":
-            return keras.optimizers.SGD(rate, momentum=config.momentum)
 
 
 def value_of(score):
@@ -101,43 +93,38 @@ class SequenceExperiment(training.Experiment):
         self.model = self.make_model()
         if not self.model.built:
             raise ValueError("make_model: its model has no variables yet, must be built")
-        self.optimizer = self.make_optimizer()
+        self.optimizer = make_optimizer(
+            config.optimizer, config.learning_rate, config.momentum, config.rms_decay, config.epsilon
+        )
         self.optimizer.build(self.model.trainable_variables)
         self._evaluate_step = tf.function(self._evaluation_step, jit_compile=uses_xla(config), autograph=False)
-
-    # What an experiment gives
 
     @abc.abstractmethod
     def make_model(self):
         """The model of `self.config`: a built Keras model."""
 
-    def task(self, seed):
+    def draw(self, seed):
         """The batch of `seed`, int32 [2], drawn in the graph: a nest of tensors, time-major where there is time."""
-        raise NotImplementedError("an experiment has `task`, or `batch` and `evaluation_batch`")
+        raise NotImplementedError("an experiment has `draw`, or `batch` and `evaluation_batch`")
 
     def batch(self, update):
         return {}
 
     def evaluation_batch(self, number):
-        """As `batch`, of the evaluation's data; `{}` where `task` draws them."""
+        """As `batch`, of the evaluation's data; `{}` where `draw` draws them."""
         return {}
 
     def forward(self, batch, carry, training):
-        """What the model makes of a batch: (outputs for `scores`, carry for the next batch)."""
+        """Run the model on a batch: (outputs for `scores`, carry for the next batch)."""
         return self.model.run(batch["inputs"]), carry
 
     @abc.abstractmethod
     def scores(self, batch, outputs):
         """`{name: scalar or (sum, count)}` with "loss"."""
 
-    def make_optimizer(self):
-        return make_optimizer(self.config)
-
     def learning_rate(self, update):
         """The learning rate of an update (int64 scalar tensor); constant by default."""
         return self.config.learning_rate
-
-    # What follows from it
 
     def variables(self):
         return {**numbered("model", self.model.variables), **numbered("optimizer", self.optimizer.variables)}
@@ -145,7 +132,7 @@ class SequenceExperiment(training.Experiment):
     def _drawn(self, batch, seed, number):
         if tf.nest.flatten(batch):
             return batch
-        return self.task(tf.stack([tf.constant(seed, tf.int32), tf.cast(number, tf.int32)]))
+        return self.draw(tf.stack([tf.constant(seed, tf.int32), tf.cast(number, tf.int32)]))
 
     def train_step(self, update, batch, carry):
         batch = self._drawn(batch, self.config.seed, update)
@@ -154,12 +141,8 @@ class SequenceExperiment(training.Experiment):
             outputs, carry = self.forward(batch, carry, training=True)
             scores = {name: value_of(score) for name, score in self.scores(batch, outputs).items()}
         gradients = tape.gradient(scores["loss"], [v.value for v in variables])
-        norm = tf.linalg.global_norm(gradients)
-        if self.config.gradient_norm_clip is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.config.gradient_norm_clip, use_norm=norm)
         rate = tf.cast(self.learning_rate(update), tf.float32)
-        self.optimizer.learning_rate.assign(rate)
-        self.optimizer.apply(gradients, variables)
+        norm = apply_clipped(self.optimizer, gradients, variables, self.config.gradient_norm_clip, rate)
         return carry, {**scores, "gradient_norm": norm, "learning_rate": rate}
 
     def _evaluate_batch(self, number, batch, carry):

@@ -5,20 +5,25 @@
     )
     tfmem.training.train(SupervisedExperiment(config), "runs/mine")
 
-The model is a `SequenceModel`: the core, and a head on its last output or on every output, as the task asks. Tokens
-enter one-hot. A core with a loss of its own (`meta_loss` in its output) adds that, weighted by `core.meta_weight`.
+The model is a `SequenceModel`: the core, and a head on its last output or on every output, as the task asks. A
+configuration with `make_model` (`tfmem.models.config`) makes a whole model instead. Tokens enter one-hot. A core with a
+loss of its own (`meta_loss` in its output) adds that, weighted by `core.meta_weight`.
 """
 
 import dataclasses
-from typing import ClassVar
+import functools
+from typing import ClassVar, Literal
 
+import numpy as np
 import tensorflow as tf
 
 from tfmem.cores.config import AnyCoreConfig
+from tfmem.losses.masking import selected
 from tfmem.models.sequence import SequenceModel
+from tfmem.optimizers import linear_decay
 from tfmem.tasks.base import Batch, Task
-from tfmem.training.experiment import check_range
-from tfmem.training.sequence import SequenceConfig, SequenceExperiment
+from tfmem.training.experiment import check_range, numbered
+from tfmem.training.sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment
 from tfmem.validation import check_array
 
 
@@ -34,6 +39,14 @@ class SupervisedConfig(SequenceConfig):
     """Widths of the ReLU layers between the core's output and the logits."""
     embedding_size: int | None = None
     """Size of a linear map of each input before the core; None: no such map."""
+    loss_reduction: Literal["mean", "sequence_sum", "sum"] = "mean"
+    """Whether the loss is the mean over answers, the mean over sequences of their sums, or the sum over the batch."""
+    final_learning_rate: float | None = None
+    """The learning rate falls linearly to it over decay_updates; None: it is constant."""
+    decay_updates: int = 100_000
+    """Updates of the fall."""
+    select_by: str | None = None
+    """Score whose least value over the evaluations selects the weights of result and export; None: the last weights."""
 
     supports_mixed_precision: ClassVar[bool] = True
 
@@ -43,7 +56,14 @@ class SupervisedConfig(SequenceConfig):
             raise ValueError(f"mlp_sizes: {self.mlp_sizes}, must be at least 1 each")
         if self.embedding_size is not None:
             check_range(self, "embedding_size", 1)
+        if self.final_learning_rate is not None:
+            check_range(self, "final_learning_rate", 0)
+        check_range(self, "decay_updates", 1)
         task = self.task
+        if task.num_steps is None:
+            if self.updates_per_call != 1:
+                raise ValueError(f"updates_per_call: {self.updates_per_call}, must be 1: batches differ in length")
+            return
         check_array(
             task.num_steps,
             self.batch_size,
@@ -62,8 +82,17 @@ class SupervisedExperiment(SequenceExperiment):
 
     name = "supervised"
 
+    def __init__(self, config):
+        super().__init__(config)
+        self._predict = tf.function(self._predicted, autograph=False)
+        if config.select_by is not None:
+            self.best = [tf.Variable(v, trainable=False) for v in self.model.trainable_variables]
+            self.best_score = tf.Variable(float("inf"), trainable=False)
+
     def make_model(self):
         config, task = self.config, self.config.task
+        if hasattr(config.core, "make_model"):
+            return config.core.make_model(task, config.policy)
         model = SequenceModel(
             config.core.make(task.num_steps, config.policy),
             task.output_size,
@@ -75,22 +104,139 @@ class SupervisedExperiment(SequenceExperiment):
         model.build((None, None, task.input_size))
         return model
 
-    def task(self, seed):
-        batch = self.config.task(seed, self.config.batch_size)
-        if batch.inputs.dtype.is_integer:
-            batch = batch._replace(inputs=tf.one_hot(batch.inputs, self.config.task.input_size))
-        return {name: value for name, value in batch._asdict().items() if value is not None}
+    def learning_rate(self, update):
+        config = self.config
+        if config.final_learning_rate is None:
+            return config.learning_rate
+        return linear_decay(update, config.learning_rate, config.final_learning_rate, config.decay_updates)
+
+    # Data
+
+    @functools.cached_property
+    def _training(self):
+        return self.config.task.source("train", self.config.batch_size, self.config.seed)
+
+    @functools.cached_property
+    def _unseen(self):
+        return self.config.task.source("evaluation", self.config.batch_size, self.config.seed)
+
+    def batch(self, update):
+        return {} if self._training is None else self._training.batch(update)
+
+    def evaluation_batch(self, number):
+        return {} if self._unseen is None else self._unseen.batch(number)
+
+    def data_source(self, split="train"):
+        return self.config.task.data_source(split, self.config.batch_size, self.config.seed)
+
+    def draw(self, seed):
+        return self.config.task(seed, self.config.batch_size).arrays()
+
+    def evaluation_data(self, number):
+        """Arrays of the evaluation's batch `number` by name, tensors, drawn or from files."""
+        return self._drawn(tf.nest.map_structure(tf.constant, self.evaluation_batch(number)), EVALUATION_SEED, number)
+
+    # Model and scores
+
+    def inputs(self, batch):
+        """The inputs of a batch as the model takes them: tokens are one-hot."""
+        inputs = tf.convert_to_tensor(batch["inputs"])
+        return tf.one_hot(inputs, self.config.task.input_size) if inputs.dtype.is_integer else inputs
+
+    def forward(self, batch, carry, training):
+        core, inputs = self.config.core, self.inputs(batch)
+        if hasattr(core, "make_model"):
+            return core.run(self.model, self.config.task, inputs, batch.get("lengths")), carry
+        return self.model.run(inputs), carry
 
     def scores(self, batch, outputs):
-        scores = self.config.task.scores(outputs.logits, Batch(**batch))
+        batch, logits = Batch(**batch), outputs.logits
+        if self.config.task.every_step:  # a model may have logits of the last steps alone
+            steps = logits.shape[0] or tf.shape(logits)[0]
+            targets, mask = batch.targets[-steps:], None if batch.mask is None else batch.mask[-steps:]
+            batch = batch._replace(targets=targets, mask=mask)
+        scores = self.config.task.scores(logits, batch)
+        loss, count = scores["loss"]
+        match self.config.loss_reduction:
+            case "sum":
+                scores["loss"] = loss
+            case "sequence_sum":
+                scores["loss"] = loss / tf.cast(tf.shape(batch.inputs)[1], loss.dtype)
         meta_loss = getattr(outputs.outputs, "meta_loss", None)
         if meta_loss is not None:
-            loss, count = scores["loss"]
-            meta_loss = tf.reduce_mean(tf.cast(meta_loss, tf.float32))
-            total = loss / count + self.config.core.meta_weight * meta_loss
-            scores |= {"loss": total, "task_loss": (loss, count), "meta_loss": meta_loss}
+            task_loss = scores["loss"]
+            loss = loss / count if self.config.loss_reduction == "mean" else task_loss
+            meta_loss = self._mean_over_steps(tf.cast(meta_loss, tf.float32), batch.lengths)
+            total = loss + self.config.core.meta_weight * meta_loss
+            scores |= {"loss": total, "task_loss": task_loss, "meta_loss": meta_loss}
         return scores
 
+    @staticmethod
+    def _mean_over_steps(values, lengths):
+        """Mean of values [T, B] over the steps that are not padding."""
+        if lengths is None:
+            return tf.reduce_mean(values)
+        read = tf.range(tf.shape(values)[0])[:, tf.newaxis] < lengths
+        return tf.reduce_sum(selected(values, read)) / tf.reduce_sum(tf.cast(read, tf.float32))
+
+    # Evaluation
+
+    def _predicted(self, batch):
+        outputs, _ = self.forward(batch, self.initial_carry(), training=False)
+        return tf.argmax(outputs.logits, -1)
+
+    def predict(self, batch):
+        """Predicted classes of a batch of numpy arrays, a numpy array [T, B]."""
+        return self._predict(tf.nest.map_structure(tf.constant, batch)).numpy()
+
+    def evaluation(self):
+        """None where batches differ in length, or weights are selected: `evaluate` does what cannot be compiled."""
+        if self.config.task.num_steps is None or self.config.select_by is not None:
+            return None
+        return super().evaluation()
+
+    def _scored(self):
+        config = self.config
+        if config.task.num_steps is None:
+            return config.task.evaluate(self.predict, "valid", config.batch_size)
+        return super().evaluation().scores(self.evaluation_batch)
+
+    def evaluate(self):
+        """The scores; keeps the weights where `select_by` is the least so far."""
+        scores, name = self._scored(), self.config.select_by
+        if name is not None and scores[name] < self.best_score.numpy():
+            self.best_score.assign(scores[name])
+            for best, variable in zip(self.best, self.model.trainable_variables, strict=True):
+                best.assign(variable)
+        return scores
+
+    def _take_best(self):
+        if self.config.select_by is not None and np.isfinite(self.best_score.numpy()):
+            for best, variable in zip(self.best, self.model.trainable_variables, strict=True):
+                variable.assign(best)
+
+    def variables(self):
+        if self.config.select_by is None:
+            return super().variables()
+        return {**super().variables(), **numbered("best", self.best), "best_score": self.best_score}
+
+    def export(self, folder):
+        self._take_best()
+        super().export(folder)
+
     def result(self, evaluation):
-        """The scores, and the task's baselines."""
-        return {**evaluation, **self.config.task.baselines()}
+        """The scores, of the selected weights where some are, and the task's baselines."""
+        config, task = self.config, self.config.task
+        self._take_best()
+        selected_score = {f"best_{config.select_by}": float(self.best_score.numpy())} if config.select_by else {}
+        if task.num_steps is None:
+            evaluation = {**task.evaluate(self.predict, "test", config.batch_size), **evaluation}
+        elif config.select_by is not None:
+            evaluation = self._scored()
+        return {**evaluation, **selected_score, **task.baselines(self._evaluation_batches())}
+
+    def _evaluation_batches(self):
+        if self.config.task.num_steps is None:
+            return
+        for number in range(self.config.eval_batches):
+            yield Batch(**{name: value.numpy() for name, value in self.evaluation_data(number).items()})

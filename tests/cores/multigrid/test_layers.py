@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from reproductions.multigrid._routing import proposition_1, reach
+from reproductions.multigrid.routing import proposition_1, reach
 from tests.cores.multigrid.support import randomized
 from tests.references import multigrid as reference
 from tests.support import relative_error

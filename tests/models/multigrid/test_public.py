@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from reproductions.multigrid._optimisation import apply_clipped
 from tests.support import relative_error
 from tfmem.checkpoints import load_tf1, multigrid_mem
 from tfmem.cores.multigrid import ConvLSTMState
 from tfmem.losses.localization import localization_loss
 from tfmem.models import LocalizationModel, MNISTRecallModel
-from tfmem.optimizers import TF1RMSprop, linear_decay
+from tfmem.optimizers import TF1RMSprop, apply_clipped, linear_decay
 from tfmem.tasks.mapping import MappingTask
 
 BATCH = 2

@@ -26,7 +26,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from reproductions.belief_states._figures import geco_figure, image_grid
+from reproductions.belief_states.image_figures import geco_figure, image_grid
 from tfmem import plotting, training
 from tfmem.data import episode_cache
 from tfmem.envs.worlds import ACTIONS
@@ -41,7 +41,7 @@ TRAINING_EPISODES, EVALUATION_EPISODES = 0, 1  # seeds of the files, which serve
 MOST_FOR_THE_MEAN_MAP = 1_000
 SHOWN_AT = 0.7  # of the trajectory: H shows the maps at step 70 of 100
 SHOWN_MAPS, SHOWN_ROLLOUTS, SHOWN_STEPS, SHOWN_SAMPLES, ROLLOUT = 8, 3, 5, 3, 12
-DECODED = "decoded_maps.npz"  # what _compare reads
+DECODED = "decoded_maps.npz"  # what comparison.py reads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,69 @@
+"""Pictures of several finished runs of random_city, terrain or geco_sweep, as the paper's figures 9, 10 and 12.
+
+Runs that differ in their seed alone are one model.
+
+    decoded_maps.png   the maps that each model decodes from the same episodes; of several seeds the first
+    map_error.png      the decoded map's error along a trajectory, mean over episodes; mean and confidence over seeds
+    map_mse.png        the error while training, mean and confidence over seeds (Appendix E)
+    kappa.png          the error after training against GECO's kappa, where generative runs have several
+"""
+
+import collections
+
+import numpy as np
+
+from reproductions.belief_states.simcore import DECODED
+from tfmem import plotting
+from tfmem.training.run_folder import RunFolderError
+
+
+def describe(config):
+    """A name of a model and its setting."""
+    if not config["train_core"]:
+        return f"{config['core']}, untrained"
+    return f"{config['core']}, {config['model']}, $L_o$ = {config['overshoot']}"
+
+
+def names(configs):
+    """A name of each configuration: `describe` and, where that is the same, the other fields that differ."""
+    found = []
+    for config in configs:
+        alike = [other for other in configs if describe(other) == describe(config)]
+        # A field that an older run does not have makes no difference.
+        differ = [k for k, value in config.items() if k != "seed" and any(o.get(k, value) != value for o in alike)]
+        found.append(", ".join([describe(config), *(f"{k} = {config[k]}" for k in differ)]))
+    return found
+
+
+def compare(folders, out):
+    """Draw the pictures of runs, `RunFolder`s, into the folder `out`.
+
+    Raises:
+      RunFolderError: runs have other episodes than the first.
+    """
+    configs = [folder.config()["config"] for folder in folders]
+    decoded, kappas = {}, collections.defaultdict(list)
+    along, training = collections.defaultdict(list), collections.defaultdict(list)
+    maps = None
+    for folder, config, name in zip(folders, configs, names(configs), strict=True):
+        result = folder.result()
+        with np.load(folder.figures / DECODED) as arrays:
+            shown, predicted, errors, mean_map = (arrays[k] for k in ("maps", "decoded", "errors", "mean_map_errors"))
+        if maps is not None and not np.array_equal(maps, shown):
+            raise RunFolderError(f"runs: {folder.path} has other episodes than {folders[0].path}, must have the same")
+        maps = shown
+        decoded.setdefault(name, {"": predicted})
+        steps = np.arange(len(errors), dtype=float)
+        along[name].append((steps, errors))
+        rows = [row for row in folder.metrics() if "train/map_mse" in row]
+        training[name].append(tuple(np.array([(row["update"], row["train/map_mse"]) for row in rows]).T))
+        if config["train_core"] and config["model"] == "generative":
+            kappas[config["kappa"]].append(result["ours"]["map_mse"])
+    plotting.decoded_maps_figure(maps, decoded).savefig(out / "decoded_maps.png", dpi=120)
+    along["mean map"] = [(steps, mean_map)]
+    plotting.curves_figure(along, "step of the trajectory", "map MSE").savefig(out / "map_error.png", dpi=120)
+    plotting.curves_figure(training, "updates", "map MSE").savefig(out / "map_mse.png", dpi=120)
+    if len(kappas) > 1:
+        points = sorted((kappa, np.mean(errors)) for kappa, errors in kappas.items())
+        panel = {("κ", "map MSE"): {"after training": tuple(np.array(points).T)}}
+        plotting.cost_figure(panel).savefig(out / "kappa.png", dpi=120)

@@ -1,0 +1,91 @@
+"""`reproduce list`: one table of all experiments, read off the text of their modules; the details of one."""
+
+import ast
+import fnmatch
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from reproductions import assigned, close, did_you_mean
+from reproductions.runs import UsageError, load
+
+
+class Entry(NamedTuple):
+    """A row of the table."""
+
+    name: str
+    title: str
+    presets: tuple[str, ...]  # "…" for some that are computed
+    data: tuple[str, ...]
+    status: str
+
+
+def entry(name, module):
+    """The `Entry` of an experiment, without an import of its module, which would bring TensorFlow."""
+    source = Path(importlib.util.find_spec(module).origin).read_text("utf-8")
+    values = assigned(source)
+    presets = tuple(dict.fromkeys("…" if key is None else ast.literal_eval(key) for key in values["PRESETS"].keys))
+    return Entry(
+        name,
+        ast.get_docstring(ast.parse(source)).splitlines()[0].partition(" (")[0].rstrip("."),
+        presets,
+        ast.literal_eval(values["DATASETS"]),
+        ast.literal_eval(values["STATUS"]) if "STATUS" in values else "",
+    )
+
+
+def list_experiments(pattern, modules):
+    """Print the table of the experiments whose names match; of one that is alone, the details.
+
+    Raises:
+      UsageError: no name matches.
+    """
+    text = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    names = [pattern] if pattern in modules else [name for name in modules if fnmatch.fnmatchcase(name, text)]
+    if not names:
+        near = did_you_mean(close(pattern, {part for name in modules for part in (name, *name.split("/"))}))
+        raise UsageError(f"FILTER: {pattern!r}, must be a part or a pattern of {', '.join(modules)}{near}")
+    if len(names) == 1:
+        details(names[0], modules)
+        return
+    rows = []
+    for row in (entry(name, modules[name]) for name in names):
+        data = ", ".join(part.split(" ")[0] for part in row.data)
+        rows.append((row.name, row.title, _short(row.presets), data or "-", row.status or "-"))
+    head = ("experiment", "what is learned", "presets", "data", "trained")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
+    others = sum(max(len(row[i]) for row in (head, *rows)) + 2 for i in (0, 2, 3, 4))
+    longest = max(width - others, 20)
+    rows = [(n, t if len(t) <= longest else f"{t[: longest - 1]}…", *rest) for n, t, *rest in rows]
+    print(table(head, rows))
+    print("\n`reproduce list NAME` shows one experiment with all presets and the paper's numbers.")
+
+
+def table(head, rows):
+    """Rows of texts in columns, as one text."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in (head, *rows))
+
+
+def _short(presets):
+    shown = [name for name in ("paper", "demo", "smoke") if name in presets] or list(presets[:1])
+    others = len(presets) - len(shown)
+    return ", ".join(shown) + (f" +{'…' if '…' in presets else others}" if others else "")
+
+
+def details(name, modules):
+    """Print what an experiment has: presets, data sets, the paper's numbers."""
+    module = load(name, modules)
+    print(f"{name}: {module.__doc__.strip()}\n")
+    print(f"presets: {', '.join(module.PRESETS)}")
+    print(f"needs: {', '.join(module.DATASETS) or 'no data set'}")
+    print(f"trained: {getattr(module, 'STATUS', '-')}")
+    for metric, (value, source) in module.PAPER.items():
+        print(f"paper's {metric}: {number(value)} ({source})")
+
+
+def number(value):
+    """A number as tables show it; "-" for None."""
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,83 @@
+"""`reproduce compare`: finished runs side by side, as a table, curves, and the pictures of their experiments."""
+
+import collections
+
+from rich.console import Console
+from rich.table import Table
+
+from reproductions import load_experiment
+from reproductions.catalog import number
+from reproductions.report import finished_runs, markdown, mean
+from tfmem import plotting
+from tfmem.training.run_folder import RunFolderError, write_atomically
+
+
+def named_runs(paths, modules):
+    """`{name: [Run of each seed]}` of run folders; a name is the setting, with the experiment where there are several.
+
+    Raises:
+      RunFolderError: a folder is no finished run, or has the setting and the seed of another.
+    """
+    runs = []
+    for path in paths:
+        found = finished_runs([path], modules)
+        if len(found) != 1 or found[0].folder.path.resolve() != path.resolve():
+            raise RunFolderError(f"runs: {path}, must be the folder of a finished run")
+        runs.append(found[0])
+    several = len({run.experiment for run in runs}) > 1
+    named, seeds = collections.defaultdict(list), set()
+    for run in runs:
+        name = f"{run.experiment} {run.setting}" if several else run.setting
+        for seed in run.result["seeds"]:
+            if (name, seed) in seeds:
+                raise RunFolderError(f"runs: {run.folder.path} has the setting and the seed {seed} of one before it")
+            seeds.add((name, seed))
+        named[name].append(run)
+    return dict(named)
+
+
+def compare(paths, out, modules):
+    """Write and print the comparison of runs; seeds of one setting share a column.
+
+    Args:
+      paths: folders of finished runs.
+      out: folder to write: compare.md, a picture of each metric, and those of the experiments' `compare`.
+      modules: as from `reproductions.experiment_modules`.
+
+    Raises:
+      RunFolderError: as `named_runs`, or as an experiment's `compare`.
+    """
+    named = named_runs(paths, modules)
+    all_runs = [run for runs in named.values() for run in runs]
+    out.mkdir(parents=True, exist_ok=True)
+    head, rows = ("metric", "paper", *named), []
+    paper = {metric: value for run in all_runs for metric, (value, _) in run.paper.items()}
+    for metric in dict.fromkeys([*paper, *(name for run in all_runs for name in run.result["ours"])]):
+        cells = []
+        for runs in named.values():
+            values = [run.result["ours"][metric] for run in runs if metric in run.result["ours"]]
+            cells.append(mean(values) if values else "-")
+        rows.append((metric, number(paper.get(metric)), *cells))
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=160).print(table)
+
+    curves = collections.defaultdict(lambda: collections.defaultdict(list))
+    for name, runs in named.items():
+        for run in runs:
+            for column, points in run.curves().items():
+                curves[column][name].append(points)
+    pictures = []
+    for column, by_name in curves.items():
+        pictures.append(column.replace("/", "-") + ".png")
+        figure = plotting.curves_figure(by_name, "updates", column.split("/")[-1], column)
+        figure.savefig(out / pictures[-1], dpi=120)
+    for experiment in dict.fromkeys(run.experiment for run in all_runs):
+        module = load_experiment(experiment, modules)
+        if hasattr(module, "compare"):
+            module.compare([run.folder for run in all_runs if run.experiment == experiment], out)
+    text = ["# Comparison", "", markdown(head), markdown(["---"] * len(head)), *map(markdown, rows), ""]
+    text += [f"![{picture}]({picture})" for picture in pictures]
+    write_atomically(out / "compare.md", lambda file: file.write("\n".join([*text, ""]).encode()))
+    print(f"written: {out / 'compare.md'} and {len(list(out.glob('*.png')))} figures")

@@ -1,0 +1,58 @@
+"""What memories of sorting and recall hold over time (Huynh et al. 2020, Figure 3 of the supplement)."""
+
+import tensorflow as tf
+
+from reproductions.runs import open_run
+from tfmem import plotting
+from tfmem.recurrence import unroll
+
+
+def memory(experiment):
+    """The memory of a `SupervisedExperiment` while its evaluation's first sequence is shown.
+
+    Returns:
+      `{name: [T, rows, columns]}`: grids of a multigrid network's last layer, means over channels; the slots of a DNC;
+      {} for other cores.
+    """
+    config, model = experiment.config, experiment.model
+    inputs = experiment.inputs(experiment.evaluation_data(0))
+    if hasattr(config.core, "items"):
+        items = config.core.items(config.task, inputs)
+        memories, _ = model.write(items, model.get_initial_state(items.shape[1]))
+        grids = (tf.cast(grid[:, 0], tf.float32).numpy().mean(-1) for grid in memories[-1])
+        return {f"{grid.shape[-1]}×{grid.shape[-1]}": grid for grid in grids}
+    state = model.get_initial_state(1)
+    if not hasattr(state, "access_state"):
+        return {}
+
+    def step(inputs, state):
+        _, state = model.cell(model.embed(inputs), state)
+        return state.access_state.memory, state
+
+    num_items = getattr(config.task, "num_items", None) or config.task.num_inputs
+    slots, _ = unroll(step, tf.cast(inputs[:num_items, :1], model.compute_dtype), state)
+    return {f"{slots.shape[2]} slots of {slots.shape[3]}": tf.cast(slots[:, 0], tf.float32).numpy()}
+
+
+def core_name(experiment):
+    """The name of an experiment's core for pictures."""
+    return type(experiment.config.core).__name__.removesuffix("Config")
+
+
+def draw_memory(experiment, folder):
+    """Draw `memory`, where there is one, into a folder."""
+    held = memory(experiment)
+    if held:
+        figure = plotting.memory_figure({core_name(experiment): held}, title=experiment.name)
+        figure.savefig(folder / "memory.png", dpi=120)
+
+
+def compare(folders, out):
+    """Draw the memories of several runs side by side, one of each kind of core, into the folder `out`."""
+    held = {}
+    for folder in folders:
+        _, experiment, _ = open_run(folder.path)
+        held.setdefault(core_name(experiment), memory(experiment))
+    held = {name: memories for name, memories in held.items() if memories}
+    if held:
+        plotting.memory_figure(held).savefig(out / "memory.png", dpi=120)

@@ -1,0 +1,80 @@
+"""Settings that sorting and recall share (Huynh et al. 2020, Table 2; supplement B.2).
+
+P-App below is the paper's supplement, CODE github.com/trihuynh88/multigrid_mem, DNC google-deepmind/dnc.
+The loss is the cross entropy summed over batch and answers (P-App B.2.2; CODE sums), `error` the share of wrong bits or
+classes.
+"""
+
+from tfmem.cores.config import DNCConfig, LSTMConfig
+
+LOSS = dict(loss_reduction="sum")
+PAPER = dict(
+    **LOSS,
+    batch_size=32,  # CODE
+    optimizer="tf1_rmsprop",  # CODE: decay 0.99, momentum 0, epsilon 0.1
+    rms_decay=0.99,
+    epsilon=0.1,
+    learning_rate=1e-3,  # CODE
+    final_learning_rate=1e-4,  # CODE, END_ALPHA
+    decay_updates=100_000,  # CODE, MNIST recall: 1e6 images, 10 to an update
+    gradient_norm_clip=1e5,  # CODE, MNIST recall: of the loss summed over the batch
+    num_updates=200_000,  # CODE, MNIST recall
+    updates_per_call=10,
+    log_every=50,
+    eval_every=5_000,
+    eval_batches=100,
+    checkpoint_seconds=600.0,
+)
+# What the baselines change.
+DNC = dict(
+    optimizer="tf1_rmsprop",  # DNC, train.py: learning rate 1e-4, no momentum, epsilon 1e-10
+    rms_decay=0.9,
+    epsilon=1e-10,
+    learning_rate=1e-4,
+    final_learning_rate=1e-4,
+    gradient_norm_clip=1600.0,  # DNC: 50 for the mean over sequences, here the sum over 32
+)
+# Not specified; we use Adam. The paper has no LSTM here.
+LSTM = dict(optimizer="adam", epsilon=1e-8, learning_rate=1e-3, final_learning_rate=1e-4, gradient_norm_clip=1600.0)
+# Not specified; we use fewer items and small networks, so that two CPU cores learn it in minutes.
+DEMO = dict(
+    **LOSS,
+    batch_size=64,
+    optimizer="adam",
+    gradient_norm_clip=1e3,
+    updates_per_call=10,
+    log_every=20,
+    eval_every=200,
+    eval_batches=40,
+)
+SMOKE = dict(
+    **LOSS,
+    batch_size=2,
+    optimizer="tf1_rmsprop",
+    rms_decay=0.99,
+    epsilon=0.1,
+    learning_rate=1e-3,
+    final_learning_rate=1e-4,
+    num_updates=8,
+    updates_per_call=2,
+    log_every=2,
+    checkpoint_every=4,
+    eval_batches=2,
+)
+
+
+def paper_dnc(units, answer):
+    """The DNC that the paper compares with, for answers of so many numbers.
+
+    Paper: 500 slots of 16, four read heads, one write head, as many parameters as the others (P-App C). Not specified;
+    we choose `units` for that.
+    """
+    return DNCConfig(memory_size=500, word_size=16, num_reads=4, hidden_size=units, output_size=answer)
+
+
+def demo_dnc(answer):
+    """A small DNC for answers of so many numbers."""
+    return DNCConfig(memory_size=32, word_size=16, num_reads=1, hidden_size=64, output_size=answer)
+
+
+DEMO_LSTM = LSTMConfig(units=64)

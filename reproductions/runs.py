@@ -1,0 +1,78 @@
+"""Run folders and experiments as commands need them: opened, or refused in one line."""
+
+import contextlib
+import sys
+
+from reproductions import experiment_modules, load_experiment
+from tfmem.data.files import CorruptDataError
+from tfmem.training.run_folder import RunFolder, RunFolderError, run_config
+
+
+class UsageError(Exception):
+    """The command line is wrong; nothing was written."""
+
+
+def load(name, modules):
+    """The module of an experiment, or a `UsageError`; as `load_experiment`."""
+    try:
+        return load_experiment(name, modules)
+    except ValueError as error:
+        raise UsageError(error) from None
+
+
+@contextlib.contextmanager
+def refusals():
+    """Raise as `UsageError` what a configuration cannot know: devices, data, sizes that do not fit or are too large."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except CorruptDataError:
+        raise
+    except (ValueError, OverflowError, MemoryError, tf.errors.OpError) as error:
+        raise UsageError(reason(error)) from error
+
+
+def reason(error):
+    """An error in one line; one of TensorFlow's runtime without its list of graph nodes."""
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}".removesuffix(": ")
+    if hasattr(error, "message"):  # tf.errors.OpError
+        return f"{type(error).__name__}: {error.message.strip().partition(chr(10))[0]}"
+    return " ".join(str(error).split())
+
+
+def open_run(path, modules=None):
+    """Open a run with the variables of its newest readable checkpoint.
+
+    Args:
+      path: its folder.
+      modules: as from `experiment_modules` (the default).
+
+    Returns:
+      `(module, experiment, checkpoint)`.
+
+    Raises:
+      RunFolderError: there is no run, no checkpoint, or the run is of another version.
+      UsageError: the experiment cannot be built here.
+    """
+    modules = experiment_modules() if modules is None else modules
+    folder = RunFolder(path)
+    about = run_config(folder)
+    module = load(about["experiment"], modules)
+    from tfmem.training import config_from_fields, load_checkpoint
+
+    try:
+        config = config_from_fields(module.Config, about["config"])
+    except (TypeError, ValueError) as error:
+        raise RunFolderError(f"{folder.config_path} is not of this version of {about['experiment']}: {error}") from None
+    with refusals():
+        experiment = module.Experiment(config)
+    checkpoint, damaged = folder.restore()
+    for file, why in damaged:
+        print(f"{file.name} is damaged ({why}); an older one is used", file=sys.stderr)
+    if checkpoint is None:
+        raise RunFolderError(f"{path} has no checkpoint yet")
+    load_checkpoint(experiment, checkpoint)
+    print(f"{about['experiment']} after update {checkpoint.update} of {experiment.config.num_updates}")
+    return module, experiment, checkpoint
