@@ -91,13 +91,13 @@ def test_normalization_ignores_nan_in_steps_that_are_not_valid(rng, over):
     tf.nest.map_structure(np.testing.assert_array_equal, run(x), run(tf.where(where, x, np.nan)))
 
 
-def test_proposition_1_by_gradients_by_the_formula_and_by_brute_force():
+def test_proposition_1_by_the_layers_by_the_formula_and_by_brute_force():
     sizes, layers = (4, 8, 16, 32), 7
-    by_gradient = reach(sizes, layers, 0, (0, 0))
+    by_layers = reach(sizes, layers, 0, (0, 0))
     by_force = reference.reach(sizes, layers, 0, (0, 0))
     for m in range(1, layers + 1):
         for n in range(1, len(sizes) + 1):
-            felt = by_gradient[m - 1][n - 1]
+            felt = by_layers[m - 1][n - 1]
             np.testing.assert_array_equal(felt, by_force[m - 1][n - 1])
             if m >= n:
                 side = min(proposition_1(m, n), sizes[n - 1])
