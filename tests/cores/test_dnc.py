@@ -127,22 +127,25 @@ def cosine_reference(memory, keys, strengths):
     return weights / weights.sum(-1, keepdims=True)
 
 
+def cosine_and_gradients(*inputs):
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        weights = addressing.cosine_weights(*inputs)
+        loss = tf.reduce_sum(weights[..., 0])
+    return weights, tape.gradient(loss, inputs)
+
+
+COMPILED_COSINE = {jit: tf.function(cosine_and_gradients, jit_compile=jit) for jit in (False, True)}
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("of_keys", [1e-20, 1e-3, 1.0, 1e20, 1e30])
 @pytest.mark.parametrize("of_memory", [0.0, 1e-20, 1e-3, 1.0, 1e19, 1e20, 1e30])
 def test_cosine_at_every_scale(rng, of_memory, of_keys, jit_compile):
     memory = (rng.normal(size=[2, 5, 4]) * of_memory).astype(np.float32)
     keys, strengths = (rng.normal(size=[2, 3, 4]) * of_keys).astype(np.float32), rng.normal(size=[2, 3]) * 3
-
-    @tf.function(jit_compile=jit_compile)
-    def run(*inputs):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            weights = addressing.cosine_weights(*inputs)
-            loss = tf.reduce_sum(weights[..., 0])
-        return weights, tape.gradient(loss, inputs)
-
-    weights, gradients = run(*(tf.constant(x, tf.float32) for x in (memory, keys, strengths)))
+    inputs = (tf.constant(x, tf.float32) for x in (memory, keys, strengths))
+    weights, gradients = COMPILED_COSINE[jit_compile](*inputs)
     np.testing.assert_allclose(weights, cosine_reference(memory, keys, strengths), atol=1e-6)
     assert all(np.all(np.isfinite(g)) for g in gradients)
 

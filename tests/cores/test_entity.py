@@ -67,21 +67,23 @@ def test_bad_arguments(bad):
 SCALES = [1e-37, 1e-30, 1e-20, 1e-10, 1.0, 1e10, 1e19, 1e20, 1e30, 1e38]
 
 
+def normalized_and_gradient(x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = normalize(x)
+        first = tf.reduce_sum(y[:, 0])
+    return y, tape.gradient(first, x)
+
+
+COMPILED_NORMALIZE = {jit: tf.function(normalized_and_gradient, jit_compile=jit) for jit in (False, True)}
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("scale", SCALES)
 def test_normalize_has_length_1_at_every_scale(rng, scale, jit_compile):
     directions = rng.uniform(0.3, 1, size=[4, 6]) * rng.choice([-1, 1], [4, 6])
     x = (directions * scale).astype(np.float32)
-
-    @tf.function(jit_compile=jit_compile)
-    def run(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = normalize(x)
-            first = tf.reduce_sum(y[:, 0])
-        return y, tape.gradient(first, x)
-
-    y, gradient = run(tf.constant(x))
+    y, gradient = COMPILED_NORMALIZE[jit_compile](tf.constant(x))
     unit = x / np.linalg.norm(x.astype(np.float64), axis=-1, keepdims=True)
     np.testing.assert_allclose(y, unit, rtol=1e-6)
     length = np.linalg.norm(x.astype(np.float64), axis=-1, keepdims=True)

@@ -270,7 +270,9 @@ class ActorCritic:
         variables = self.agent.trainable_variables
         with tf.GradientTape() as tape:
             loss, total = self.loss(trajectory)
-        gradients = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        # Keras's variables name their dtype by a string, which an eager gradient of zeros does not understand.
+        sources = [variable.value for variable in variables]
+        gradients = tape.gradient(total, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         metrics = {
             "policy_gradient_loss": loss.policy_gradient,
             "baseline_loss": loss.baseline,
