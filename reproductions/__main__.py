@@ -89,7 +89,8 @@ def main(argv=None, modules=None):
     compiled.add_argument("experiment", metavar="EXPERIMENT")
     compiled.add_argument("out", type=_path, metavar="OUT", help="folder to write")
     compiled.add_argument("--preset", help=preset_help)
-    compiled.usage = "reproduce compile EXPERIMENT OUT [--preset PRESET] [--<hyper-parameter> VALUE ...]"
+    compiled.add_argument("--max-mib", type=float, default=LARGEST / 2**20, help="most MiB of the bundle (default: 60)")
+    compiled.usage = "reproduce compile EXPERIMENT OUT [--preset PRESET] [--max-mib MIB] [--<hyper-parameter> VALUE]"
     back = command("import-bundle", import_bundle_run, "make a run folder of what `python -m tfmem.aot` trained")
     back.add_argument("run", type=_path, metavar="BUNDLE_RUN", help="run folder of the bundle's runner")
     back.add_argument("out", type=_path, metavar="OUT_RUN", help="run folder to write")
@@ -293,9 +294,9 @@ def compile_experiment(arguments, modules, argv):
     experiment = _experiment(module, config)
     with refusals():
         bundle = make_bundle(experiment, preset)
-    write_bundle(bundle, arguments.out)
+    write_bundle(bundle, arguments.out, arguments.max_mib * 2**20)
     size = sum(about["bytes"] for about in read_manifest(arguments.out)["files"].values())
-    print(f"written: {arguments.out}, {size / 2**20:.2f} MiB of at most {LARGEST // 2**20}. To train what is in it:")
+    print(f"written: {arguments.out}, {size / 2**20:.2f} MiB of at most {arguments.max_mib:g}. To train what is in it:")
     print(f"  python -m tfmem.aot run {shlex.quote(str(arguments.out))}")
 
 

@@ -111,6 +111,22 @@ def test_large_arrays_become_recipes(tmp_path, distribution):
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2**17
 
 
+def test_arrays_that_are_no_plain_draw_stay_where_there_is_room(tmp_path):
+    rng = np.random.default_rng(1)
+    large = np.arange(100_000, dtype=np.float32)
+    arrays = [rng.normal(size=[200, 200]).astype(np.float32) for _ in range(2)]
+    write_bundle(
+        make(variables__large=large, variables__a=arrays[0], variables__b=arrays[1]),
+        tmp_path,
+        largest=2**20 + large.nbytes + 10_000,
+    )
+    initial = read_bundle(tmp_path).initial
+    np.testing.assert_array_equal(initial["variables/large"], large)
+    draws = json.loads((tmp_path / "manifest.json").read_text())["initial"]["draws"]
+    assert set(draws) == {"variables/a", "variables/b"}
+    assert not np.array_equal(initial["variables/a"], initial["variables/b"])
+
+
 @pytest.mark.parametrize("shape", [(400, 500), (500, 400), (400, 400)])
 def test_large_orthogonal_arrays_become_recipes(tmp_path, shape):
     array = 1.5 * np.linalg.qr(np.random.default_rng(1).normal(size=[max(shape), min(shape)]))[0].astype(np.float32)

@@ -108,15 +108,20 @@ def write_bundle(bundle, path, largest=LARGEST):
     _check_empty(path)
     files = {f"{name}.mlir.gz": gzip.compress(p.text.encode(), 9, mtime=0) for name, p in bundle.programs.items()}
     room = largest - sum(map(len, files.values())) - 2**20  # a MiB for the manifest and the file's own tables
-    constants, draws, arrays = {}, {}, {}
+    constants, arrays = {}, {}
     everything = bundle.initial | {f"evaluation/{i}": array for i, array in enumerate(bundle.evaluation_carry)}
-    for name, array in sorted(everything.items(), key=lambda item: item[1].nbytes):
+    for name, array in everything.items():
         if array.size > 1 and (array == array.flat[0]).all():
             constants[name] = [array.flat[0].item(), list(array.shape), array.dtype.name]
-        elif array.nbytes <= room:
-            arrays[name], room = array, room - array.nbytes
         else:
-            draws[name] = _recipe(name, array, largest)
+            arrays[name] = array
+    draws = _take_draws(arrays, room)
+    if arrays and sum(array.nbytes for array in arrays.values()) > room:
+        name, array = max(arrays.items(), key=lambda item: item[1].nbytes)
+        raise BundleError(
+            f"the bundle would be larger than {largest / 2**20:.0f} MiB, and {name} ({array.nbytes / 2**20:.1f} MiB) "
+            "is neither constant nor a plain random draw that the runner could make itself"
+        )
     file = io.BytesIO()
     np.savez(file, **{name: array.view(_storage(array.dtype)) for name, array in arrays.items()})
     files[INITIAL] = file.getvalue()
@@ -299,8 +304,26 @@ def drawn(distribution, mean, scale, shape, dtype, seed):
     return (mean + scale * values).astype(as_dtype(dtype)).reshape(shape)
 
 
-def _recipe(name, array, largest):
-    """`drawn`'s arguments for an array like this one, whose elements must look independent and equally distributed."""
+def _take_draws(arrays, room):
+    """Remove the largest random arrays from `arrays` until the rest has at most `room` bytes; their recipes by name."""
+    draws, size = {}, sum(array.nbytes for array in arrays.values())
+    for name, array in sorted(arrays.items(), key=lambda item: -item[1].nbytes):
+        if size <= room:
+            break
+        recipe = _recipe(array) if name.startswith("variables/") else None
+        if recipe is not None:
+            draws[name], size = recipe, size - array.nbytes
+            del arrays[name]
+    return draws
+
+
+def _recipe(array):
+    """`drawn`'s arguments for an array like this one; None for a vector, or where the elements look dependent.
+
+    The seed follows from the array, so that another initialization has another recipe.
+    """
+    if array.dtype.kind != "f" or array.ndim < 2:
+        return None
     values = array.astype(np.float64).ravel()
     mean, std = values.mean(), values.std()
     scales = {"uniform": std * 3**0.5, "normal": std, "truncated_normal": std / _TRUNCATED_STD}
@@ -313,19 +336,16 @@ def _recipe(name, array, largest):
             "scale": float(scale),
             "shape": list(array.shape),
             "dtype": array.dtype.name,
-            "seed": zlib.crc32(name.encode()),
+            "seed": zlib.crc32(array.tobytes()),
         }
-        if distribution == "orthogonal" or (array.dtype.kind == "f" and _alike(array, drawn(**recipe))):
+        if distribution == "orthogonal" or _alike(array, drawn(**recipe)):
             return recipe
-    raise BundleError(
-        f"the bundle would be larger than {largest / 2**20:.0f} MiB, and {name} ({array.nbytes / 2**20:.1f} MiB) is "
-        "neither constant nor a plain random draw that the runner could make itself"
-    )
+    return None
 
 
 def _is_orthogonal(array):
     """Whether the vectors of a matrix's shorter side are orthogonal and equally long; large ones are sampled."""
-    if array.ndim != 2 or array.dtype.kind != "f" or min(array.shape) < 2:
+    if array.ndim != 2 or min(array.shape) < 2:
         return False
     vectors = (array if array.shape[0] <= array.shape[1] else array.T)[:256].astype(np.float64)
     products = vectors @ vectors.T
@@ -341,4 +361,4 @@ def _alike(array, other):
         return False
     rows = [x.reshape(-1, x.shape[-1])[:256].astype(np.float64) for x in (array, other)]
     spread = [np.linalg.svd(x - x.mean(), compute_uv=False).std() for x in rows]
-    return array.ndim < 2 or abs(spread[0] - spread[1]) <= 0.2 * spread[1]
+    return abs(spread[0] - spread[1]) <= 0.2 * spread[1]
