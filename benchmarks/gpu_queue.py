@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfmem.aot.bundle import BundleError, read_bundle, read_manifest
+from tfmem.aot.bundle import BundleError, open_source, read_bundle, read_manifest
 from tfmem.training.loop import TrainingDivergedError, TrainingInterrupted
 from tfmem.training.run_folder import (
     Checkpoint,
@@ -130,32 +130,30 @@ def reference_losses(path):
         return []
 
 
-def first_updates(run, executable, seconds=None):
-    """Losses of at least UPDATES updates from the bundle's start, and the seconds of each call.
+def first_updates(bundle, executable, number):
+    """Yield (losses, seconds) of each call, for at least `number` updates from the bundle's start."""
+    from tfmem.aot.runner import stacked
 
-    With `seconds` it stops after the first call that ends later than that.
-    """
-    size, start = run.bundle.updates_per_call, time.perf_counter()
-    values = {name: executable.put(array) for name, array in run.bundle.initial.items()}
-    losses, times = [], []
-    for first in range(0, max(UPDATES, 2 * size), size):
-        given = {"number": np.int64(first), **run.batches(first, size)}
+    size, source = bundle.updates_per_call, bundle.data_sources["train"]
+    source = open_source(source) if source else None
+    values = {name: executable.put(array) for name, array in bundle.initial.items()}
+    for first in range(0, number, size):
+        batches = [source.batch(n) for n in range(first, first + size)] if source else []
+        given = {"number": np.int64(first), **(executable.batch(stacked(batches)) if source else {})}
         given = {name: executable.put(array) for name, array in given.items()}
         began = time.perf_counter()
         results = executable(values | given)
-        losses += np.asarray(results["metrics/loss"]).tolist()
-        times.append(time.perf_counter() - began)
+        losses = np.asarray(results["metrics/loss"]).tolist()
+        yield losses, time.perf_counter() - began
         values |= {name: x for name, x in results.items() if not name.startswith("metrics/")}
-        if seconds is not None and time.perf_counter() - start > seconds:
-            break
-    return losses, times
 
 
 def measure(run, executable, reference):
     """Time, memory and first losses of an executable."""
     from tfmem.aot.runner import peak_memory
 
-    losses, times = first_updates(run, executable)
+    calls = list(first_updates(run.bundle, executable, max(UPDATES, 2 * run.bundle.updates_per_call)))
+    losses, times = [loss for losses, _ in calls for loss in losses], [seconds for _, seconds in calls]
     same = min(len(losses), len(reference))
     errors = np.abs(np.subtract(losses[:same], reference[:same]) / np.maximum(np.abs(reference[:same]), 1e-9))
     return {
@@ -533,21 +531,34 @@ def table(results):
     return "\n".join([*lines, *("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows)])
 
 
-def write_references(bundles, seconds):
-    """Write the first losses on this machine's CPU into the bundles' folders; see `first_updates`."""
-    from tfmem.aot.runner import BundleRun
+def write_references(bundles, seconds, updates):
+    """Write the first losses on this machine's CPU into the bundles' folders.
 
+    Each bundle has a process for at most `seconds`, with the time to compile. Losses are written after each call, so
+    those of a stopped process stay. A bundle with `updates` losses is left as it is.
+    """
     for name, path in bundles_in(bundles).items():
-        if (path / REFERENCE).exists():
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            bundle, folder = read_bundle(path), RunFolder(Path(folder) / "run")
-            folder.claim({})
-            run = BundleRun(bundle, folder, bundle.updates_per_call, "float32")
-            losses, times = first_updates(run, run.executable, seconds)
-            folder.release()
-        write_json(path / REFERENCE, {"losses": losses, "device": run.executable.device.device_kind})
-        print(f"{name}: {len(losses)} losses, {losses[0]:.6g} ... {losses[-1]:.6g}, {sum(times):.1f} s", flush=True)
+        command, start = [sys.executable, __file__, "--refer", str(path), "--updates", str(updates)], time.monotonic()
+        if len(reference_losses(path)) < updates:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(command, timeout=seconds, check=False, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+        losses = reference_losses(path)
+        ends = f", {losses[0]:.6g} ... {losses[-1]:.6g}" if losses else ""
+        print(f"{name}: {len(losses)} losses{ends}, {time.monotonic() - start:.1f} s", flush=True)
+
+
+def refer(path, updates):
+    """Compile a bundle's update for the CPU and write its first losses, after each call."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    from tfmem.aot.runner import Executable
+
+    bundle, losses, old = read_bundle(path), [], reference_losses(path)
+    executable = Executable(bundle.programs["update"], "float32")
+    about = {"device": executable.device.device_kind, "seconds_to_compile": executable.seconds}
+    for more, seconds in first_updates(bundle, executable, updates):
+        losses += more
+        if len(losses) > len(old):
+            write_json(path / REFERENCE, {"losses": losses, **about, "seconds_of_a_call": seconds})
 
 
 def main():
@@ -560,20 +571,26 @@ def main():
     parser.add_argument("--precision", default="tf32", choices=("float32", "tf32", "bfloat16"), help="of training")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="bundles compiled at once")
     parser.add_argument("--pack-mib", type=float, default=58.0, help="most MiB of runs.tar.* (default: 58)")
-    parser.add_argument("--reference", type=float, metavar="SECONDS", help="only write the first losses of this CPU")
+    parser.add_argument(
+        "--reference", type=float, metavar="SECONDS", help="only write the first losses of this CPU, so long a bundle"
+    )
+    parser.add_argument("--updates", type=int, default=UPDATES, help="of a reference (default: 20)")
+    parser.add_argument("--refer", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rate", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         if options.rate:
             rate()
+        elif options.refer:
+            refer(options.refer, options.updates)
         elif options.worker:
             with contextlib.redirect_stdout(sys.stderr):
                 work(options.worker, options.runs, options.precision)
         elif options.bundles is None or (options.out is None and options.reference is None):
             parser.error("BUNDLES and --out (or --reference) are required")
         elif options.reference is not None:
-            write_references(options.bundles, options.reference)
+            write_references(options.bundles, options.reference, options.updates)
         elif options.budget <= 2 * PACKING_SECONDS:
             parser.error(f"--budget: {options.budget:g}, must be greater than {2 * PACKING_SECONDS:g}")
         else:

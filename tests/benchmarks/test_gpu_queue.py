@@ -14,7 +14,8 @@ import pytest
 from benchmarks.gpu_queue import pack_runs, unpack_runs
 from reproductions.__main__ import main
 from tests.aot.support import ROOT
-from tfmem.training.run_folder import Checkpoint, RunFolder
+from tfmem.aot.bundle import FORMAT
+from tfmem.training.run_folder import Checkpoint, RunFolder, write_json
 
 SMOKES = {
     "first": ("relational/nth_farthest", "core:lstm"),
@@ -56,9 +57,12 @@ def test_killed_queue_resumes_and_merges(tmp_path, capsys):
             ]
         )
         assert status == 0
-    assert "20 losses" in output_of(script("gpu_queue.py", bundles, "--reference", 30))
+    assert output_of(script("gpu_queue.py", bundles, "--reference", 100, "--updates", 15)).count("20 losses") == 3
+    written = (bundles / "first/reference.json").stat().st_mtime_ns
+    assert "first: 20 losses" in output_of(script("gpu_queue.py", bundles, "--reference", 100))  # there already
+    assert (bundles / "first/reference.json").stat().st_mtime_ns == written
 
-    command = (bundles, "--budget", 100, "--out", out, "--precision", "float32", "--jobs", 3)
+    command = (bundles, "--budget", 60, "--out", out, "--precision", "float32", "--jobs", 3)
     killed = script("gpu_queue.py", *command)
     deadline = time.monotonic() + 90
     while "training" not in _items(out).get("first", {}) and time.monotonic() < deadline:
@@ -135,6 +139,14 @@ def test_packed_runs_fit_their_limit(tmp_path):
     assert notes["large"].startswith("checkpoint left out: ")
     assert found["large"] is None
     np.testing.assert_array_equal(found["small"].arrays["variables/optimizer/000"], small["variables/optimizer/000"])
+
+
+def test_reference_that_takes_too_long_ends(tmp_path):
+    (tmp_path / "slow").mkdir()
+    about = {"format": FORMAT, "files": {}, "experiment": "toy", "preset": "smoke"}
+    write_json(tmp_path / "slow/manifest.json", about)
+    said = output_of(script("gpu_queue.py", tmp_path, "--reference", 0.01))
+    assert said.startswith("slow: 0 losses")
 
 
 def test_bundles_folder_without_bundles_is_one_line(tmp_path):
