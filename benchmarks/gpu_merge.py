@@ -50,7 +50,7 @@ def import_run(run, runs):
     if updates_of(RunFolder(out)) >= updates_of(run):
         return None
     changed = differences(RunFolder(out).config()["config"], about["config"]) if out.exists() else []
-    if [name for name, _, _ in changed if name != "num_updates"]:
+    if [name for name, *values in changed if name != "num_updates" and "absent" not in values]:
         raise SystemExit(f"gpu_merge: error: {out} holds a run of another configuration; it is left as it is")
     imported = run.path.with_name(run.path.name + ".imported")
     status = reproduce(["import-bundle", str(run.path), str(imported), "--finish"])

@@ -404,17 +404,23 @@ def brief(event):
 def resume_from(source, name, bundle, folder, precision):
     """Put an earlier run of the same configuration into `folder`, where `source` has one.
 
-    The bundle may have been compiled anew since; `BundleRun` checks names and shapes of the checkpoint.
+    The bundle may have been compiled anew since; `BundleRun` checks names and shapes of the checkpoint. A field that an
+    older version of the experiment did not have is as in the bundle.
     """
     old = RunFolder(Path(source) / name) if source else None
     if old is None or not old.config_path.exists():
         return
     about, new = old.config(), RunFolder(folder)
     config = run_config(read_bundle(bundle), precision)
-    changed = [name for name, _, _ in differences(about["config"], as_json(config["config"]))]
+    found = differences(about["config"], as_json(config["config"]))
+    changed = [field for field, before, _ in found if before != "absent"]
     if changed or about["experiment"] != config["experiment"]:
         print(f"{name}: an earlier run of another configuration ({', '.join(changed)}) is not resumed", flush=True)
         return
+    if found:
+        print(
+            f"{name}: the earlier run has no {', '.join(field for field, _, _ in found)}; as in the bundle", flush=True
+        )
     new.claim(config)
     for path in (*old.checkpoints.glob("checkpoint-*.npz"), old.metrics_path):
         if path.exists():

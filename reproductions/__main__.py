@@ -90,7 +90,7 @@ def main(argv=None, modules=None):
     compiled.add_argument("out", type=_path, metavar="OUT", help="folder to write")
     compiled.add_argument("--preset", help=preset_help)
     compiled.add_argument("--max-mib", type=float, default=LARGEST / 2**20, help="most MiB of the bundle (default: 60)")
-    compiled.usage = "reproduce compile EXPERIMENT OUT [--preset PRESET] [--max-mib MIB] [--<hyper-parameter> VALUE]"
+    compiled.usage = "reproduce compile EXPERIMENT OUT [--preset PRESET] [--max-mib N] [--<hyper-parameter> VALUE ...]"
     back = command("import-bundle", import_bundle_run, "make a run folder of what `python -m tfmem.aot` trained")
     back.add_argument("run", type=_path, metavar="BUNDLE_RUN", help="run folder of the bundle's runner")
     back.add_argument("out", type=_path, metavar="OUT_RUN", help="run folder to write")

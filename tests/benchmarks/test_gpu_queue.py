@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.gpu_queue import pack_runs, unpack_runs
+from benchmarks.gpu_queue import pack_runs, resume_from, unpack_runs
 from reproductions.__main__ import main
 from tests.aot.support import ROOT
-from tfmem.aot.bundle import FORMAT
+from tfmem.aot.bundle import FORMAT, Bundle, write_bundle
 from tfmem.training.run_folder import Checkpoint, RunFolder, write_json
 
 SMOKES = {
@@ -42,20 +42,8 @@ def output_of(process):
 def test_killed_queue_resumes_and_merges(tmp_path, capsys):
     bundles, out, runs = tmp_path / "bundles", tmp_path / "out", tmp_path / "merged"
     for name, (experiment, *options) in SMOKES.items():
-        more = ("--num-updates", "4000", "--updates-per-call", "10", "--log-every", "10")
-        status = main(
-            [
-                "compile",
-                experiment,
-                "--preset",
-                "smoke",
-                *more,
-                "--checkpoint-every",
-                "100",
-                *options,
-                str(bundles / name),
-            ]
-        )
+        more = ("--num-updates", "4000", "--updates-per-call", "10", "--log-every", "10", "--checkpoint-every", "100")
+        status = main(["compile", experiment, str(bundles / name), "--preset", "smoke", *more, *options])
         assert status == 0
     assert output_of(script("gpu_queue.py", bundles, "--reference", 100, "--updates", 15)).count("20 losses") == 3
     written = (bundles / "first/reference.json").stat().st_mtime_ns
@@ -139,6 +127,32 @@ def test_packed_runs_fit_their_limit(tmp_path):
     assert notes["large"].startswith("checkpoint left out: ")
     assert found["large"] is None
     np.testing.assert_array_equal(found["small"].arrays["variables/optimizer/000"], small["variables/optimizer/000"])
+
+
+def test_earlier_runs_resume_unless_a_field_changed(tmp_path, capsys):
+    about = {"experiment": "toy", "preset": "smoke", "updates_per_call": 1, "evaluation_steps": 0}
+    bundle = Bundle(
+        **about,
+        config={"seed": 0, "rate": 0.1},
+        programs={},
+        initial={},
+        evaluation_carry=[],
+        data_sources={"train": None},
+        versions={},
+    )
+    write_bundle(bundle, tmp_path / "bundle")
+    for name, config in {"older": {"seed": 0}, "other": {"seed": 0, "rate": 0.2}}.items():
+        run = RunFolder(tmp_path / "queue" / name)
+        run.claim({"experiment": "toy", "preset": "smoke", "config": config})
+        run.save(Checkpoint(5, {"variables/model/a": np.ones(3)}, {"wall_time": 1.0}))
+        run.release()
+        resume_from(tmp_path / "queue", name, tmp_path / "bundle", tmp_path / name, "float32")
+    assert RunFolder(tmp_path / "older").saved()[0][0] == 5
+    assert RunFolder(tmp_path / "older").config()["config"] == {"seed": 0, "rate": 0.1}
+    assert not RunFolder(tmp_path / "other").saved()
+    said = capsys.readouterr().out
+    assert "older: the earlier run has no rate; as in the bundle" in said
+    assert "other: an earlier run of another configuration (rate) is not resumed" in said
 
 
 def test_reference_that_takes_too_long_ends(tmp_path):
