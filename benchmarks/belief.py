@@ -1,11 +1,11 @@
-"""Training updates of Random City at the paper's size: time and memory against L_u and against N_t N_g, and with XLA.
+"""Time and memory of Random City's training updates at the paper's size against L_u and N_t N_g, and with XLA.
 
     python benchmarks/belief.py               the three cores, growth, XLA
-    python benchmarks/belief.py --quick       LSTM alone, fewer points, no XLA
+    python benchmarks/belief.py --quick       only LSTM, fewer points, no XLA
 
-Whole updates as the experiment makes them, of few episodes (64), which are rendered first. GFLOP are those of products
-and convolutions in the update's StableHLO. Every point runs in a process of its own, so that its peak memory is its
-own. A limit in the same run: the rate of a 4096 x 4096 product.
+It measures the experiment's whole updates on 64 episodes, which are rendered first. GFLOP count products and
+convolutions in the update's StableHLO. Every point runs in a separate process, so that peak memory is its own. The rate
+of a 4096 x 4096 product gives a limit in the same run.
 """
 
 import argparse

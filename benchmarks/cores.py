@@ -5,11 +5,11 @@
     python benchmarks/cores.py --xla               compiled by XLA
 
 A training step is the unrolled core, a loss, its gradient and Adam. `LSTM` is the time of the same step with a
-`keras.layers.LSTM` of equal parameters; `of rate` is the share of the machine's rate of matrix products, from the
-forward step's FLOPs as TensorFlow counts them, three times for a training step. The peer of the RMC is written in the
-public code's order of work: input projected step by step and attended to as one more row of the memory. For scale, the
-public originals on two cores that multiply matrices at 450 GFLOP/s with TF 2.21's kernels: RMC 1.89 s and 2.38 s, DNC
-0.33 s. Every point runs in a process of its own, so that its peak memory is its own.
+`keras.layers.LSTM` of equal parameters. `of rate` is the fraction of the machine's rate of matrix products; it counts
+three times the forward step's FLOPs by TensorFlow. The RMC's peer has the public code's order of work: it projects the
+input step by step and attends to it as one more row of the memory. For scale, the public originals on two cores that
+multiply matrices at 450 GFLOP/s with TF 2.21's kernels take: RMC 1.89 s and 2.38 s, DNC 0.33 s. Every point runs in a
+separate process, so that peak memory is its own.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from measuring import growth, in_process, matmul_rate, peak_gigabytes, seconds_o
 
 PUBLIC_RATE = 450.0
 PUBLIC = {"rmc_small": 1.89, "rmc_large": 2.38, "dnc": 0.33}
-# Sizes of the papers' appendices (`config`), inputs, batch and steps, the MLP that follows.
+# Sizes of the papers' appendices (`config`), inputs, batch and steps, the MLP after the core.
 SETTINGS = {
     "rmc_small": dict(core="rmc", mem_slots=8, head_size=32, num_heads=8, features=40, batch=1600, steps=8, mlp=4),
     "rmc_large": dict(core="rmc", mem_slots=8, head_size=256, num_heads=8, features=40, batch=64, steps=8, mlp=4),
@@ -46,7 +46,7 @@ SLOTS = {"rmc": "mem_slots", "entity": "num_cells", "salu": None, "plastic": Non
 
 
 def make_core(core, features, batch, steps, mlp, **sizes):
-    """The core of a setting."""
+    """Make the core of a setting."""
     from tfmem import cores
 
     if core == "rmc":
@@ -66,7 +66,7 @@ def make_core(core, features, batch, steps, mlp, **sizes):
 
 
 def lstm_of(num_parameters, features):
-    """A `keras.layers.LSTM` of about that many parameters."""
+    """Make a `keras.layers.LSTM` of about that many parameters."""
     import keras
 
     # 4 u (u + features + 1) = num_parameters
@@ -75,7 +75,7 @@ def lstm_of(num_parameters, features):
 
 
 def public_rmc(setting):
-    """Outputs [B, T, S M] of an RMC in the public code's order of work, with weights of its own."""
+    """Function to the outputs [B, T, S M] of an RMC in the public code's order of work, with new weights."""
     import sonnet as snt
     import tensorflow as tf
 
@@ -116,7 +116,7 @@ def public_rmc(setting):
 
 
 def measure(setting, kind, repeats, xla):
-    """A training step of "ours", of the "lstm" of equal parameters or of the "public" order of work."""
+    """Measure a training step of "tfmem", of the "lstm" of equal parameters or of the "public" order of work."""
     import numpy as np
     import tensorflow as tf
 
@@ -141,7 +141,7 @@ def measure(setting, kind, repeats, xla):
         outputs = tf.nest.flatten(outputs)[0]
         return tf.transpose(tf.reshape(outputs, [steps, batch, -1]), [1, 0, 2])
 
-    if kind == "ours":
+    if kind == "tfmem":
         flops = forward_flops(core, start, inputs)
     elif kind == "lstm":
         layer = lstm_of(parameters, features)
@@ -177,13 +177,13 @@ def measure(setting, kind, repeats, xla):
         "median": float(np.median(times)),
         "first": first,
         "gigabytes": peak_gigabytes(),
-        "parameters": parameters if kind == "ours" else sum(math.prod(v.shape) for v in variables),
+        "parameters": parameters if kind == "tfmem" else sum(math.prod(v.shape) for v in variables),
         "gflop": 3 * steps * flops / 1e9,
     }
 
 
 def forward_flops(core, start, inputs):
-    """FLOPs of one forward step, counted by TensorFlow's profiler."""
+    """Count the FLOPs of one forward step by TensorFlow's profiler."""
     import tensorflow as tf
 
     step = tf.function(lambda x: core(x, start(inputs.shape[0]))).get_concrete_function(inputs[:, 0])
@@ -197,7 +197,7 @@ def at_paper_sizes(arguments, rate):
           f"{'ratio':>6s} {'first':>7s}")  # fmt: skip
     repeats = 3 if arguments.quick else 7
     for name, setting in SETTINGS.items():
-        ours, lstm = (in_process(__file__, setting, kind, repeats, arguments.xla) for kind in ("ours", "lstm"))
+        ours, lstm = (in_process(__file__, setting, kind, repeats, arguments.xla) for kind in ("tfmem", "lstm"))
         print(
             f"{name:10s} {ours['seconds']:8.3f} {ours['gigabytes']:6.2f} {ours['parameters']:11,d} "
             f"{ours['gflop']:7.1f} {ours['gflop'] / ours['seconds'] / rate:8.1%} {lstm['seconds']:7.3f}s "
@@ -232,7 +232,7 @@ def with_growth(arguments):
                 continue
             points = [
                 {
-                    **in_process(__file__, {**setting, key: v}, "ours", 2 if arguments.quick else 4, arguments.xla),
+                    **in_process(__file__, {**setting, key: v}, "tfmem", 2 if arguments.quick else 4, arguments.xla),
                     "x": v,
                 }
                 for v in values

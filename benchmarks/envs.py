@@ -1,11 +1,11 @@
-"""Frames a second of the worlds: one environment, a batch, a batch in each of two processes; and of episode files.
+"""Frames per second of the worlds (one environment, a batch, a batch in each of two processes) and of episode files.
 
     python benchmarks/envs.py                      both worlds, batches of 16, 64 x 64 frames
     python benchmarks/envs.py --steps 100 --repeats 1
 
-A frame is what a step gives: the agent moved, the frame rendered, map and position copied; new worlds every 100 steps
-are included. `file` is what reading a file of `tfmem.data.episodes` gives, decompressed and batched, on all cores.
-The fastest of several repeats counts. Embree's rays keep Python's lock, so that a process renders on one core.
+A frame is one step: the agent moves, the frame is rendered, map and position are copied; new worlds every 100 steps are
+included. `file` is reading a file of `tfmem.data.episodes`, decompressed and batched, on all cores. The fastest of
+several repeats counts. Embree's rays hold Python's lock, so a process renders on one core.
 """
 
 import argparse
@@ -24,7 +24,7 @@ EPISODE = 100
 
 
 def frames_per_second(arguments):
-    """Of `collect` with a vector environment."""
+    """Frames per second of `collect` with a vector environment."""
     world, num_envs, steps, repeats = arguments
     env, best = gymnasium.make_vec(world, num_envs, max_episode_steps=EPISODE), 0.0
     for seed in range(repeats):
@@ -35,7 +35,7 @@ def frames_per_second(arguments):
 
 
 def single(world, steps, repeats):
-    """Of a single environment, made by `gymnasium.make`, that goes forward and turns."""
+    """Frames per second of a single environment from `gymnasium.make`, with forward moves and turns."""
     env, best = gymnasium.make(world, max_episode_steps=EPISODE), 0.0
     for seed in range(repeats):
         start = time.perf_counter()
@@ -48,7 +48,7 @@ def single(world, steps, repeats):
 
 
 def from_file(world, num_envs, steps, repeats):
-    """(frames a second, bytes of a frame with all that belongs to it) of an episode file."""
+    """Measure an episode file: (frames per second, bytes of a frame with its map and position)."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_episodes(Path(folder, "episodes.h5"), world, num_envs, steps, workers=2)
         stream, best = episodes(path, num_envs), 0.0

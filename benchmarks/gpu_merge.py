@@ -1,11 +1,11 @@
-"""Merge what benchmarks/gpu_queue.py wrote: run folders for `reproduce`, and the checkpoints for its next call.
+"""Merge the output of benchmarks/gpu_queue.py into run folders for `reproduce` and checkpoints for its next call.
 
     TFMEM_QUEUE_DIR=~/tfmem-queue python benchmarks/gpu_merge.py OUT [OUT ...] --runs runs
 
-Each run becomes a finished run of as many updates as were made (`reproduce import-bundle --finish`): its figures, its
-SavedModel and its result follow, and `reproduce run ... --continue` trains on. TFMEM_QUEUE_DIR keeps the newest
-checkpoint of each bundle for `gpu_queue.py --resume`. `--assets MIB` also writes the most trained of them that fit, as
-archives of at most so many MiB in all, to reproductions/<paper>/results/queue.
+Each run becomes a finished run of its updates so far (`reproduce import-bundle --finish`), with figures, SavedModel and
+result; `reproduce run ... --continue` trains it further. TFMEM_QUEUE_DIR keeps the newest checkpoint of each bundle for
+`gpu_queue.py --resume`. `--assets MIB` also writes the most trained checkpoints that fit, as archives of at most that
+many MiB in total, to reproductions/<paper>/results/queue.
 """
 
 import argparse
@@ -24,12 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def updates_of(run):
-    """How many updates a run's newest checkpoint holds; -1 without a checkpoint."""
+    """Number of updates in a run's newest checkpoint; -1 without a checkpoint."""
     return run.saved()[0][0] if run.saved() else -1
 
 
 def replace_folder(source, target):
-    """Put a folder in another's place."""
+    """Replace a folder by another."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         shutil.rmtree(target)
@@ -37,21 +37,21 @@ def replace_folder(source, target):
 
 
 def keep(run, queue):
-    """Put a run into the queue's folder unless that has one of as many updates."""
+    """Store a run in the queue's folder unless that has one of at least as many updates."""
     kept = queue / run.path.name
     if updates_of(run) > updates_of(RunFolder(kept)):
         replace_folder(shutil.copytree(run.path, run.path.with_name(run.path.name + ".copy")), kept)
 
 
 def import_run(run, runs):
-    """Make a finished run folder below `runs`; return it, or None where a run of as many updates is there."""
+    """Make a finished run folder below `runs`; return it, or None if it has a run of at least as many updates."""
     about = run.config()
     out = runs / about["experiment"] / about["preset"] / f"seed{about['config']['seed']}"
     if updates_of(RunFolder(out)) >= updates_of(run):
         return None
     changed = differences(RunFolder(out).config()["config"], about["config"]) if out.exists() else []
     if [name for name, *values in changed if name != "num_updates" and "absent" not in values]:
-        raise SystemExit(f"gpu_merge: error: {out} holds a run of another configuration; it is left as it is")
+        raise SystemExit(f"gpu_merge: error: {out} holds a run of another configuration; nothing was written")
     imported = run.path.with_name(run.path.name + ".imported")
     status = reproduce(["import-bundle", str(run.path), str(imported), "--finish"])
     if status:

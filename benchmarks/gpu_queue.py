@@ -1,10 +1,10 @@
-"""Use a card for a bounded time: its matrix rate, the cost of each bundle's update, then training in order of worth.
+"""Use a card for a bounded time: matrix rate, cost of each bundle's update, then training in order of worth.
 
     python benchmarks/gpu_queue.py BUNDLES --budget 480 --out OUT
 
-BUNDLES is a folder of bundles (`reproduce compile`). numpy and jax are enough; docs/gpu_queue.md has the whole story.
-All bundles compile at once, in a process each. One process at a time then has the device: it measures at least 20
-updates, and later trains for its share of the time that is left. OUT/results.json is rewritten after each event, and
+BUNDLES is a folder of bundles (`reproduce compile`). It needs only numpy and jax; the guide is docs/gpu_queue.md. All
+bundles compile at once, in a process each. One process at a time then uses the device: it measures at least 20 updates,
+and later trains for its share of the remaining time. OUT/results.json is rewritten after each event, and
 OUT/runs.tar.00, ... hold the run folders, so that a cut loses little. The same command resumes.
 """
 
@@ -44,7 +44,7 @@ MIB = 2**20
 PART_BYTES = 15 * MIB
 PACKING_SECONDS = 12.0
 CHECKPOINT_SECONDS = 45.0
-# Experiment, words of the preset, share of the training time. What shows most per minute comes first.
+# Experiment, words of the preset, share of the training time. The most informative per minute comes first.
 ORDER = (
     ("relational/nth_farthest", "paper", 6.0),
     ("relational/nth_farthest", "paper_lstm", 1.0),
@@ -67,7 +67,7 @@ def rank(manifest):
 
 
 def bundles_in(folder):
-    """The bundles in a folder, `{name: path}`, in the order of their worth."""
+    """Bundles in a folder, `{name: path}`, in order of worth."""
     found = {path.parent.name: path.parent for path in sorted(Path(folder).glob("*/manifest.json"))}
     if not found:
         raise SystemExit(f"BUNDLES: {folder}, must hold folders that `reproduce compile` wrote")
@@ -117,13 +117,13 @@ def end_with(parent):
 
 
 def run_config(bundle, precision):
-    """The config.json of a bundle's run, as `tfmem.aot.runner.run_bundle` writes it."""
+    """Config.json of a bundle's run, as `tfmem.aot.runner.run_bundle` writes it."""
     about = {"experiment": bundle.experiment, "preset": bundle.preset, "config": bundle.config}
     return about | {"bundle": {"manifest": bundle.digest, "precision": precision}}
 
 
 def reference_losses(path):
-    """The first losses on a CPU that stand in a bundle's folder; [] without."""
+    """First losses on a CPU from a bundle's folder; [] without."""
     try:
         return json.loads((Path(path) / REFERENCE).read_text())["losses"]
     except FileNotFoundError:
@@ -149,7 +149,7 @@ def first_updates(bundle, executable, number):
 
 
 def measure(run, executable, reference):
-    """Time, memory and first losses of an executable."""
+    """Measure time, memory and first losses of an executable."""
     from tfmem.aot.runner import peak_memory
 
     calls = list(first_updates(run.bundle, executable, max(UPDATES, 2 * run.bundle.updates_per_call)))
@@ -168,7 +168,7 @@ def measure(run, executable, reference):
 
 
 def train(run, seconds):
-    """Train for `seconds`, then evaluate, and say how far it came."""
+    """Train for `seconds`, then evaluate and report the progress."""
     before, start = run.update, time.monotonic()
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
@@ -187,7 +187,7 @@ def train(run, seconds):
 
 
 def rate():
-    """The device's matrix rate in TFLOP/s for each precision."""
+    """Measure the device's matrix rate in TFLOP/s for each precision."""
     import jax
     import jax.numpy as jnp
 
@@ -215,7 +215,7 @@ def rate():
 
 
 class Item:
-    """A worker as the queue sees it."""
+    """Handle of a worker in the queue."""
 
     def __init__(self, name, path, arguments, events, log):
         self.name, self.path, self.state, self.reached = name, path, "compiling", 0.0
@@ -241,7 +241,7 @@ class Item:
             self.process.stdin.flush()
 
     def stop(self):
-        """End the process: by SIGTERM and the end of its input, so that it saves, then for good."""
+        """End the process: by SIGTERM and the end of its input, so that it saves; then kill it."""
         if self.state == "training":
             self.process.terminate()
         with contextlib.suppress(BrokenPipeError):
@@ -255,7 +255,7 @@ class Item:
 
 
 class Queue:
-    """The work of one call; see the top of this file."""
+    """Queue of one call; see the top of this file."""
 
     def __init__(self, options):
         self.options, self.start = options, time.monotonic()
@@ -312,7 +312,7 @@ class Queue:
         return any(item.state in ("measuring", "training") for item in self.items)
 
     def next_command(self):
-        """Give the device to the next worker; whether anything is left to wait for."""
+        """Give the device to the next worker; return whether there is anything left to wait for."""
         if self.rater is not None:
             return True
         ready = sorted(self.items, key=lambda item: list(self.paths).index(item.name))
@@ -327,7 +327,7 @@ class Queue:
                 return True
         late = time.monotonic() - self.start > self.options.budget / 3
         measured = [item for item in ready if item.state == "measured"]
-        if not measured and not compiling and not self.waiting:  # all had their share: the rest of the time in order
+        if not measured and not compiling and not self.waiting:  # all had their share: spend the rest in order
             measured = [item for item in ready if item.state == "trained" and not self.finished(item)]
         if measured and (late or (not compiling and not self.waiting)):
             item, shares = measured[0], [rank(read_manifest(i.path))[1] for i in (*measured, *compiling)]
@@ -394,7 +394,7 @@ class Queue:
 
 
 def brief(event):
-    """An event in a line: without lists, numbers short."""
+    """Format an event in one line, with short numbers and without lists."""
     if isinstance(event, dict):
         shown = {k: v for k, v in event.items() if not isinstance(v, list) and v is not None}
         return "{" + ", ".join(f"{k}: {brief(v)}" for k, v in shown.items()) + "}"
@@ -402,10 +402,10 @@ def brief(event):
 
 
 def resume_from(source, name, bundle, folder, precision):
-    """Put an earlier run of the same configuration into `folder`, where `source` has one.
+    """Copy an earlier run of the same configuration from `source` to `folder`, if there is one.
 
-    The bundle may have been compiled anew since; `BundleRun` checks names and shapes of the checkpoint. A field that an
-    older version of the experiment did not have is as in the bundle.
+    The bundle may have been recompiled since; `BundleRun` checks names and shapes of the checkpoint. A field that an older
+    version of the experiment lacks is as in the bundle.
     """
     old = RunFolder(Path(source) / name) if source else None
     if old is None or not old.config_path.exists():
@@ -432,10 +432,10 @@ def resume_from(source, name, bundle, folder, precision):
 
 
 def pack_runs(folders, file, limit, short=False):
-    """Write run folders, with their newest checkpoint alone, into a tar file of at most `limit` bytes.
+    """Write run folders, with only their newest checkpoint, into a tar file of at most `limit` bytes.
 
-    Where they are larger, optimizer slots become bfloat16, the largest run's first; what is still too large stays out.
-    `short` makes all slots bfloat16.
+    If they are larger, optimizer slots become bfloat16, the largest run's first; runs that are still too large are left
+    out. `short` makes all slots bfloat16.
 
     Returns:
       `{name of the folder: "whole" | "optimizer slots in bfloat16" | "checkpoint left out: ..."}`.
@@ -467,7 +467,7 @@ def pack_runs(folders, file, limit, short=False):
 
 
 def with_short_slots(checkpoint):
-    """A checkpoint with the optimizer's float32 arrays as bfloat16."""
+    """Convert the optimizer's float32 arrays in a checkpoint to bfloat16."""
     import ml_dtypes
 
     arrays = {
@@ -502,7 +502,7 @@ def unpack_runs(out, folder):
 
 
 def table(results):
-    """The results as lines of text."""
+    """Format the results as lines of text."""
     rates = results.get("rate", {})
     lines = [f"{results.get('device', 'no device')}: " + ", ".join(f"{k} {v:.3g} TFLOP/s" for k, v in rates.items())]
     head = ["bundle", "precision", "compile s", "ms/update", "samples/s", "TFLOP/s", "share", "MiB", "error"]

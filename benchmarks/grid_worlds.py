@@ -1,12 +1,12 @@
-"""World steps a second of the grid worlds: random actions in one compiled loop, without an agent.
+"""World steps per second of the grid worlds: random actions in one compiled loop, without an agent.
 
     python benchmarks/grid_worlds.py                       all worlds, 32 to 4096 side by side, plain graph and XLA
     python benchmarks/grid_worlds.py --worlds box_world --batch-sizes 4096
 
-A step is what `world.step` gives: the move, its reward, the next level where an episode ends, and the observation. The
-loop draws actions and decisions as well, and adds up rewards and observations, so that none is left out. `growth` is
-the power of the batch with which steps a second grow. The fastest of several repeats counts. `XLA, CPU` counts the
-seconds of all threads together: what one core does, whatever else the machine has to do.
+A step is one `world.step`: the move, its reward, the next level where an episode ends, and the observation. The loop
+also draws actions and decisions, and sums rewards and observations, so that none is optimized away. `growth` is the
+power of the batch with which steps per second grow. The fastest of several repeats counts. `XLA, CPU` counts the
+seconds of all threads together: the rate of one core, independent of other work on the machine.
 """
 
 import argparse
@@ -32,7 +32,7 @@ WORLDS = {
 
 
 def rollout(world, batch_size, steps, xla):
-    """`(levels, state, number) -> (state, rewards, observations)`: `steps` steps with random actions, and two sums."""
+    """Compile `(levels, state, number) -> (state, rewards, observations)`: `steps` random actions, and two sums."""
 
     def run(levels, state, number):
         def step(t, state, rewards, observations):
@@ -49,7 +49,7 @@ def rollout(world, batch_size, steps, xla):
 
 
 def measure(world, batch_size, steps, repeats, xla):
-    """Steps a second, steps a second of CPU time, and seconds of the first call, which compiles."""
+    """Measure steps per second, steps per second of CPU time, and seconds of the first call, which compiles."""
     levels = tf.nest.map_structure(tf.constant, world.levels(1024, seed=0))
     state, _ = world.reset(levels, world.draw([0, 0], batch_size))
     run = rollout(world, batch_size, steps, xla)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: points in processes of their own, the machine's rate, and the power of a growth."""
+"""Common functions of the benchmarks: points in separate processes, the machine's rate, the power of a growth."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import time
 
 
 def in_process(script, *arguments):
-    """What `script --one [arguments]` prints last, as JSON, from a process of its own: its peak memory is its own."""
+    """Run `script --one [arguments]` in a separate process with its own peak memory; return its last line as JSON."""
     command = [sys.executable, script, "--one", json.dumps(arguments)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -20,7 +20,7 @@ def in_process(script, *arguments):
 
 
 def seconds_of(call, repeats):
-    """Seconds of each of `repeats` calls; `call` returns when its work is done."""
+    """Measure the seconds of each of `repeats` calls; `call` returns when its work is done."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -30,7 +30,7 @@ def seconds_of(call, repeats):
 
 
 def matmul_rate():
-    """GFLOP/s of a 4096 x 4096 product, best of five."""
+    """Measure the GFLOP/s of a 4096 x 4096 product, best of five."""
     import tensorflow as tf
 
     a = tf.random.normal([4096, 4096])
@@ -40,13 +40,16 @@ def matmul_rate():
 
 
 def peak_gigabytes():
-    """The most memory that this process has held."""
+    """Peak memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def update_cost(experiment, repeats):
-    """Of an experiment's compiled update: seconds of the first and of the fastest of `repeats` more, peak memory,
-    parameters and GFLOP (products and convolutions in its StableHLO)."""
+    """Measure an experiment's compiled update.
+
+    Returns seconds of the first call and of the fastest of `repeats` more, peak memory, parameters and GFLOP (products
+    and convolutions in its StableHLO).
+    """
     import tensorflow as tf
 
     from tfmem.aot.lowering import lower
@@ -69,6 +72,6 @@ def update_cost(experiment, repeats):
 
 
 def growth(points, x, y):
-    """The power of `x` with which `y` grows, between the last two points."""
+    """Power of `x` with which `y` grows, from the last two points."""
     before, last = points[-2:]
     return math.log(last[y] / before[y]) / math.log(last[x] / before[x])

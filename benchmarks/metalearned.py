@@ -5,9 +5,9 @@
     python benchmarks/metalearned.py --xla             compiled by XLA
     python benchmarks/metalearned.py --paper           three updates of each paper preset and model
 
-Munkhdalai et al. 2019 (§4.1): the time of the look-up table grows with the square of the length, that of the MNM
-linearly. An episode is one of double copy. Every point runs in a process of its own, so that its peak memory is its
-own; `state` is what the memory holds for one sequence at its end, the paper's "memory size".
+Paper: Munkhdalai et al. 2019, §4.1: the time of the look-up table grows with the square of the length, that of the MNM
+linearly. Episodes are of double copy. Every point runs in a separate process, so that peak memory is its own. `state`
+is the size of the memory of one sequence at its end, the paper's "memory size".
 """
 
 import argparse
@@ -28,7 +28,7 @@ PAPER_PRESETS = {
 
 
 def state_size(cell):
-    """Numbers in the memory of one sequence, without the controller's state."""
+    """Count the elements in the memory of one sequence, without the controller's state."""
     import tensorflow as tf
 
     state = cell.state_size
@@ -37,7 +37,7 @@ def state_size(cell):
 
 
 def measure(name, preset, overrides, repeats):
-    """Seconds of an update (the fastest), peak memory, the memory's numbers and the parameters."""
+    """Measure the fastest update in seconds, peak memory, the memory's elements and the parameters."""
     import resource
 
     import tensorflow as tf
@@ -87,7 +87,7 @@ def in_process(*arguments):
 
 
 def growth(points, key):
-    """The power of the length with which a cost grows, between the last two points."""
+    """Power of the length with which a cost grows, from the last two points."""
     before, last = points[-2:]
     return math.log(last[key] / before[key]) / math.log(last["steps"] / before["steps"])
 

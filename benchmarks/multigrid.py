@@ -1,12 +1,12 @@
-"""Seconds, memory and share of the machine's rate of one training step of the Multigrid experiments.
+"""Seconds, memory and fraction of the machine's rate of one training step of the Multigrid experiments.
 
     python benchmarks/multigrid.py                     both at the paper's settings, then how mapping grows
     python benchmarks/multigrid.py --quick             fewer points and repeats
-    python benchmarks/multigrid.py --xla               with XLA beside the plain graph
+    python benchmarks/multigrid.py --xla               also with XLA
 
-Every point runs in a process of its own, so that its peak memory is its own. The peer is the same network in the public
-code's order of work (`work_in_the_public_order`). For scale, the public TF 1 code itself on two cores that multiply
-matrices at 450 GFLOP/s: 15.2 s for a mapping step with TF 1.15.5; 4.1 s and 7.9 GB with its graph on TF 2.21's kernels;
+Every point runs in a separate process, so that peak memory is its own. The peer is the same network in the public
+code's order of work (`work_in_the_public_order`). For scale, the public TF 1 code on two cores that multiply matrices
+at 450 GFLOP/s takes: 15.2 s for a mapping step with TF 1.15.5; 4.1 s and 7.9 GB with its graph on TF 2.21's kernels;
 0.17 s for recall.
 """
 
@@ -23,13 +23,13 @@ PUBLIC = {"mapping": (4.1, 7.9, 450.0), "mnist_recall": (0.17, None, 450.0)}
 
 
 def layer_flops(layer):
-    """Multiplications and additions of a layer's convolutions for one input, as the definition has them."""
+    """Count the multiplications and additions of a layer's convolutions for one input, by definition."""
     kernels = [cell.kernel for cell in layer.cells] if hasattr(layer, "cells") else layer.kernels
     return sum(2 * size**2 * math.prod(kernel.shape) for size, kernel in zip(layer.sizes, kernels, strict=True))
 
 
 def step_flops(name, model, steps, batch):
-    """FLOPs of a training step, the backward pass counted as twice the forward one."""
+    """Count the FLOPs of a training step, the backward pass as twice the forward one."""
     write = sum(layer_flops(layer) for layer in model.writer.layers)
     readers = [*model.readers, *model.decoders] if name == "mapping" else [model.reader, model.decoder]
     read = sum(layer_flops(layer) for stack in readers for layer in stack.layers)
@@ -37,10 +37,10 @@ def step_flops(name, model, steps, batch):
 
 
 def work_in_the_public_order():
-    """Makes the layers work as the public graph does: the peer, on the same kernels of the same machine.
+    """Make the layers compute in the public graph's order, for a peer on the same kernels and machine.
 
-    Coarser grids are repeated and concatenated, each step convolves concat[x, h], and the loop is differentiated as it
-    stands. Numbers are the same but for rounding.
+    Coarser grids are repeated and concatenated, each step convolves concat[x, h], and the loop is differentiated
+    directly. Results are the same up to rounding.
     """
     import tensorflow as tf
 
@@ -106,7 +106,7 @@ def measure(name, overrides, repeats, public_order=False):
 
 
 def synthetic_batch(name, experiment):
-    """The experiment's own batch; for recall, images of noise, so that no data set is needed."""
+    """Make a batch of the experiment; for recall, images of noise, so that no data set is needed."""
     import numpy as np
 
     if name == "mapping":

@@ -1,11 +1,11 @@
-"""Training updates of the sequence experiments at paper sizes: share of the matrix rate, XLA against the plain graph.
+"""Training updates of the sequence experiments at paper sizes: fraction of the matrix rate, XLA and plain graph.
 
     python benchmarks/sequence.py                      all; the language model needs WikiText-2 (TFMEM_DATA_DIR)
     python benchmarks/sequence.py nth_farthest mnm_p   some
 
-Whole updates as the experiments make them: data, forward, backward, optimiser. GFLOP are those of products and
-convolutions in the update's StableHLO, as `python -m tfmem.aot show` counts them. Every point runs in a process of its
-own, so that its peak memory is its own. A limit in the same run: the rate of a 4096 x 4096 product.
+It measures whole updates: data, forward, backward, optimizer. GFLOP count products and convolutions in the update's
+StableHLO, as `python -m tfmem.aot show` does. Every point runs in a separate process, so that peak memory is its own.
+The rate of a 4096 x 4096 product gives a limit in the same run.
 """
 
 import argparse
@@ -15,11 +15,11 @@ import os
 
 from measuring import in_process, matmul_rate, update_cost
 
-# Experiment, preset and what differs from it, with the reason.
+# Experiment, preset and changes to it, with the reason.
 SETTINGS = {
     "nth_farthest": ("relational/nth_farthest", "paper", {}),
     "program_evaluation": ("relational/program_evaluation", "paper", {}),
-    # WikiText-2 for WikiText-103, and a quarter of the batch of 384, for the time it takes.
+    # WikiText-2 for WikiText-103, and a quarter of the batch of 384, to save time.
     "language_modeling": ("relational/language_modeling", "paper", {"corpus": "wikitext-2", "batch_size": 96}),
     "mnm_p": ("metalearned/dictionary_inference", "paper_8_4", {}),
     "mnm_g": ("metalearned/dictionary_inference", "paper_8_4", {"core": {"write": "gradient"}}),

@@ -1,7 +1,7 @@
 """tfmem: neural memory for TensorFlow 2, as Keras 3 layers and Sonnet 2 modules.
 
-The names below are loaded when first used, so that `import tfmem` alone needs numpy only (the bundle runner and
-the actors depend on that). Even so, `keras.models.load_model` then knows every class of this package.
+The names below are loaded at first use, so `import tfmem` alone needs only numpy; the bundle runner and the actors
+depend on that. `keras.models.load_model` still knows every class of this package.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, and locks of folders. The standard library only.
 
-A file or a folder is written in a folder of its own, `<name>.<random>.partial`, and renamed. Locks are those of `flock`
-on folders: they hold between the processes of one machine, on network disks as well, and end with the process.
+A file or a folder is written inside a temporary folder, `<name>.<random>.partial`, and then renamed. Locks are those of
+`flock` on folders: they hold between the processes of one machine, also on network disks, and end with the process.
 """
 
 import contextlib
@@ -12,17 +12,17 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes in one folder are not kept apart there
+except ImportError:  # Windows: two processes in one folder are not excluded there
     fcntl = None
 
 PARTIAL = ".partial"  # end of the name of a folder in which something is being written
 
 
 def lock_folder(path):
-    """Takes the lock of a folder, for one process alone.
+    """Take the exclusive lock of a folder.
 
     Returns:
-      A file descriptor whose closing gives the lock back, as the end of the process does; None where another holds it.
+      A file descriptor; closing it, or the end of the process, releases the lock. None if another process holds it.
     """
     if fcntl is None:
         return os.open(os.devnull, os.O_RDONLY)
@@ -40,9 +40,9 @@ def lock_folder(path):
 
 @contextlib.contextmanager
 def replacing(path):
-    """A new path for a file or a folder that takes the place of `path` once it is written; an error leaves nothing.
+    """Context manager with a temporary path that replaces `path` on exit; after an error nothing remains.
 
-    It lies in a locked folder of its own beside `path`, so that no other writer and no `RunFolder.resume` touches it.
+    The temporary path lies in a locked folder next to `path`, so no other writer and no `RunFolder.resume` touches it.
     """
     path = Path(path)
     folder, lock = _partial_folder(path)
@@ -55,10 +55,10 @@ def replacing(path):
 
 
 def _partial_folder(path):
-    """A new folder beside `path` and the descriptor of its lock."""
+    """A new folder next to `path` and the descriptor of its lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=PARTIAL, dir=path.parent))
-        with contextlib.suppress(FileNotFoundError):  # a `resume` took it for a leftover before it was locked
+        with contextlib.suppress(FileNotFoundError):  # a `resume` removed it as a leftover before it was locked
             lock = lock_folder(folder)
             if lock is not None:
                 if folder.exists():
@@ -72,7 +72,7 @@ def is_leftover_of(path, left):
 
 
 def remove_leftover(path):
-    """Removes what an interrupted write left, unless its writer is at work or has just finished."""
+    """Remove the rest of an interrupted write, unless its writer still runs or has just finished."""
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return

@@ -1,6 +1,6 @@
-"""Keras, once it is certain that it computes with TensorFlow.
+"""Import of Keras with a check that its backend is TensorFlow.
 
-The Keras parts of this package import `keras` from here: their tensors are TensorFlow's.
+The Keras parts of this package import `keras` from here, because they compute with TensorFlow tensors.
 """
 
 import os
@@ -15,7 +15,7 @@ def _check(backend):
         )
 
 
-if "keras" not in sys.modules:  # before Keras fails, where the other backend is not installed
+if "keras" not in sys.modules:  # importing Keras fails if the other backend is not installed
     _check(os.environ.get("KERAS_BACKEND") or "tensorflow")
 
 import keras  # noqa: E402
@@ -24,6 +24,6 @@ _check(keras.config.backend())
 
 
 def hand_on_trainable(layer):
-    """Freezes what is inside a layer that was made with `trainable=False`, as Keras does where that is set later."""
+    """Freeze the sublayers of a layer built with `trainable=False`, as Keras does if the attribute is set later."""
     if not layer.trainable:
-        type(layer).trainable.fset(layer, False)  # `layer.trainable = False` does nothing where it is False already
+        type(layer).trainable.fset(layer, False)  # `layer.trainable = False` does nothing if it is False already

@@ -1,8 +1,8 @@
-"""SavedModels of cores and models with memory: state in, state out, under flat and stable names.
+"""Stateless SavedModels of cores and models with memory: the state is an input and an output, under stable names.
 
-The saved model knows nothing of a session: the client holds the state and gives it back with the next input. Every
-argument and result of a signature is a nest of tensors; its tensors are named by their place in it, and the asset
-`assets.extra/tfmem.json` tells which is which.
+The saved model keeps no session: the client holds the state and passes it with the next input. Each argument and result
+of a signature is a nest of tensors. A tensor's name contains its place in the nest; the asset
+`assets.extra/tfmem.json` lists the names.
 """
 
 import json
@@ -24,7 +24,7 @@ ASSET = "assets.extra/tfmem.json"
 
 
 def saved_model(model_or_core, path, input_shape=None):
-    """Writes a SavedModel that TensorFlow loads without this package.
+    """Write a SavedModel that TensorFlow loads without this package.
 
     Signatures of a core; batch and time are unknown, the state's tensors are called `state_<place in the nest>`:
 
@@ -33,45 +33,47 @@ def saved_model(model_or_core, path, input_shape=None):
         sequence_from_state  inputs [B, T, ...], state       -> the same
         initial_state        batch_size, int32 scalar        -> state
 
-    The last two start a sequence from any state, or from the core's own. A model that holds memory says itself what it
-    can do: `model.export_functions()` returns `{signature name: (function, arguments)}` with `step` first, where
-    `arguments` is `{name: nest of tf.TensorSpec}`; the function takes these nests as keyword arguments and returns
-    `{name: nest of tensors}`, and an argument and a result that are the same state have the same name.
+    `sequence_from_state` starts from any state, `initial_state` returns the core's own.
 
-    A Sequential or functional model that holds `tfmem.RNN` layers has the same signatures as a core. Its state is a
-    dict of one dict for each of these layers: "cell" is its cell's state, "output", where there is a mask, the output
-    that masked steps repeat. All other layers must do the same at every step (Dense, TimeDistributed, Masking, ...),
-    which is tried with random inputs before anything is written. Inputs [B, features] without a time axis are the same
-    at every step.
+    A model with memory defines its own signatures: `model.export_functions()` returns
+    `{signature name: (function, arguments)}` with `step` first. `arguments` is `{name: nest of tf.TensorSpec}`; the
+    function takes these nests as keyword arguments and returns `{name: nest of tensors}`. An argument and a result
+    that are the same state have the same name.
 
-    A sequence of no steps gives empty outputs and the state as it was. An output without a time axis is that of the
-    last step, and needs one.
+    A Sequential or functional model with `tfmem.RNN` layers has the same signatures as a core. Its state is a dict with
+    one dict per such layer: "cell" is the cell's state and, with a mask, "output" is the output that masked steps
+    repeat. All other layers must compute the same function at every step (Dense, TimeDistributed, Masking, ...). This
+    is checked with random inputs before anything is written. Inputs [B, features] without a time axis are constant
+    over time.
+
+    A sequence of no steps gives empty outputs and an unchanged state. An output without a time axis is that of the
+    last step, so the sequence must have one.
 
     Args:
       model_or_core: a Sonnet core, a Keras RNN cell, a `tfmem.RNN` layer (its cell is exported), a Keras model with
         `export_functions`, or a Sequential or functional model with `tfmem.RNN` layers.
-      path: folder of the SavedModel; it must not exist or be empty.
+      path: folder of the SavedModel; it must not exist, or must be empty.
       input_shape: shape of one step's input without the batch, `(features,)`; a nest of them for nested inputs.
         Needed for cores.
 
     Raises:
-      ValueError: `model_or_core` is none of these, a layer of it needs other steps than its own, `input_shape` is
-        missing for a core or given for a model, or `path` is a folder with files.
+      ValueError: `model_or_core` is none of these, one of its layers needs more than the current step, `input_shape`
+        is missing for a core or given for a model, or `path` is a folder with files.
     """
     path = Path(os.path.expanduser(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"path was {str(path)!r}, must be a folder that does not exist or is empty")
+        raise ValueError(f"path: {str(path)!r}, must be a folder that does not exist or is empty")
     of_layers = isinstance(model_or_core, keras.Function | keras.Sequential)
     if of_layers or hasattr(model_or_core, "export_functions"):
         if input_shape is not None:
-            raise ValueError(f"input_shape was {input_shape!r}, must be left out: the model knows its inputs")
+            raise ValueError(f"input_shape: {input_shape!r}, must be None: the model knows its inputs")
         resource = model_or_core
         says_itself = hasattr(resource, "export_functions")
         functions = resource.export_functions() if says_itself else stepwise_functions(resource)
     else:
         resource = _as_core(model_or_core)
         if input_shape is None:
-            raise ValueError("input_shape was None, must be the shape of one step's input without the batch")
+            raise ValueError("input_shape: None, must be the shape of one step's input without the batch")
         functions = _core_functions(resource, _checked_shape(input_shape))
 
     archive = keras.export.ExportArchive()
@@ -94,12 +96,12 @@ def _as_core(core):
     if isinstance(core, keras.layers.Layer):
         if not hasattr(core, "get_initial_state"):
             raise ValueError(
-                f"model_or_core was {core!r}, must be a core, a cell, a Sequential or functional model with tfmem.RNN "
+                f"model_or_core: {core!r}, must be a core, a cell, a Sequential or functional model with tfmem.RNN "
                 "layers, or a model with export_functions; a model without memory has its own `export`"
             )
         core = as_sonnet_core(core)
     if not hasattr(core, "initial_state"):
-        raise ValueError(f"model_or_core was {core!r}, must be a core, a cell, or a model with export_functions")
+        raise ValueError(f"model_or_core: {core!r}, must be a core, a cell, or a model with export_functions")
     return core
 
 
@@ -125,7 +127,7 @@ def _core_functions(core, input_shape):
         return keras.tree.map_shape_structure(spec, input_shape)
 
     inputs = tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape[1:]]), inputs_spec(None))
-    core(inputs, core.initial_state(1))  # makes the variables of a core that is not built
+    core(inputs, core.initial_state(1))  # creates the variables of an unbuilt core
 
     def step(inputs, state):
         outputs, state = core(inputs, state)
@@ -141,7 +143,7 @@ def _core_functions(core, input_shape):
 
 
 class _Endpoint:
-    """A function of nests as one of flat tensors with names; remembers the nests of its results."""
+    """Wrapper of a function of nests as one of flat, named tensors; stores the structure of its results."""
 
     def __init__(self, function, arguments):
         self.function = function

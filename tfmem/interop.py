@@ -1,8 +1,8 @@
 """Any Sonnet core as a Keras RNN cell and any Keras cell as a Sonnet core, with the same variables.
 
-Keras tracks `keras.Variable`s only and Sonnet `tf.Variable`s only, so that a module inside a layer, or a layer inside a
-module, would silently not be trained. Here a wrapped core's variables are adopted: `keras.Variable(tf_variable)` holds
-that very variable, and a wrapped cell's `keras_variable.value` are listed by the module.
+Keras tracks only `keras.Variable`s and Sonnet only `tf.Variable`s. A module inside a layer, or a layer inside a module,
+would silently not be trained. The wrappers therefore adopt the variables: `keras.Variable(tf_variable)` holds the same
+variable, and the module lists the `keras_variable.value`s of a wrapped cell.
 """
 
 import inspect
@@ -18,13 +18,13 @@ from tfmem.recurrence import project_inputs, reserve, same_batch, step
 
 
 def as_keras_cell(core):
-    """A Sonnet core as a Keras RNN cell with the same variables.
+    """Wrap a Sonnet core as a Keras RNN cell with the same variables.
 
     Args:
-      core: an `snt.RNNCore`, used before or not. Its variables become the cell's weights when the cell is built.
+      core: an `snt.RNNCore`, built or not. Its variables become the cell's weights when the cell is built.
 
     Returns:
-      A `SonnetCell`; the cell itself where `core` is `as_sonnet_core(cell)`.
+      A `SonnetCell`; the cell itself if `core` is `as_sonnet_core(cell)`.
 
     Raises:
       ValueError: `core` is not a Sonnet core.
@@ -35,13 +35,13 @@ def as_keras_cell(core):
 
 
 def as_sonnet_core(cell):
-    """A Keras RNN cell as a Sonnet core with the same variables.
+    """Wrap a Keras RNN cell as a Sonnet core with the same variables.
 
     Args:
-      cell: a Keras cell, built or not; where it is not, the first call builds it.
+      cell: a Keras cell; if it is not built, the first call builds it.
 
     Returns:
-      A `KerasCore`; the core itself where `cell` is `as_keras_cell(core)` and nothing in it is frozen.
+      A `KerasCore`; the core itself if `cell` is `as_keras_cell(core)` and nothing in it is frozen.
 
     Raises:
       ValueError: `cell` is not a Keras RNN cell.
@@ -55,35 +55,35 @@ def as_sonnet_core(cell):
 class SonnetCell(keras.layers.Layer):
     """A Sonnet core as a Keras RNN cell; see `as_keras_cell`.
 
-    The configuration names the core's class and its constructor's arguments, which it reads from attributes of the same
-    name (or, as Sonnet's own modules have it, with an underscore before it).
+    The configuration holds the core's class and its constructor's arguments. These are read from attributes of the same
+    name, or, as in Sonnet's own modules, of that name with a leading underscore.
 
     Args:
       core: an `snt.RNNCore`. Under `mixed_bfloat16` it gets bfloat16 inputs and states and casts its float32 variables.
 
     Raises:
-      ValueError: `core` is not a Sonnet core; at build time: the core uses trainable variables that are not among its
-        `trainable_variables` (of a Keras layer inside it, or made outside of it) and would not be trained.
+      ValueError: `core` is not a Sonnet core. At build time: the core uses trainable variables outside its
+        `trainable_variables` (of a Keras layer inside it, or created outside of it); they would not be trained.
     """
 
     def __init__(self, core, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(core, snt.RNNCore):
             hint = "; it is a Keras layer already" if isinstance(core, keras.layers.Layer) else ""
-            raise ValueError(f"core was {core!r}, must be an snt.RNNCore{hint}")
+            raise ValueError(f"core: {core!r}, must be an snt.RNNCore{hint}")
         self.core = core
         self._output_size = None
 
     def build(self, input_shape):
         def zeros(shape):
             if None in shape[1:]:
-                raise ValueError(f"inputs had the shape {tuple(shape)}, all sizes but the batch's must be known")
+                raise ValueError(f"inputs: shape {tuple(shape)}, must be known but for the batch")
             return tf.zeros([1, *shape[1:]], self.compute_dtype)
 
         with tf.init_scope():
             inputs = keras.tree.map_shape_structure(zeros, input_shape)
             state = self.get_initial_state(1)
-            self.core(inputs, state)  # makes the variables
+            self.core(inputs, state)  # creates the variables
             traced = tf.function(lambda: self.core(inputs, state), autograph=False).get_concrete_function()
         snt.allow_empty_variables(self.core)
         replicas = tf.distribute.get_strategy().experimental_local_results
@@ -91,15 +91,15 @@ class SonnetCell(keras.layers.Layer):
         strays = [v.name for v in traced.trainable_variables if v.ref() not in adopted]
         if strays:
             raise ValueError(
-                f"core was {self.core!r}, which uses the trainable variables {strays} that are not among its "
-                "trainable_variables and would not be trained; they must belong to the core or a module inside it"
+                f"core: {self.core!r}, must have among its trainable_variables all that it uses, else they are not "
+                f"trained; {strays} must belong to the core or a module inside it"
             )
-        # Those of Keras cells inside the core are the cells' own, so that they are frozen where these are.
+        # Variables of Keras cells inside the core stay the cells', so that freezing a cell freezes them.
         of_cells = {v.value.ref(): v for cell in self._inner_cells() for v in cell.variables}
         variables = [of_cells[v.ref()] if v.ref() in of_cells else _keras_variable(v) for v in self.core.variables]
         frozen = [v for v in variables if v.value.trainable and not (v.trainable and self.trainable)]
         for v in frozen:
-            v.trainable = True  # Keras keeps a weight by what it is now: saved in one order, and free to be unfrozen
+            v.trainable = True  # Keras orders weights by their current flag; so the saved order is fixed
         self.core_variables = variables
         for v in frozen:
             v.trainable = False
@@ -112,7 +112,7 @@ class SonnetCell(keras.layers.Layer):
 
     @property
     def is_frozen(self):
-        """Whether something that the core trains is not trained here."""
+        """True if a variable that the core trains is not trained here."""
         if not self.built:
             return not self.trainable
         return len(self.trainable_variables) < len(self.core.trainable_variables)
@@ -128,7 +128,7 @@ class SonnetCell(keras.layers.Layer):
 
     @property
     def state_size(self):
-        """Nest of tf.TensorShape without the batch; a list of one where the state is a single tensor."""
+        """Nest of tf.TensorShape without the batch; a list of one if the state is a single tensor."""
         if hasattr(self.core, "state_size"):
             sizes = self.core.state_size
         else:
@@ -137,14 +137,14 @@ class SonnetCell(keras.layers.Layer):
 
     @property
     def output_size(self):
-        """Int for vectors, as Keras's layers want it, else nest of tf.TensorShape; None where it is not known yet."""
+        """Int for vectors, as Keras's layers expect, else a nest of tf.TensorShape; None while unknown."""
         size = getattr(self.core, "output_size", self._output_size)
         return size[0] if isinstance(size, tf.TensorShape) and size.rank == 1 else size
 
     def get_initial_state(self, batch_size=None):
         try:
             return self.core.initial_state(batch_size, dtype=tf.as_dtype(self.compute_dtype))
-        except TypeError:  # Sonnet's own cores have their dtype from the constructor
+        except TypeError:  # Sonnet's own cores take the dtype in the constructor
             return self.core.initial_state(batch_size)
 
     def reserve(self, state, num_steps):
@@ -157,7 +157,7 @@ class SonnetCell(keras.layers.Layer):
         return step(self.core, projected, states)
 
     def call(self, inputs, states, training=False):
-        # Keras's layers give a list of the state's elements, and want a list back where there is one.
+        # Keras's layers pass a list of the state's elements, and expect a list back in that case.
         own = self.get_initial_state(1)
         output, state = self.core(inputs, same_batch(inputs, tf.nest.pack_sequence_as(own, tf.nest.flatten(states))))
         return output, state if tf.nest.is_nested(own) or not tf.nest.is_nested(states) else [state]
@@ -178,26 +178,26 @@ def _keras_variable(v):
 class KerasCore(RNNCore):
     """A Keras RNN cell as a Sonnet core; see `as_sonnet_core`.
 
-    `trainable_variables` are those of the cell: none where it is frozen (`cell.trainable = False`), all again once it
-    is not. A Sonnet module around the core cannot see that, for a tf.Variable cannot be frozen: leave out the core's
-    `non_trainable_variables` there, or train the module as a Keras cell (`as_keras_cell`), which does see it.
+    `trainable_variables` follow the cell: none while it is frozen (`cell.trainable = False`), all when it is not. A
+    Sonnet module around the core does not see this, because a tf.Variable cannot be frozen. There, leave out the core's
+    `non_trainable_variables`, or train the module as a Keras cell (`as_keras_cell`), which does see it.
 
     Args:
       cell: a Keras layer with `call(inputs, states)` and `get_initial_state(batch_size)`.
 
     Raises:
-      ValueError: `cell` is not such a layer; `initial_state` is asked of a cell that needs its weights for it and is
-        not built.
+      ValueError: `cell` is not such a layer; or `initial_state` is called for an unbuilt cell whose initial state
+        needs weights.
     """
 
     def __init__(self, cell, name=None):
         super().__init__(name=name)
         if not isinstance(cell, keras.layers.Layer) or not hasattr(cell, "get_initial_state"):
-            raise ValueError(f"cell was {cell!r}, must be a Keras RNN cell: a layer with get_initial_state")
+            raise ValueError(f"cell: {cell!r}, must be a Keras RNN cell: a layer with get_initial_state")
         if isinstance(cell, keras.layers.RNN):
-            raise ValueError(f"cell was {cell!r}, must be a Keras RNN cell: give the layer's `cell`, such as LSTMCell")
+            raise ValueError(f"cell: {cell!r}, must be a Keras RNN cell: give the layer's `cell`, such as LSTMCell")
         self.cell = cell
-        # What the constructor made, the initial state may need: a checkpoint finds it here before the cell is built.
+        # The initial state may need the constructor's variables: a checkpoint finds them before the cell is built.
         self.constructor_variables = [v.value for v in cell.variables]
         if cell.built:
             self._build(None)
@@ -231,7 +231,7 @@ class KerasCore(RNNCore):
             if self.cell.built:
                 raise
             raise ValueError(
-                f"cell was {self.cell!r}, whose initial state needs weights: it must be built, call build(input_shape)"
+                f"cell: {self.cell!r}, must be built, as its initial state needs weights: call build(input_shape)"
             ) from error
         return tf.nest.map_structure(lambda s: tf.cast(s, dtype) if s.dtype.is_floating else s, state)
 
@@ -243,7 +243,7 @@ class KerasCore(RNNCore):
         return super().__call__(inputs, prev_state)
 
     def project_inputs(self, inputs):
-        self._build(inputs)  # cells read their sizes from the end of a shape, so that a time axis does no harm
+        self._build(inputs)  # cells read their sizes from the end of a shape; a time axis does no harm
         return project_inputs(self.cell, inputs)
 
     def step(self, projected, state):
@@ -263,7 +263,7 @@ _SONNET = snt.Module | snt.initializers.Initializer | tf.DType
 
 @keras.saving.register_keras_serializable(package="tfmem")
 class SonnetObject:
-    """What Keras cannot serialise in a core: Sonnet objects, as class and constructor arguments, and tf.DTypes.
+    """Serialisable form of Sonnet objects (class and constructor arguments) and tf.DTypes, which Keras lacks.
 
     Deserialises to the object itself.
     """
@@ -284,7 +284,7 @@ class SonnetObject:
                     break
             else:
                 raise ValueError(
-                    f"core: {cls.__name__} must keep its constructor's argument {name!r} as an attribute to be saved"
+                    f"core: {cls.__name__}, must keep its constructor's argument {name!r} as an attribute to be saved"
                 )
         wrapped = tf.nest.map_structure(lambda v: SonnetObject(v) if isinstance(v, _SONNET) else v, arguments)
         return {
@@ -302,13 +302,13 @@ class SonnetObject:
         if not inspect.isclass(constructed) or not issubclass(constructed, snt.Module | snt.initializers.Initializer):
             raise ValueError(
                 f"core: {config['module']}.{config['class']}, must be a Sonnet module or initializer that Sonnet or "
-                "tfmem.cores exports; a file imports no other module, import that of your own core before loading"
+                "tfmem.cores exports; a file imports no other module, so import your own core's before loading"
             )
         return constructed(**arguments)
 
 
 def _known(module, name):
-    """What tfmem.cores or Sonnet exports as `name`, or an already imported module has; None where there is none."""
+    """The export `name` of tfmem.cores or Sonnet, or of an already imported module; None if there is none."""
     exporting = {"sonnet": (snt, snt.initializers, snt.nets), "tfmem": (tfmem.cores,)}
     for package in exporting.get(module.partition(".")[0], ()):
         if name in package.__all__:

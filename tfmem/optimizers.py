@@ -3,19 +3,19 @@
 TensorFlow 1's RMSProp (`TF1RMSprop`):
 
     rms      <- rho rms + (1 - rho) g^2                  rms starts at 1
-    mean     <- rho mean + (1 - rho) g                   only where centered; else it stays 0
+    mean     <- rho mean + (1 - rho) g                   only if centered; else 0
     momentum <- mu momentum + lr g / sqrt(rms - mean^2 + eps)     eps inside the root
     variable <- variable - momentum
 
 Keras's own RMSprop starts rms at 0 and has eps outside the root. With the large eps (0.1) of the public codes of
-Multigrid Neural Memory and IMPALA the two take other paths.
+Multigrid Neural Memory and IMPALA the two take different paths.
 
 Sonnet's Adam (`SonnetAdam`):
 
     m <- beta_1 m + (1 - beta_1) g,  v <- beta_2 v + (1 - beta_2) g^2
     variable <- variable - lr m' / (sqrt(v') + eps)      m' = m / (1 - beta_1^t), v' = v / (1 - beta_2^t)
 
-Keras's own Adam adds eps to sqrt(v): at step 1 that is an eps 32 times as large.
+Keras's own Adam adds eps to sqrt(v): at step 1 this is an eps 32 times as large.
 """
 
 from typing import Literal
@@ -77,16 +77,16 @@ def apply_clipped(optimizer, gradients, variables, clip, learning_rate):
 class TF1RMSprop(keras.optimizers.Optimizer):
     """RMSProp as `tf.train.RMSPropOptimizer` of TensorFlow 1.15 computes it.
 
-    A gradient that is a `tf.IndexedSlices`, as that of an embedding, changes the rows that it names and no others, nor
-    their slots. Rows that it names several times are added up first. Clipping looks at them before, as TF 1 does.
+    A sparse gradient (`tf.IndexedSlices`), such as an embedding's, changes only the rows that it lists and their slots.
+    Repeated rows are summed first. Clipping applies before that sum, as in TF 1.
 
     Args:
       learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
       rho: decay of the mean square.
       momentum: decay of the summed steps.
       epsilon: added to the mean square inside the root.
-      centered: whether the gradient's variance stands in place of its mean square. Default False.
-      **kwargs: of `keras.optimizers.Optimizer`; `global_clipnorm` equals `tf.clip_by_global_norm`.
+      centered: divide by the root of the gradient's variance, not of its mean square. Default False.
+      **kwargs: for `keras.optimizers.Optimizer`; `global_clipnorm` equals `tf.clip_by_global_norm`.
 
     Raises:
       ValueError: `rho` or `momentum` is outside [0, 1), or `epsilon` is negative.
@@ -127,7 +127,7 @@ class TF1RMSprop(keras.optimizers.Optimizer):
             gradient = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
 
         def update(slot, change):
-            """Assigns `change` of the slot's value, in the gradient's rows; returns it."""
+            """Assign `change(slot)` in the gradient's rows and return it."""
             value = tf.convert_to_tensor(slot.value) if rows is None else tf.gather(slot.value, rows)
             value = change(value)
             self.assign(slot, value if rows is None else tf.IndexedSlices(value, rows))
@@ -148,15 +148,15 @@ class TF1RMSprop(keras.optimizers.Optimizer):
 
 @keras.saving.register_keras_serializable(package="tfmem")
 class SonnetAdam(keras.optimizers.Optimizer):
-    """Adam with epsilon behind the bias correction, as Sonnet's and PyTorch's.
+    """Adam with epsilon added after the bias correction, as in Sonnet and PyTorch.
 
-    A sparse gradient (`tf.IndexedSlices`) is that of all rows, zero where it has none, as in PyTorch.
+    A sparse gradient (`tf.IndexedSlices`) counts as zero in the rows that it does not list, as in PyTorch.
 
     Args:
       learning_rate: a float or a `keras.optimizers.schedules.LearningRateSchedule`.
       beta_1, beta_2: decays of the moments.
       epsilon: added to the root of the corrected second moment.
-      **kwargs: of `keras.optimizers.Optimizer`, as for `TF1RMSprop`.
+      **kwargs: for `keras.optimizers.Optimizer`, as in `TF1RMSprop`.
 
     Raises:
       ValueError: a decay is outside [0, 1), or `epsilon` is negative.
@@ -193,7 +193,7 @@ class SonnetAdam(keras.optimizers.Optimizer):
 
 
 def linear_decay(step, initial, final, decay_steps):
-    """`initial` at step 0, falling linearly to `final` at `decay_steps` and staying there.
+    """Learning rate that falls linearly from `initial` at step 0 to `final` at `decay_steps`, then stays.
 
     Args:
       step: number or tensor of any integer or float type; environment steps in the public codes.
@@ -201,7 +201,7 @@ def linear_decay(step, initial, final, decay_steps):
       decay_steps: length of the decay, in the unit of `step`.
 
     Returns:
-      A float32 tensor of the shape of `step`. The fraction is computed in float64: steps beyond 2^24 count.
+      A float32 tensor of the shape of `step`. The fraction is computed in float64, so steps beyond 2^24 count.
     """
     fraction = tf.minimum(tf.cast(step, tf.float64) / decay_steps, 1.0)
     return tf.cast(initial + (final - initial) * fraction, tf.float32)

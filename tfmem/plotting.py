@@ -1,8 +1,8 @@
-"""Pictures of the experiments, from numpy arrays alone.
+"""Figures of the experiments, from numpy arrays alone.
 
-Every function returns a matplotlib `Figure` that belongs to no window (`figure.savefig("x.png")`), or writes a video.
-Curves over seeds follow Gregor et al. 2019, appendix E; the mapping video and the recall strips show what the README
-of the public Multigrid code shows.
+Every function returns a matplotlib `Figure` without a window (`figure.savefig("x.png")`), or writes a video. Curves
+over seeds follow Gregor et al. 2019, appendix E. The mapping video and the recall strips follow the README of the
+public Multigrid code.
 """
 
 import itertools
@@ -56,7 +56,7 @@ def _graph(axes, x_label, y_label):
 
 
 def _styles():
-    """Colour and line of each curve, without end: all colours, then the same ones with another line."""
+    """Infinite iterator of (colour, line style): all colours, then the same colours with the next line style."""
     lines = itertools.cycle(("-", "--", ":", "-."))
     return ((colour, line) for line in lines for colour in _SERIES)
 
@@ -66,17 +66,17 @@ def _styles():
 
 @dataclass(frozen=True)
 class MappingFrame:
-    """One step of one agent: what `mapping_figure` shows. Cells are those of tfmem.tasks.mapping.
+    """One step of one agent for `mapping_figure`. Cells have the values of tfmem.tasks.mapping.
 
     Args:
         world: the true map in the frame of the targets, [S, S], 3 outside it (`recentre(maps, S, UNKNOWN)`).
-        path: rows and columns the agent has been at in that frame, [n, 2], the last being where it is.
+        path: rows and columns that the agent visited in that frame, [n, 2]; the last is its position.
         view: cells the agent sees, [3, 3].
-        query: cells of the patch that is asked for, [s, s]; 3 where it is blank.
-        prediction: probability of every place, [S, S].
-        target: its 0/1 mask, [S, S].
+        query: cells of the queried patch, [s, s]; 3 where it is blank.
+        prediction: probability of every location, [S, S].
+        target: 0/1 mask of the query's locations, [S, S].
         memory: one grid [side, side, channels] per level, coarsest first.
-        title: above the picture.
+        title: title of the figure.
     """
 
     world: np.ndarray
@@ -90,7 +90,7 @@ class MappingFrame:
 
 
 def _marks(probability):
-    """Blue where the probability is, see-through elsewhere, [S, S, 4]."""
+    """RGBA picture [S, S, 4] of probabilities [S, S]: blue, transparent at 0."""
     rgba = np.empty((*probability.shape, 4))
     rgba[..., :3] = mpl.colors.to_rgb(_BLUE)
     rgba[..., 3] = probability
@@ -98,7 +98,7 @@ def _marks(probability):
 
 
 class _MappingPicture:
-    """The artists of one picture; `show` puts a frame into them, so that a video draws its axes once."""
+    """Matplotlib artists of one picture; `show` updates them to a frame, so a video draws its axes once."""
 
     def __init__(self, frame):
         levels = len(frame.memory)
@@ -166,12 +166,12 @@ class _MappingPicture:
 
 
 def mapping_figure(frame):
-    """One `MappingFrame` as a Figure: map, view, query, predicted and true places; memory by level below."""
+    """Draw a `MappingFrame` as a Figure: map, view, query, predicted and true locations; memory by level below."""
     return _MappingPicture(frame).figure
 
 
 def _gif_palette():
-    """256 colours for every frame: ours, their mixtures with white, and the two colour maps of the memory."""
+    """Palette of 256 colours for all frames: this file's, their mixtures with white, the memory's two colour maps."""
     steps = np.linspace(0, 1, 20)[:, None]
     ours = [1 - steps * (1 - np.array(mpl.colors.to_rgb(colour))) for colour in (_INK, _WALL, _BLUE, _ORANGE, _RED)]
     maps = [mpl.colormaps[name](np.linspace(0, 1, 78))[:, :3] for name in ("viridis", "magma")]
@@ -181,7 +181,7 @@ def _gif_palette():
 
 
 def save_mapping_gif(path, frames, frames_per_second=6, dpi=70):
-    """Write `MappingFrame`s of equal shapes (any iterable; at least one) as a GIF that repeats and an .mp4 of its name.
+    """Write `MappingFrame`s of equal shapes (any iterable; at least one) as a looping GIF and an .mp4 of its name.
 
     Raises:
         ValueError: no frames.
@@ -192,12 +192,12 @@ def save_mapping_gif(path, frames, frames_per_second=6, dpi=70):
             picture = _MappingPicture(frame)
             picture.figure.set_dpi(dpi)
             picture.figure.canvas.draw()
-            picture.figure.set_layout_engine("none")  # the axes stay where the first frame put them
+            picture.figure.set_layout_engine("none")  # keep the axes where the first frame put them
         picture.show(frame)
         picture.figure.canvas.draw()
         images.append(np.array(picture.figure.canvas.buffer_rgba())[..., :3])
     if not images:
-        raise ValueError("frames must hold at least one frame, got none")
+        raise ValueError("frames: none, must be at least one")
     palette = _gif_palette()
     pictures = [Image.fromarray(rgb).quantize(palette=palette, dither=Image.Dither.NONE) for rgb in images]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / frames_per_second), loop=0)
@@ -208,15 +208,15 @@ def save_mapping_gif(path, frames, frames_per_second=6, dpi=70):
 
 
 def recall_figure(images, query_steps, predictions, labels, title=""):
-    """Recall strips: the sequence above; below, in their places, the query and the class told for the next digit.
+    """Draw recall strips: the sequence above; below, in their places, the query and the predicted next digit.
 
     Args:
         images: [N, T, rows, columns].
         query_steps: step k of each query, [N]; 0 to T - 2.
-        predictions, labels: digit told and true digit of image k + 1, [N].
+        predictions, labels: predicted and true digit of image k + 1, [N].
 
     Returns:
-        Figure; answers are green where right, red (with the true digit) where wrong.
+        Figure; right predictions are green, wrong ones red with the true digit.
     """
     count, steps = images.shape[:2]
     figure = _figure(0.72 * steps + 1.1, 1.8 * count + (0.45 if title else 0), title)
@@ -248,14 +248,14 @@ def recall_figure(images, query_steps, predictions, labels, title=""):
 
 
 def memory_figure(models, num_steps=6, title=""):
-    """What memories hold as time goes on, side by side (Figure 3 of the supplement of Huynh et al. 2020).
+    """Draw the contents of memories over time, side by side (Figure 3 of the supplement of Huynh et al. 2020).
 
     Args:
         models: {name of a model: {name of a memory: its contents [T, rows, columns]}}.
-        num_steps: how many steps are shown, evenly from the first to the last.
+        num_steps: number of steps shown, evenly from the first to the last.
 
     Returns:
-        Figure: a column for each step, a row for each memory. One scale for all steps of a memory.
+        Figure: a column per step, a row per memory. All steps of a memory share one scale.
     """
     rows = max(len(memories) for memories in models.values())
     figure = _figure(1.0 * num_steps * len(models) + 0.8, 1.15 * rows + 0.9, title)
@@ -286,7 +286,7 @@ def memory_figure(models, num_steps=6, title=""):
 
 
 def smooth(values, window=10):
-    """Exponential moving average that weighs the newest of `values` [n] with 2 / (window + 1); starts at the first."""
+    """Exponential moving average of `values` [n], with weight 2 / (window + 1) for the newest; starts at the first."""
     values, weight = np.asarray(values, np.float64), 2 / (window + 1)
     smoothed, average = np.empty_like(values), values[0]
     for i, value in enumerate(values):
@@ -299,9 +299,9 @@ _T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)  #
 
 
 def mean_and_confidence(values):
-    """Mean over seeds and half the width of its 90 % confidence region (Student's t), from values [seeds, ...].
+    """Mean over seeds and half-width of its 90 % confidence region (Student's t), from values [seeds, ...].
 
-    One seed has no region: its half-width is nan.
+    The half-width of a single seed is nan.
     """
     values = np.asarray(values, np.float64)
     degrees = len(values) - 1
@@ -314,9 +314,10 @@ def mean_and_confidence(values):
 
 
 def resampled_curves(seeds, points=128, window=10):
-    """Appendix E: each (x, y) of `seeds` smoothed, then read at `points` places evenly over the range they share.
+    """Smooth each (x, y) of `seeds`, then sample it at `points` places evenly over their common range.
 
-    A curve of fewer than 4 `window` points is not smoothed (ours): a few evaluations would be drawn far behind.
+    Paper: Gregor et al. 2019, appendix E. Not specified; we do not smooth a curve of fewer than 4 `window` points, as
+    its moving average would lag far behind.
 
     Returns:
         x [points], y [seeds, points].
@@ -330,7 +331,7 @@ def resampled_curves(seeds, points=128, window=10):
 
 
 def curves_figure(curves, x_label, y_label, title="", log=False):
-    """Mean and 90 % confidence region over seeds by appendix E of Gregor et al. 2019.
+    """Draw means and 90 % confidence regions over seeds as in appendix E of Gregor et al. 2019.
 
     Args:
         curves: {name: [(x, y) of each seed]}.
@@ -354,7 +355,7 @@ def curves_figure(curves, x_label, y_label, title="", log=False):
 
 
 def loss_figure(steps, loss, x_label="environment steps", y_label="loss", title="", log=True, window=10):
-    """One run's loss at `steps`, raw (faint) and smoothed; on a logarithmic axis unless `log` is False."""
+    """Draw a run's loss at `steps`, raw (faint) and smoothed, on a logarithmic axis unless `log` is False."""
     figure = _figure(6.4, 4, title)
     axes = figure.add_subplot()
     _graph(axes, x_label, y_label)
@@ -369,14 +370,14 @@ def loss_figure(steps, loss, x_label="environment steps", y_label="loss", title=
 
 
 def similarity_figure(rows, words, title=""):
-    """Figure 5 of Munkhdalai et al. 2019: how similar what is read or written at one word is to what was at another.
+    """Draw Figure 5 of Munkhdalai et al. 2019: similarity of reads or writes at one word to those at earlier words.
 
     Args:
-        rows: list of (name, matrix [n, T], words of its n rows); column t is compared with.
+        rows: list of (name, matrix [n, T], words of its n rows); column t is the word to compare with.
         words: the T words of the columns.
 
     Returns:
-        Figure: one picture below the other, on one scale; bright is similar.
+        Figure: the matrices below each other, on one scale; bright is similar.
     """
     side = 0.17
     heights = [side * len(matrix) + 0.9 for _, matrix, _ in rows]
@@ -396,7 +397,7 @@ def similarity_figure(rows, words, title=""):
 
 
 def cost_figure(panels, title="", rows=1):
-    """How costs grow, on logarithmic axes, in `rows` rows of panels. A model has one colour and mark in all of them.
+    """Draw growing costs on logarithmic axes, in `rows` rows of panels; a model keeps its colour and mark.
 
     Args:
         panels: {(label of x, label of y): {name of the model: (x, y)}}.
@@ -424,7 +425,7 @@ def cost_figure(panels, title="", rows=1):
 
 
 def _strip(images):
-    """Images [n, height, width, 1 or 3] from 0 to 1 (clipped) side by side, white between them, [height, ..., 3]."""
+    """Join images [n, height, width, 1 or 3] from 0 to 1 (clipped) side by side, white between, [height, ..., 3]."""
     images = np.clip(np.asarray(images, np.float64), 0, 1)
     images = np.broadcast_to(images, (*images.shape[:-1], 3))
     gap = max(1, images.shape[2] // 16)
@@ -441,11 +442,11 @@ def _show_strip(axes, images, label="", heading=""):
 
 
 def rollout_figure(frames, samples, per_row=12, title=""):
-    """Figures 13 and 14 of Gregor et al. 2019: rows of frames over rows of samples, which go on below.
+    """Draw Figures 13 and 14 of Gregor et al. 2019: rows of frames above rows of samples, wrapped below.
 
     Args:
         frames, samples: [N, T, height, width, 1 or 3] from 0 to 1 of N rollouts.
-        per_row: frames of a row, at most.
+        per_row: most frames in a row.
     """
     count, steps = frames.shape[:2]
     lines = [slice(start, start + per_row) for start in range(0, steps, per_row)]
@@ -456,14 +457,14 @@ def rollout_figure(frames, samples, per_row=12, title=""):
         strict=True,
     ):
         for axes, (name, images) in zip(strip.subplots(2, 1), (("input", frames), ("sample", samples)), strict=True):
-            shown = np.ones((min(per_row, steps), *images.shape[2:]))  # the last row is filled up with white
+            shown = np.ones((min(per_row, steps), *images.shape[2:]))  # pad the last row with white
             shown[: len(images[k, line])] = images[k, line]
             _show_strip(axes, shown, name)
     return figure
 
 
 def decoded_maps_figure(maps, decoded, title=""):
-    """Figure 10 of Gregor et al. 2019: the maps that models decode from the same trajectories, below the true ones.
+    """Draw Figure 10 of Gregor et al. 2019: maps decoded by models from the same trajectories, below the true ones.
 
     Args:
         maps: the true maps [n, height, width, 1 or 3], from 0 to 1.
@@ -480,12 +481,12 @@ def decoded_maps_figure(maps, decoded, title=""):
 
 
 def map_error_figure(errors, shown, y_label="map MSE", title=""):
-    """Figure 12 of Gregor et al. 2019: the error of the decoded map along one trajectory.
+    """Draw Figure 12 of Gregor et al. 2019: the error of the decoded map along one trajectory.
 
     Args:
         errors: {name of the model: error at every step [T]}.
-        shown: {step: (true map, decoded map, frame)}, images [height, width, 1 or 3] from 0 to 1; the pictures stand
-            below the graph, from top to bottom, and their steps are marked in it.
+        shown: {step: (true map, decoded map, frame)}, images [height, width, 1 or 3] from 0 to 1. They are drawn from
+            top to bottom below the graph, which marks their steps.
     """
     figure = _figure(6.8, 5.6, title)
     upper, lower = figure.subfigures(2, 1, height_ratios=[1.1, 1])
@@ -509,12 +510,12 @@ def map_error_figure(errors, shown, y_label="map MSE", title=""):
 
 
 def routing_figure(multigrid, standard, title=""):
-    """Figure 1 of the supplement: how far one place's information gets, layer by layer.
+    """Draw Figure 1 of the supplement of Huynh et al. 2020: reach of one location's information, layer by layer.
 
     Args:
-        multigrid: [layer][level] boolean grids [side, side], coarsest level first: True where the information of the
-            source can be. The first layer marks the source.
-        standard: [layer] boolean grids of a network of the finest level alone.
+        multigrid: [layer][level] boolean grids [side, side], coarsest level first: True where information of the
+            source can arrive. The first layer marks the source.
+        standard: [layer] boolean grids of a network with the finest level alone.
     """
     layers, levels = max(len(multigrid), len(standard)), max(len(grids) for grids in multigrid)
     figure = _figure(1.55 * layers + 0.9, 1.75 * (levels + 1) + 1.0, title)

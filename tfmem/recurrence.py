@@ -1,4 +1,4 @@
-"""One unroll for every core, Sonnet's or Keras's, in eager mode, in a graph and under XLA."""
+"""Unroll of any core, Sonnet's or Keras's, in eager mode, in a graph and under XLA."""
 
 import functools
 import types
@@ -9,40 +9,40 @@ from tfmem.backend import keras
 
 
 def project_inputs(core, inputs):
-    """What `core` can compute of `inputs` [T, B, ...] without the state (the inputs themselves by default)."""
+    """State-independent part of `core`'s computation for `inputs` [T, B, ...]; the inputs themselves by default."""
     return core.project_inputs(inputs) if hasattr(core, "project_inputs") else inputs
 
 
 def step(core, projected, state):
-    """One step of `core` from projected inputs [B, ...]: `(output, next_state)`."""
+    """Run one step of `core` on projected inputs [B, ...]; returns `(output, next_state)`."""
     return core.step(projected, state) if hasattr(core, "step") else core(projected, state)
 
 
 def reserve(core, state, num_steps):
-    """The state with room for `num_steps` more steps, where the core's state grows; else the state itself."""
+    """Return the state with room for `num_steps` more steps if the core's state grows, else the state itself."""
     return core.reserve(state, num_steps) if hasattr(core, "reserve") else state
 
 
 def input_axes(core):
-    """The number of axes of one input of a core, without its batch, by the core's `input_layout`; None: unknown."""
+    """Number of axes of one input of a core without its batch, from the core's `input_layout`; None if unknown."""
     layout = getattr(core, "input_layout", "...")
     return None if layout == "..." else layout.count(",") + 1
 
 
 def swap_batch_and_time(nest):
-    """[B, T, ...] to [T, B, ...] and back, for every tensor of a nest."""
+    """Swap the first two axes of every tensor of a nest: [B, T, ...] to [T, B, ...] and back."""
     return tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), nest)
 
 
 @tf.autograph.experimental.do_not_convert
 def checked_inputs(core, inputs, state, time_major=False):
-    """The inputs [B, ...], or [T, B, ...], as a core computes with them: their axes counted, integers made real.
+    """Check the axes of inputs [B, ...], or [T, B, ...], and cast integers and booleans to the state's dtype.
 
-    A core that has `input_layout`, the names of an input's axes ("..." for any), computes with real numbers: integers
-    become the dtype of the state, as does float64 where the state has less. Other cores get their inputs as they are.
+    Applies to cores with `input_layout`, the names of an input's axes ("..." for any); float64 is cast as well. Other
+    cores get their inputs unchanged.
 
     Raises:
-      ValueError: an input has another number of axes.
+      ValueError: an input has another number of axes than `input_layout`.
     """
     if not hasattr(core, "input_layout"):
         return inputs
@@ -64,19 +64,18 @@ def checked_inputs(core, inputs, state, time_major=False):
 
 @tf.autograph.experimental.do_not_convert
 def same_batch(inputs, state, argument="state", time_major=False):
-    """The state, once its batch is known to be that of the inputs: TensorFlow broadcasts a batch of 1, or crashes.
+    """Return the state after a check that its batch is that of the inputs; TensorFlow would broadcast 1, or crash.
 
-    Sizes that are known at this call are compared at once. Others are compared when the graph runs. XLA drops
-    assertions; there the reshape is what fails.
+    Sizes that are known at this call are compared at once, others when the graph runs. XLA drops assertions; there a
+    reshape fails.
 
     Args:
       inputs: nest of tensors [B, ...], or [T, B, ...] where `time_major`.
-      state: nest of tensors [B, ...]; what has no axis has no batch.
-      argument: what the error calls the state.
+      state: nest of tensors [B, ...]; scalars have no batch.
+      argument: the state's name in the error.
 
     Raises:
-      ValueError: the inputs or the state have another batch. (Where sizes are unknown the graph raises
-        InvalidArgumentError.)
+      ValueError: the batches differ. (For unknown sizes the graph raises InvalidArgumentError when it runs.)
     """
     axis = int(time_major)
     flat_inputs = [x for x in map(tf.convert_to_tensor, tf.nest.flatten(inputs)) if x.shape.rank not in range(axis + 1)]
@@ -97,7 +96,7 @@ def same_batch(inputs, state, argument="state", time_major=False):
     batch = known[0] if known else tf.shape(flat_inputs[0])[axis]
     sizes = [tf.shape(x)[axis] for x in flat_inputs] + [tf.shape(x)[0] for x in flat_state if x.shape.rank != 0]
     message = f"{argument}: its batch must be that of the inputs"
-    # Each tensor waits for the assertion itself: grappler may drop a reshape, and with it what its shape waits for.
+    # Each tensor depends on the assertion itself: grappler may drop a reshape with the dependencies of its shape.
     with tf.control_dependencies([tf.debugging.assert_equal(tf.stack(sizes), batch, message)]):
         flat_state = [tf.identity(x) for x in flat_state]
     checked = [
@@ -108,25 +107,25 @@ def same_batch(inputs, state, argument="state", time_major=False):
 
 
 def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
-    """Runs a core over a sequence, with the input's share of the work done for all steps at once.
+    """Run a core over a sequence; the part of the work that needs inputs alone is done for all steps at once.
 
     Args:
-      core: a Sonnet core, a Keras RNN cell, or any callable `(inputs, state) -> (output, next_state)`. Where it
-        has `project_inputs` and `step`, the first runs once on the whole sequence; where it has `reserve`, the state
-        gets room for the sequence; where it has `scan`, that is the loop (without a mask).
+      core: a Sonnet core, a Keras RNN cell, or any callable `(inputs, state) -> (output, next_state)`. Optional
+        methods: `project_inputs` runs once on the whole sequence before `step`; `reserve` makes room in the state for
+        the sequence; `scan` replaces the loop (without a mask).
       inputs: nest of time-major tensors [T, B, ...].
-      initial_state: nest of tensors [B, ...], of the structure that the core returns.
+      initial_state: nest of tensors [B, ...], with the structure that the core returns.
       sequence_length: number of valid steps, an integer scalar or [B]; later steps give zero outputs and leave the
-        state as it was. Default: all steps are valid.
-      mask: the same for valid steps anywhere, bool [T, B].
+        state unchanged. Default: all steps are valid.
+      mask: valid steps in any order, bool [T, B], with the same effect.
 
     Returns:
       `(outputs, final_state)`: outputs is a nest of [T, B, ...].
 
     Raises:
       ValueError: `inputs` has no time step, `initial_state` has another batch than `inputs`, or the core returns a
-        state of another structure. (A batch that is unknown at this call is compared when the graph runs:
-        InvalidArgumentError.)
+        state of another structure. (For a batch that is unknown at this call: InvalidArgumentError when the graph
+        runs.)
 
     Under XLA, and for gradients under XLA, T must be static.
     """
@@ -136,7 +135,7 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
     flat_projected = [tf.convert_to_tensor(p) for p in tf.nest.flatten(projected)]
     static_steps = flat_projected[0].shape[0]
     if static_steps == 0:
-        raise ValueError(f"inputs must have at least one time step, got shape {flat_projected[0].shape}")
+        raise ValueError(f"inputs: shape {flat_projected[0].shape}, must have at least one time step")
     num_steps = tf.shape(flat_projected[0])[0] if static_steps is None else static_steps
     batch = flat_projected[0].shape[1] if (flat_projected[0].shape.rank or 0) > 1 else None
     mask = _valid_steps(num_steps, tf.TensorShape([static_steps, batch]), sequence_length, mask)
@@ -168,7 +167,7 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
         stacked = tf.nest.map_structure(lambda *steps: tf.stack(steps), *outputs)
         return stacked, tf.nest.pack_sequence_as(initial_state, flat_state)
 
-    # The structure of the output is found by tracing one step outside the loop; XLA and grappler drop it as dead code.
+    # Tracing one step outside the loop gives the output's structure; XLA and grappler drop it as dead code.
     with tf.GradientTape() as reads:
         template, _ = run(0, [p[0] for p in flat_projected], flat_state)
     flat_template = tf.nest.flatten(template)
@@ -222,18 +221,18 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
 
 @tf.autograph.experimental.do_not_convert
 def with_reads(core, variables):
-    """A copy of a core in which these variables are what they are now: tensors, read here.
+    """Copy a core with these variables replaced by tensors of their current values.
 
-    A loop that reads a variable keeps what it read for the gradient of every step: under XLA, T copies of all weights.
-    The copy shares everything that holds none of the variables. It looks into modules, layers, containers and what
-    functions close over. A variable that it does not find, such as a global one, is read in every step.
+    A loop that reads a variable keeps the value for the gradient of every step: under XLA, T copies of all weights. The
+    copy shares all parts without these variables. It searches modules, layers, containers and closures of functions. A
+    variable that it does not find, such as a global one, is read in every step.
     """
     reads = {id(variable): _Read(variable, variable.value()) for variable in variables}
     return _replaced(core, reads, {})
 
 
 class _Read:
-    """A variable whose value is a tensor that was read before; in all else it is that variable."""
+    """Stand-in for a variable whose value is a tensor read before; all other attributes are the variable's."""
 
     def __init__(self, variable, tensor):
         self._variable, self._tensor = variable, tensor
@@ -251,7 +250,7 @@ class _Read:
 
 
 class _KerasRead(_Read):
-    """The same for a Keras variable, which a layer's dtype policy may cast where it is read."""
+    """Stand-in for a Keras variable, which a layer's dtype policy may cast at each read."""
 
     def _read(self):
         with keras.StatelessScope(state_mapping=[(self._variable, self._tensor)]):
@@ -265,11 +264,11 @@ for _operator in tf.Tensor.OVERLOADABLE_OPERATORS:
 
 
 def _replaced(x, reads, done):
-    """`x` with `reads`, by the variables' ids, in the place of variables; `x` itself where there are none in it."""
+    """Return `x` with variables replaced by `reads`, keyed by their ids; `x` itself if it holds none of them."""
     if id(x) in reads:
         return reads[id(x)]
     if id(x) not in done:
-        done[id(x)] = x, x  # what a cycle finds: a variable that is read in the loop gives the same numbers
+        done[id(x)] = x, x  # for cycles: a variable read inside the loop gives the same numbers
         done[id(x)] = x, _copy(x, lambda part: _replaced(part, reads, done), reads)
     return done[id(x)][1]
 
@@ -320,17 +319,17 @@ def _copy(x, replace, reads):
 
 
 def _gradients_apart(after, before):
-    """The tensors of a loop's state `after` a step, with an operation between the gradient's loop and their gradients.
+    """Insert an operation between the gradient's loop and the gradients of a loop's state `after` a step.
 
-    Without it TensorFlow's optimiser of memory breaks the gradient where a state is used often in a step and a device
-    is short of memory (a CPU is thought to have 256 MB): it makes the temporary variable of a sum of three terms once
-    too often if the first is the loop's own variable ("AlreadyExistsError ... AddN ... tmp_var"). The same befalls a
-    variable that a step reads twice. What a step leaves as it was stays so, for TensorFlow does not store it again.
+    Without it TensorFlow's memory optimiser breaks the gradient if a step uses a state often and a device is short of
+    memory (it assumes 256 MB for a CPU). It creates the temporary variable of a sum of three terms once too often if
+    the first is the loop's own variable ("AlreadyExistsError ... AddN ... tmp_var"). A variable that a step reads twice
+    has the same fault. Tensors that a step leaves unchanged get no operation, as TensorFlow does not store them again.
     """
 
     @tf.custom_gradient
     def apart(x):
-        # An identity that the optimiser does not remove.
+        # an identity that the optimiser does not remove
         return tf.identity(x), lambda g: tf.raw_ops.PlaceholderWithDefault(input=g, shape=g.shape)
 
     changed = [x is not old and x.dtype.is_floating for x, old in zip(after, before, strict=True)]
@@ -338,7 +337,7 @@ def _gradients_apart(after, before):
 
 
 def _valid_steps(num_steps, shape, sequence_length, mask):
-    """Which steps are valid, bool [T, B] or [T, 1], by `sequence_length` and `mask` together; None: all."""
+    """Valid steps by `sequence_length` and `mask` together, bool [T, B] or [T, 1]; None: all."""
     if mask is not None:
         mask = tf.convert_to_tensor(mask)
         if mask.dtype != tf.bool or not mask.shape.is_compatible_with(shape):

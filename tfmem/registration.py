@@ -1,8 +1,8 @@
-"""The names under which Keras finds the classes of this package in a file, without their modules being imported before.
+"""Registration of this package's classes with Keras before their modules are imported.
 
-Keras knows a registered class once its module was imported. `import tfmem` imports neither TensorFlow nor Keras, yet
-`keras.models.load_model` must then know all names. So each name is registered with a stand-in, which imports the class
-where a file has it: at once where Keras is imported already, else right after Keras is.
+Keras knows a registered class only after its module was imported. `import tfmem` imports neither TensorFlow nor Keras,
+yet `keras.models.load_model` must then know all names. Each name is therefore registered with a stand-in that imports
+the class when a file needs it. Registration happens at once if Keras is already imported, else right after its import.
 """
 
 import importlib
@@ -40,7 +40,7 @@ HOMES = {
 
 
 class _OnDemand:
-    """Stands for a registered class until its module is imported, which then registers the class itself."""
+    """Stand-in for a class until its module is imported, which then registers the class itself."""
 
     def __init__(self, name):
         self.name = name
@@ -55,7 +55,7 @@ def _register(keras):
 
 
 class _AfterKeras:
-    """A finder of modules that leaves the finding to the others, and registers the names once `keras` was imported."""
+    """Import hook that delegates to the other finders and registers the names once `keras` was imported."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "keras":

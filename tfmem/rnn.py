@@ -1,4 +1,4 @@
-"""`tfmem.RNN`: the Keras layer that runs a memory core over sequences."""
+"""The Keras layer `tfmem.RNN`, which runs a memory core over sequences."""
 
 import tensorflow as tf
 
@@ -11,34 +11,33 @@ from tfmem.recurrence import input_axes, same_batch, swap_batch_and_time, unroll
 class RNN(keras.layers.RNN):
     """`keras.layers.RNN` for cells with memories: nests of tensors of any shape as inputs, states and outputs.
 
-    Runs `tfmem.unroll`, so that a cell's `project_inputs` sees the whole sequence at once.
+    Uses `tfmem.unroll`, so that a cell's `project_inputs` gets the whole sequence at once.
 
     Args:
       cell: a Keras RNN cell, such as those of `tfmem.cores` or `tfmem.as_keras_cell(core)`; or a list of them, stacked.
-      return_sequences: whether to return the outputs of all steps or of the last. Default False.
-      return_state: whether to return the final state as well: `output, *state`. Default False.
-      go_backwards: whether to run from the last step to the first; the outputs are in the order of the run. Default
-        False.
-      stateful: whether a call starts from the final state of the call before (first, and after `reset_state()`: from
-        the cell's initial state, as its weights then are). The batch size must be fixed. States kept so are no weights
-        and are not saved; pass `initial_state` where that matters. Default False.
-      zero_output_for_mask: whether masked steps give zeros and not the output of the step before. Default False.
+      return_sequences: return the outputs of all steps, not only of the last. Default False.
+      return_state: return the final state as well: `output, *state`. Default False.
+      go_backwards: run from the last step to the first; the outputs are in the order of the run. Default False.
+      stateful: start a call from the final state of the call before. The first call, and the first after
+        `reset_state()`, start from the cell's initial state with its current weights. The batch size must be fixed.
+        These states are not weights and are not saved; pass `initial_state` if they must be. Default False.
+      zero_output_for_mask: masked steps give zeros instead of the output of the step before. Default False.
 
     Call arguments:
       sequences: nest of tensors [B, T, ...].
-      initial_state: the state to start from, in any nest with the tensors of the cell's own state in their order (so
-        that `layer(x, initial_state=state)` takes what `output, *state = layer(x)` gave). Default: the cell's own.
-      mask: bool [B, T]; steps where it is False leave the state as it was, and repeat the output of the last valid
-        step (zeros where there is none).
+      initial_state: the state to start from, in any nest with the tensors of the cell's own state in their order, so
+        `layer(x, initial_state=state)` accepts the state of `output, *state = layer(x)`. Default: the cell's own.
+      mask: bool [B, T]; steps where it is False leave the state unchanged and repeat the output of the last valid step
+        (zeros before the first).
 
     Returns:
       The output, a nest of [B, T, ...] or [B, ...]; with `return_state` a tuple `(output, *state)`. Floating outputs
       are in the layer's compute dtype, states in the cell's dtypes.
 
     Raises:
-      ValueError: `cell` is no Keras cell, or computes in another dtype than a half-precision layer; `unroll=True`;
+      ValueError: `cell` is not a Keras cell, or computes in another dtype than a half-precision layer; `unroll=True`;
         `stateful` with a state that grows or without a batch size; sequences, `mask` or `initial_state` of a shape or
-        batch that does not fit. (What is unknown when a graph is traced: InvalidArgumentError when it runs.)
+        batch that does not fit. (For sizes unknown at tracing: InvalidArgumentError when the graph runs.)
     """
 
     def __init__(self, cell, *args, **kwargs):
@@ -50,7 +49,7 @@ class RNN(keras.layers.RNN):
                 raise ValueError(f"cell: {each!r}, must be a Keras cell: give tfmem.as_keras_cell(core)")
         super().__init__(cell, *args, **kwargs)
         if self.unroll:
-            raise ValueError("unroll was True, must be False: tfmem.RNN loops; snt.static_unroll repeats the body")
+            raise ValueError("unroll: True, must be False: tfmem.RNN loops; snt.static_unroll repeats the body")
         if isinstance(cell, keras.layers.StackedRNNCells):
             cells = cell.cells
         computed = sorted({getattr(each, "compute_dtype", self.compute_dtype) for each in cells})
@@ -69,23 +68,23 @@ class RNN(keras.layers.RNN):
             batch_sizes = []
             keras.tree.map_shape_structure(lambda shape: batch_sizes.append(shape[0]), sequences_shape)
             if batch_sizes[0] is None:
-                raise ValueError(f"stateful needs a fixed batch size, the inputs have the shape {sequences_shape}")
+                raise ValueError(f"sequences: shape {sequences_shape}, must have a fixed batch size for stateful")
             if any(None in tf.TensorShape(size).as_list() for size in tf.nest.flatten(self.cell.state_size)):
                 raise ValueError(
-                    "stateful: True, must be False for a cell whose state grows; give the cell `max_steps`, or hand "
-                    f"over the state with return_state and initial_state. Its state_size is {self.cell.state_size}"
+                    "stateful: True, must be False for a cell whose state grows; give the cell `max_steps`, or pass "
+                    f"the state with return_state and initial_state. Its state_size is {self.cell.state_size}"
                 )
             with tf.init_scope():
                 initial_state = self.get_initial_state(batch_sizes[0])
                 self.states = [tf.Variable(s, trainable=False) for s in tf.nest.flatten(initial_state)]
-                # Until a call has left a state, a call starts from the cell's own, which may depend on its weights.
+                # Before the first call the state is the cell's own, which may depend on its weights.
                 self.has_state = tf.Variable(False, trainable=False)
 
     def get_initial_state(self, batch_size):
         return self.cell.get_initial_state(batch_size=batch_size)
 
     def reset_state(self):
-        """Back to the cell's own initial state (stateful layers)."""
+        """Reset a stateful layer to the cell's own initial state."""
         if self.states is not None:
             initial_state = tf.nest.flatten(self.get_initial_state(self.states[0].shape[0]))
             for variable, value in zip(self.states, initial_state, strict=True):
@@ -126,13 +125,13 @@ class RNN(keras.layers.RNN):
         for cell in [
             self.cell,
             *getattr(self.cell, "cells", []),
-        ]:  # Keras's cells hold on to a sequence's dropout masks
+        ]:  # Keras's cells keep a sequence's dropout masks
             for reset in ("reset_dropout_mask", "reset_recurrent_dropout_mask"):
                 getattr(cell, reset, lambda: None)()
         if self.stateful:
             left = list(zip(self.states, tf.nest.flatten(state), strict=True))
             if not all(value.shape.is_compatible_with(variable.shape) for variable, value in left):
-                raise ValueError("stateful: the cell's state has grown, must keep its size: give a larger `max_steps`")
+                raise ValueError("stateful: True, must be False for a state that grows: give a larger `max_steps`")
             for variable, value in left:
                 variable.assign(value)
             self.has_state.assign(True)
@@ -147,18 +146,18 @@ class RNN(keras.layers.RNN):
         return (outputs, *_as_list(state)) if self.return_state else outputs
 
     def _start(self, initial_state, own):
-        """A state that was given, in the structure and dtypes of the cell's own initial state."""
+        """Return a given state in the structure and dtypes of the cell's own initial state."""
         given, wanted = tf.nest.flatten(initial_state), tf.nest.flatten(own)
         if len(given) != len(wanted) or not all(map(_fits, given, wanted)):
             raise ValueError(
-                f"initial_state had the tensors {[tuple(g.shape) for g in given]}, must have those of the cell's "
-                f"state: {[tuple(w.shape) for w in wanted]}"
+                f"initial_state: shapes {[tuple(g.shape) for g in given]}, must be those of the cell's state: "
+                f"{[tuple(w.shape) for w in wanted]}"
             )
         cast = [tf.cast(g, w.dtype) for g, w in zip(given, wanted, strict=True)]
         return tf.nest.pack_sequence_as(own, cast)
 
     def _check_axes(self, shapes):
-        """Raises Keras's error where the sequences have too few or too many axes."""
+        """Raise Keras's error if the sequences have too few or too many axes."""
         found = []
         keras.tree.map_shape_structure(lambda shape: found.append(tuple(shape)), shapes)
         first_cell = getattr(self.cell, "cells", [self.cell])[0]
@@ -176,8 +175,8 @@ class RNN(keras.layers.RNN):
             )
 
     def compute_output_spec(self, *args, **kwargs):
-        # By tracing `call`, which knows the shapes and dtypes of any nest. Keras marks the product of an input and a
-        # number as sparse.
+        # Tracing `call` gives the shapes and dtypes of any nest. Keras marks the product of an input and a number as
+        # sparse.
         def dense(x):
             return keras.KerasTensor(x.shape, x.dtype) if isinstance(x, keras.KerasTensor) and x.sparse else x
 
@@ -200,7 +199,7 @@ class RNN(keras.layers.RNN):
 
 
 def _fits(given, wanted):
-    """True where the shapes agree but for the batch; a table that grows starts with 0 rows."""
+    """Return whether the shapes agree except in the batch; a table that grows starts with 0 rows."""
     sizes = zip(given.shape[1:], wanted.shape[1:], strict=True)
     return given.shape.rank == wanted.shape.rank and all(g == w or w in (0, None) or g is None for g, w in sizes)
 
@@ -210,7 +209,7 @@ def _as_list(state):
 
 
 def _first(mask):
-    """The one mask of a layer with several inputs."""
+    """The single mask of a layer with several inputs."""
     return next((m for m in tf.nest.flatten(mask) if m is not None), None)
 
 
@@ -220,7 +219,7 @@ def _cast(x, dtype):
 
 
 def _last_valid(mask):
-    """For every step the index of the last valid step up to it, -1 where there is none: bool [B, T] to int32 [B, T]."""
+    """Index of the last valid step up to each step, -1 if there is none: bool [B, T] to int32 [B, T]."""
     steps = tf.range(tf.shape(mask)[1])
     valid_steps = tf.sort(tf.where(mask, steps, tf.int32.max), axis=1)
     count = tf.cumsum(tf.cast(mask, tf.int32), axis=1)
@@ -228,7 +227,7 @@ def _last_valid(mask):
 
 
 def _at(x, steps):
-    """x [B, T, ...] at `steps` [B, K], zeros where a step is -1: [B, K, ...]."""
+    """Gather x [B, T, ...] at `steps` [B, K], with zeros where a step is -1: [B, K, ...]."""
     found = tf.gather(x, tf.maximum(steps, 0), batch_dims=1)
     exists = tf.reshape(steps >= 0, tf.concat([tf.shape(steps), [1] * (x.shape.rank - 2)], 0))
     return tf.where(exists, found, tf.zeros_like(found))

@@ -1,12 +1,12 @@
-"""The four signatures of whatever has a memory, from two functions of it; see `tfmem.export.saved_model`."""
+"""The four signatures of a model or core with memory, from two functions; see `tfmem.export.saved_model`."""
 
 import tensorflow as tf
 
 
 def state_specs(core, own):
-    """Specs of a core's or cell's state of unknown batch; `own` is a state of it."""
+    """Specs of a core's or cell's state with unknown batch; `own` is one of its states."""
     shapes = [s.shape[1:] for s in tf.nest.flatten(own)]
-    if hasattr(core, "state_size"):  # it has None where the state grows; Keras's own cells have integers
+    if hasattr(core, "state_size"):  # None marks a size that grows; Keras's own cells have integers
         shapes = tf.nest.flatten(core.state_size)
     specs = [
         tf.TensorSpec([None, *([shape] if isinstance(shape, int) else shape)], s.dtype)
@@ -16,30 +16,30 @@ def state_specs(core, own):
 
 
 def model_signatures(model, step, sequence_from_state, step_inputs, sequence_inputs):
-    """`memory_signatures` of a model with `get_initial_state`, and with `cell` where it is made of one core."""
+    """`memory_signatures` of a model with `get_initial_state`, and with `cell` if it consists of one core."""
     state = state_specs(getattr(model, "cell", None), model.get_initial_state(1))
     return memory_signatures(step, sequence_from_state, model.get_initial_state, state, step_inputs, sequence_inputs)
 
 
 def memory_signatures(step, sequence_from_state, get_initial_state, state, step_inputs, sequence_inputs):
-    """`{signature: (function, arguments)}`.
+    """Make the signatures `{name: (function, arguments)}` of a model or core with memory.
 
-    A sequence of no steps gives empty outputs and the state as it was. An output without a time axis is that of the
-    last step, and needs one.
+    A sequence of no steps gives empty outputs and an unchanged state. An output without a time axis is that of the last
+    step, so the sequence must have one.
 
     Args:
       step, sequence_from_state: functions `(state, **inputs) -> {name: nest}` with a new "state". Axis 1 of a
         sequence's input or output is time where its size is unknown.
       get_initial_state: function of the batch size.
       state: nest of specs of the state.
-      step_inputs, sequence_inputs: `{name: nest of specs}`.
+      step_inputs, sequence_inputs: `{name: nest of specs}` of one step and of a sequence.
     """
     timed = tf.nest.map_structure(lambda spec: spec.shape[1:2].as_list() == [None], sequence_inputs)
 
     def of_any_length(state, **inputs):
         first = next(x for x, t in zip(tf.nest.flatten(inputs), tf.nest.flatten(timed), strict=True) if t)
         steps = tf.shape(first)[1]
-        missing = tf.cast(tf.equal(steps, 0), tf.int32)  # one step is run where there is none, and taken away again
+        missing = tf.cast(tf.equal(steps, 0), tf.int32)  # run one step if there is none, then remove it
 
         def padded(x, in_time):
             return tf.pad(x, [[0, 0], [0, missing], *[[0, 0]] * (x.shape.rank - 2)]) if in_time else x

@@ -1,8 +1,8 @@
-"""A Sequential or functional Keras model with `tfmem.RNN` layers, step by step: states in, states out.
+"""Stepwise form of a Sequential or functional Keras model with `tfmem.RNN` layers: states in, states out.
 
 The model's graph is copied with the same layers; each `tfmem.RNN` is replaced by one that starts from a given state and
-leaves its last. One step is a sequence of one step. That is right where every other layer does the same at each step,
-which is tried with random inputs: each layer's output of a short sequence must be that of its steps.
+stores its last. One step is a sequence of one step. Every other layer must therefore compute the same function at each
+step. Random inputs check this: each layer's output for a short sequence must equal that of its single steps.
 """
 
 import numpy as np
@@ -12,25 +12,25 @@ from tfmem.backend import keras
 from tfmem.rnn import RNN
 from tfmem.signatures import memory_signatures, state_specs
 
-BATCH, STEPS = 2, 4  # of the sequence that is tried
+BATCH, STEPS = 2, 4  # of the random sequence
 LOW_PRECISION = ("bfloat16", "float16")
 
 
 class States:
-    """The states of a pass through a model, in the order in which its recurrent layers are called."""
+    """States of a pass through a model, in the order of calls of its recurrent layers."""
 
     def __init__(self):
         self.start(None)
 
     def start(self, given):
-        """The next pass starts from a list of states; None: from the layers' own."""
+        """Start the next pass from a list of states; None: from the layers' own."""
         self.given, self.layers, self.left = given, [], []
 
 
 class StatefulStep(keras.layers.Layer):
-    """A `tfmem.RNN` whose state comes from a `States` and goes to it.
+    """Wrapper of a `tfmem.RNN` that reads its state from a `States` and writes it back.
 
-    The state is a dict: "cell" is the cell's; "output", where there is a mask, the output that masked steps repeat.
+    The state is a dict: "cell" is the cell's; with a mask, "output" is the output that masked steps repeat.
     """
 
     def __init__(self, rnn, states):
@@ -66,7 +66,7 @@ class StatefulStep(keras.layers.Layer):
         return self.rnn.compute_mask(inputs, previous_mask)
 
     def initial(self, left, batch_size):
-        """The state that a sequence starts from, in the structure of a state that was left."""
+        """Initial state of a sequence, in the structure of the stored state `left`."""
         own = {"cell": self.rnn.get_initial_state(batch_size)}
         if "output" in left:
             own["output"] = tf.nest.map_structure(
@@ -84,7 +84,7 @@ class StatefulStep(keras.layers.Layer):
 
 
 class EachStep(keras.layers.Layer):
-    """A `keras.layers.TimeDistributed` for an unknown number of steps, for which Keras 3.15 takes the batch size."""
+    """`keras.layers.TimeDistributed` for an unknown number of steps, where Keras 3.15 uses the batch size."""
 
     def __init__(self, distributed):
         super().__init__(name=distributed.name, autocast=False)
@@ -101,7 +101,7 @@ class EachStep(keras.layers.Layer):
 
 
 class Watched(keras.Operation):
-    """Any other layer or operation; `seen` gets it and its outputs."""
+    """Wrapper of any other layer or operation that appends it and its outputs to `seen`."""
 
     def __init__(self, operation, seen):
         super().__init__(name=operation.name)
@@ -123,7 +123,7 @@ class Watched(keras.Operation):
 
 
 def refusal(name, why):
-    return ValueError(f"model_or_core: its layer {name!r} must do the same at every step: {why}")
+    return ValueError(f"model_or_core: layer {name!r}, must compute the same at every step: {why}")
 
 
 def zeros_like(outputs, batch_size):
@@ -132,12 +132,12 @@ def zeros_like(outputs, batch_size):
 
 
 def select(condition, x, y):
-    """x [B, T, ...] where condition [B, T], else y."""
+    """Select x [B, T, ...] where condition [B, T], else y."""
     return tf.where(tf.reshape(condition, tf.concat([tf.shape(condition), [1] * (x.shape.rank - 2)], 0)), x, y)
 
 
 def has_time(x):
-    """Whether a model's input is a sequence [B, T, ...]; [B, features] is none, but integers [B, 6] are six words."""
+    """Return whether a model's input is a sequence [B, T, ...]; floats [B, 6] are none, integers [B, 6] are words."""
     return len(x.shape) > 2 or x.shape[1] is None or "int" in x.dtype
 
 
@@ -146,12 +146,12 @@ def ends(model):
     if isinstance(model, keras.Function):
         return model.input, model.output
     if not model.built:
-        raise ValueError(f"model_or_core was {model!r}, must be built: give it an input or call it once")
+        raise ValueError(f"model_or_core: {model!r}, must be built: give it an input or call it once")
     return tuple(x[0] if len(x) == 1 else x for x in (model.inputs, model.outputs))
 
 
 def with_states(model, states, seen, copies):
-    """The model with its layers in `Watched` and `StatefulStep`, for sequences of any length."""
+    """Copy the model with its layers in `Watched` and `StatefulStep`, for sequences of any length."""
 
     def copy(operation):
         if operation not in copies:
@@ -178,32 +178,32 @@ def with_states(model, states, seen, copies):
 
 
 def example(x, num_words):
-    """A random input like `x`: words from 0 to `num_words` - 1 where it is [B, T], else normal numbers."""
+    """Make a random input like `x`: words from 0 to `num_words` - 1 if it is [B, T], else normal numbers."""
     rng = np.random.default_rng(0)
     shape = [BATCH, STEPS, *x.shape[2:]] if has_time(x) else [BATCH, *x.shape[1:]]
     if None in shape:
-        raise ValueError(f"model_or_core: the shape of its input {x.name!r} was {x.shape}, must be known but for time")
+        raise ValueError(f"model_or_core: input {x.name!r} of shape {x.shape}, must be known but for time")
     words = "int" in x.dtype or (has_time(x) and len(shape) == 2)
     return tf.cast(rng.integers(num_words, size=shape) if words else rng.standard_normal(shape), x.dtype)
 
 
 def compare(operation, whole, steps):
-    """Raises the error of an operation whose outputs of a sequence differ from those of its steps."""
+    """Raise the operation's error if its outputs for a sequence differ from those of single steps."""
     for at_once, *one_by_one in zip(*map(tf.nest.flatten, (whole, *steps)), strict=True):
         in_time = at_once.shape != one_by_one[-1].shape
         if in_time and (at_once.shape[1:2] != [STEPS] or one_by_one[-1].shape[1:2] != [1]):
-            raise refusal(operation.name, f"its output of {STEPS} steps had the shape {at_once.shape}")
+            raise refusal(operation.name, f"its output of {STEPS} steps has the shape {at_once.shape}")
         if in_time and getattr(operation, "kernel_size", (1,))[0] > 1:
             raise refusal(operation.name, f"its kernel_size was {operation.kernel_size}")
         together = tf.concat(one_by_one, 1) if in_time else one_by_one[-1]
         a, b = (np.asarray(tf.cast(x, tf.float64)) for x in (at_once, together))
         tolerance = 0.1 if at_once.dtype.name in LOW_PRECISION else 1e-3
         if not np.allclose(a, b, rtol=0, atol=tolerance * np.max(np.abs(a), initial=1e-6)):
-            raise refusal(operation.name, "its outputs of a whole sequence were others than those of single steps")
+            raise refusal(operation.name, "its outputs of a whole sequence differ from those of single steps")
 
 
 def stepwise_functions(model):
-    """`{signature: (function, arguments)}` as of a core, for `tfmem.export.saved_model`."""
+    """Make `{signature: (function, arguments)}` as of a core, for `tfmem.export.saved_model`."""
     states, seen, copies = States(), [], {}
     copied = with_states(model, states, seen, copies)
     symbolic, _ = ends(model)
@@ -219,7 +219,7 @@ def stepwise_functions(model):
     whole_outputs, _ = run(inputs)
     whole, steps, left = list(seen), [], None
     if not states.layers:
-        raise ValueError(f"model_or_core was {model!r}, must hold a tfmem.RNN; without memory it has its own `export`")
+        raise ValueError(f"model_or_core: {model!r}, must hold a tfmem.RNN; without memory it has its own `export`")
     for t in range(STEPS):
         now = tf.nest.map_structure(lambda x, in_time, t=t: x[:, t : t + 1] if in_time else x, inputs, timed)
         step_outputs, left = run(now, left)

@@ -1,4 +1,4 @@
-"""Videos of frames, by OpenCV."""
+"""Writer of videos, with OpenCV."""
 
 from pathlib import Path
 

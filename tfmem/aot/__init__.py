@@ -1,4 +1,4 @@
-"""Compiled training steps that travel: StableHLO bundles, and a runner that needs numpy and jax only.
+"""Portable compiled training steps: StableHLO bundles, and a runner that needs only numpy and jax.
 
-`tfmem.aot.lowering` makes bundles (with TensorFlow), `python -m tfmem.aot` runs them (without); docs/aot.md tells how.
+`tfmem.aot.lowering` makes bundles (with TensorFlow), `python -m tfmem.aot` runs them (without). Guide: docs/aot.md.
 """

@@ -1,4 +1,4 @@
-"""`python -m tfmem.aot run | show`: trains what a bundle holds, with numpy and jax alone."""
+"""Command `python -m tfmem.aot run | show`: train a bundle with numpy and jax alone."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ MIB = 2**20
 
 
 class UsageError(Exception):
-    """The command line is wrong."""
+    """Error of a wrong command line."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv=None):
-    """Runs a command; returns the exit status: 0, 1 for an error, 2 for a wrong command line, 130 after Ctrl-C."""
+    """Run a command; returns the exit status: 0, 1 for an error, 2 for a wrong command line, 130 after Ctrl-C."""
     parser = Parser(prog="python -m tfmem.aot", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="train; the same command goes on after an interruption", allow_abbrev=False)
@@ -61,11 +61,11 @@ def _fail(error, status):
 
 
 def _jax():
-    """The modules that need jax."""
+    """Import the modules that need jax."""
     try:
         from tfmem.aot import runner, stablehlo
     except ImportError as error:
-        raise BundleError(f"jax is not there or too old ({error}). Get it with `pip install 'jax>=0.10'`") from error
+        raise BundleError(f"jax is missing or too old ({error}). Install it with `pip install 'jax>=0.10'`") from error
     return runner, stablehlo
 
 

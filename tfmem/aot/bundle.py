@@ -1,14 +1,14 @@
-"""The folder of a bundle, read and written with numpy alone.
+"""Folder of a bundle, read and written with numpy alone.
 
     manifest.json        programs, names of their arguments and results, data, configuration, versions, checksums
     update.mlir.gz       StableHLO of `updates_per_call` updates
-    evaluation.mlir.gz   StableHLO of a step of the evaluation, where the experiment has one
+    evaluation.mlir.gz   StableHLO of a step of the evaluation, if the experiment has one
     initial.npz          variables, optimiser slots and carry before the first update
 
 The manifest is written last and holds the SHA-256 of every file. Arguments and results have names: `number` (of the
 update or evaluation step), `batch/<path>`, `carry/<index>`, `variables/<name>`, `constants/<index>`, `metrics/<name>`.
-A result is the next call's argument of the same name. Initial arrays that are one value throughout are in the manifest
-(`constants`); large ones are there as a recipe to draw them from where the file would be too large (`draws`).
+A result is the next call's argument of the same name. The manifest holds initial arrays with a single value
+(`constants`) and, if the file would be too large, recipes to draw large random ones (`draws`).
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ FORMAT = 1
 LARGEST = 60 * 2**20
 MANIFEST = "manifest.json"
 INITIAL = "initial.npz"
-RENAMED = {  # data sources by the names that older bundles have for them
+RENAMED = {  # data sources by their names in older bundles
     "reproductions.belief_states._episodes:frames": "tfmem.data.episode_cache:frames",
     "reproductions.belief_states._episodes:trajectories": "tfmem.data.episode_cache:trajectories",
     "tfmem.tasks.datasets:babi_training": "tfmem.tasks.babi:training_batches",
@@ -41,11 +41,11 @@ RENAMED = {  # data sources by the names that older bundles have for them
 
 
 class BundleError(Exception):
-    """A bundle cannot be made, read or run; the message says why."""
+    """Error of a bundle that cannot be made, read or run; the message gives the reason."""
 
 
 class Leaf(NamedTuple):
-    """One argument or result of a program; `path` is its place in a batch."""
+    """Argument or result of a program; `path` is its place in a batch."""
 
     name: str
     shape: tuple
@@ -55,7 +55,7 @@ class Leaf(NamedTuple):
 
 @dataclasses.dataclass
 class Program:
-    """A StableHLO module with the names of what goes in and comes out."""
+    """StableHLO module with the names of its arguments and results."""
 
     text: str
     arguments: list[Leaf]
@@ -64,17 +64,17 @@ class Program:
 
 @dataclasses.dataclass
 class Bundle:
-    """All of a bundle.
+    """Contents of a bundle.
 
     Attributes:
       experiment, preset, config: as in a run's config.json.
       updates_per_call: of the program `update`.
-      programs: `{"update": Program}`, and "evaluation" where there is one.
+      programs: `{"update": Program}`, and "evaluation" if there is one.
       evaluation_steps: calls of the latter.
       initial: arrays by name.
-      evaluation_carry: arrays that the evaluation starts with.
+      evaluation_carry: arrays at the start of the evaluation.
       data_sources: `{"train": (factory, arguments), "evaluation": ...}` of `Experiment.data_source`; None: no data.
-      versions: of the packages that it was made with.
+      versions: of the packages that made it.
       digest: SHA-256 of the manifest; "" before it is written.
     """
 
@@ -92,22 +92,22 @@ class Bundle:
 
 
 def write_bundle(bundle, path, largest=LARGEST):
-    """Writes a bundle into a folder that does not exist or is empty.
+    """Write a bundle to a folder that does not exist or is empty.
 
     Args:
       bundle: a `Bundle`.
       path: the folder.
-      largest: bytes that the folder may have; to stay below, large random arrays become recipes.
+      largest: most bytes of the folder; large random arrays become recipes to stay below.
 
     Raises:
       BundleError: the folder has files, another process is writing there, or the bundle would be larger than
         `largest`.
-      RunFolderError: the disk refused.
+      RunFolderError: the disk refuses.
     """
     path = Path(path)
     _check_empty(path)
     files = {f"{name}.mlir.gz": gzip.compress(p.text.encode(), 9, mtime=0) for name, p in bundle.programs.items()}
-    room = largest - sum(map(len, files.values())) - 2**20  # a MiB for the manifest and the file's own tables
+    room = largest - sum(map(len, files.values())) - 2**20  # a MiB for the manifest and the npz file's tables
     constants, arrays = {}, {}
     everything = bundle.initial | {f"evaluation/{i}": array for i, array in enumerate(bundle.evaluation_carry)}
     for name, array in everything.items():
@@ -146,9 +146,9 @@ def write_bundle(bundle, path, largest=LARGEST):
         raise RunFolderError(f"cannot write {path}: {error.strerror}") from error
     lock = lock_folder(path)
     if lock is None:
-        raise BundleError(f"another process is working in {path}; it is left as it is")
+        raise BundleError(f"another process is working in {path}; nothing was written")
     try:
-        _check_empty(path)  # now that nobody else writes there
+        _check_empty(path)  # under the lock
         for name, content in files.items():
             write_atomically(path / name, lambda file, content=content: file.write(content))
         write_json(path / MANIFEST, manifest)
@@ -158,17 +158,17 @@ def write_bundle(bundle, path, largest=LARGEST):
 
 def _check_empty(path):
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise BundleError(f"{path} exists and is not an empty folder; it is left as it is")
+        raise BundleError(f"{path} exists and is not an empty folder; nothing was written")
 
 
 _PLAIN = ("experiment", "preset", "config", "updates_per_call", "evaluation_steps", "data_sources", "versions")
 
 
 def read_manifest(path):
-    """The manifest of a bundle: of this version, and with all files as long and with the checksums it says.
+    """Read a bundle's manifest and check its version and the sizes and checksums of all files.
 
     Raises:
-      BundleError: it is not there, damaged, or of another version.
+      BundleError: it is missing, damaged, or of another version.
     """
     path = Path(path)
     try:
@@ -180,7 +180,7 @@ def read_manifest(path):
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
         raise BundleError(
-            f"{path} is of bundle format {version}, this tfmem reads format {FORMAT}: make the bundle again with "
+            f"{path} has bundle format {version}, this tfmem reads format {FORMAT}: make the bundle again with "
             "`reproduce compile`, or use the tfmem that made it"
         )
     for name, about in manifest["files"].items():
@@ -190,17 +190,17 @@ def read_manifest(path):
             raise BundleError(f"{path / name} cannot be read ({error.strerror}). Copy the bundle again") from error
         if len(content) != about["bytes"]:
             raise BundleError(
-                f"{path / name} is damaged: {len(content)} bytes, should be {about['bytes']}. Copy the bundle again"
+                f"{path / name} is damaged: {len(content)} bytes, must be {about['bytes']}. Copy the bundle again"
             )
         if hashlib.sha256(content).hexdigest() != about["sha256"]:
-            raise BundleError(f"{path / name} is damaged: its SHA-256 is another one. Copy the bundle again")
-    if "pipelines" in manifest:  # their name in older bundles
+            raise BundleError(f"{path / name} is damaged: its SHA-256 differs. Copy the bundle again")
+    if "pipelines" in manifest:  # the field's name in older bundles
         manifest["data_sources"] = manifest.pop("pipelines")
     return manifest
 
 
 def read_bundle(path):
-    """The `Bundle` in a folder.
+    """Read the `Bundle` in a folder.
 
     Raises:
       BundleError: as `read_manifest`.
@@ -228,7 +228,7 @@ def read_bundle(path):
 
 
 def _renamed(source):
-    """The (factory, arguments) of a data source by its present name; None stays."""
+    """Data source (factory, arguments) with its present name; None stays None."""
     return source and [RENAMED.get(source[0], source[0]), source[1]]
 
 
@@ -250,7 +250,7 @@ def _initial_arrays(path, manifest):
 
 
 def as_dtype(name):
-    """The numpy type of a name; bfloat16 and its kin come from ml_dtypes, which jax and TensorFlow bring."""
+    """Numpy dtype of a name; bfloat16 and similar types come from ml_dtypes, a dependency of jax and TensorFlow."""
     try:
         return np.dtype(name)
     except TypeError:
@@ -274,26 +274,26 @@ def open_source(source):
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise BundleError(f"the data come from {factory}, which this installation does not have: {error}") from error
+        raise BundleError(f"the data source {factory} is not in this installation: {error}") from error
     return function(**arguments)
 
 
 # ---- initial arrays as recipes ---------------------------------------------------------------------------------------
 
 _TRUNCATED_STD = 0.87962566103423978  # of a standard normal distribution cut off at two
-_FITS = 2.0  # Kolmogorov's statistic, sqrt(n) max |F - F_n|: of the right distribution above 2 once in 1,500 times
+_FITS = 2.0  # bound of Kolmogorov's sqrt(n) max |F - F_n|: the right distribution exceeds 2 once in 1,500 times
 
 
 def drawn(distribution, mean, scale, shape, dtype, seed):
-    """`mean` plus `scale` times random numbers: "uniform" in [-1, 1), "normal", "truncated_normal" (cut off at 2).
+    """Draw `mean` plus `scale` times random numbers: "uniform" in [-1, 1), "normal", "truncated_normal" (cut off at 2).
 
-    "orthogonal": a matrix of two axes whose shorter side's vectors are orthonormal, uniformly distributed.
+    "orthogonal": a matrix whose vectors along the shorter side are orthonormal and uniformly distributed.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     size = int(np.prod(shape))
     if distribution == "orthogonal":
         q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape)), np.float32))
-        q *= np.sign(np.diag(r))  # makes the distribution uniform
+        q *= np.sign(np.diag(r))  # for a uniform distribution
         return (scale * (q if shape[0] >= shape[1] else q.T)).astype(as_dtype(dtype))
     if distribution == "uniform":
         values = rng.random(size, np.float32) * 2 - 1
@@ -353,7 +353,7 @@ def _is_orthogonal(array):
 
 
 def _alike(array, other):
-    """Whether two arrays have one distribution, and equally correlated rows (those of an orthogonal matrix are not)."""
+    """Return whether two arrays share a distribution and correlation of rows (an orthogonal matrix has less)."""
     a, b = np.sort(array, axis=None), np.sort(other, axis=None)
     places = np.searchsorted(a, b, side="right") / a.size
     distance = np.abs(places - np.arange(1, b.size + 1) / b.size).max()

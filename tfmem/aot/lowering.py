@@ -1,7 +1,7 @@
-"""Experiments to bundles: StableHLO of the update and of the evaluation, with names for all that goes in and out.
+"""Lowering of experiments to bundles: StableHLO of update and evaluation, with named arguments and results.
 
-XLA's function has the arguments, then the captured variables, as parameters; its results are the function's, then the
-variables that changed. Which those are is told by the module's attribute `mhlo.input_output_alias`.
+The parameters of XLA's function are the arguments, then the captured variables. Its results are the function's, then
+the changed variables, which the module's attribute `mhlo.input_output_alias` lists.
 """
 
 import json
@@ -28,11 +28,11 @@ _BOOLEANS = re.compile(r'dense<"0x([0-9A-Fa-f]+)"> : tensor<((?:\d+x)+)i1>')
 _COPY = re.compile(r"= mhlo\.copy (%\S+) : (tensor<[^>]*>)")
 _FOREIGN = re.compile(r"= \"?((?:mhlo|chlo|tf|tf_\w+)\.\w+)")
 _CUSTOM_CALL = re.compile(r"stablehlo\.custom_call @([\w$.]+)")
-PORTABLE_CALLS = {"TopK"}  # XLA decomposes or specialises it on every platform
+PORTABLE_CALLS = {"TopK"}  # XLA decomposes or specialises these on every platform
 
 
 def lower(function, *specs):
-    """A function compiled by XLA, up to StableHLO.
+    """Lower a function by XLA to StableHLO.
 
     Args:
       function: a function of tensors, or a `tf.function`.
@@ -42,7 +42,7 @@ def lower(function, *specs):
       `(text, concrete)`: StableHLO without source locations, and the traced function; its arguments are the flat specs.
 
     Raises:
-      BundleError: XLA cannot lower it, or not to what every platform can run.
+      BundleError: XLA cannot lower it, or the result is not portable to every platform.
     """
 
     def flat_function(*flat):
@@ -56,15 +56,15 @@ def lower(function, *specs):
     except (ValueError, tf.errors.OpError) as error:
         raise BundleError(f"XLA cannot compile the step: {error}") from error
     text = _BOOLEANS.sub(_spelled, _LOCATION.sub("", _LOCATION_LINE.sub("", text)))
-    text = _COPY.sub(r"= stablehlo.convert \1 : \2", text)  # plugins of cards take StableHLO alone
+    text = _COPY.sub(r"= stablehlo.convert \1 : \2", text)  # GPU plugins accept only StableHLO
     problems = obstacles(text)
     if problems:
-        raise BundleError(f"the step is compiled to what not every platform runs: {', '.join(problems)}")
+        raise BundleError(f"the step is not portable to every platform: {', '.join(problems)}")
     return text, concrete
 
 
 def _spelled(match):
-    """A constant of booleans as words: in hexadecimal they are bits or bytes, by the version of MLIR."""
+    """Spell a constant of booleans as words: hexadecimal means bits or bytes, depending on the version of MLIR."""
     shape = [int(n) for n in match[2].split("x")[:-1]]
     values = np.frombuffer(bytes.fromhex(match[1]), np.uint8)
     if values.size < np.prod(shape):
@@ -73,19 +73,19 @@ def _spelled(match):
 
 
 def obstacles(text):
-    """What keeps a module from other platforms: dynamic shapes, other dialects, calls of one platform's library."""
+    """List the non-portable parts of a module: dynamic shapes, other dialects, calls of one platform's library."""
     found = set(_DYNAMIC.findall(text)) | set(_FOREIGN.findall(text))
     return sorted(found | {f"custom call {name}" for name in set(_CUSTOM_CALL.findall(text)) - PORTABLE_CALLS})
 
 
 def lower_program(function, specs, variables, constants):
-    """A function with its variables as a `Program`.
+    """Lower a function with its variables to a `Program`.
 
     Args:
       function: `(number, batch, carry) -> (carry, metrics)`.
       specs: of its arguments.
       variables: TensorFlow or Keras variables by name.
-      constants: a list; the tensors that the function captured are added to it.
+      constants: a list, extended by the tensors that the function captures.
 
     Raises:
       BundleError: as `lower`; or it uses a variable without a name.
@@ -140,17 +140,17 @@ def _specs(nest):
 
 
 def make_bundle(experiment, preset=None):
-    """Compiles an experiment's update and evaluation.
+    """Compile an experiment's update and evaluation to a bundle.
 
     Args:
-      experiment: a `tfmem.training.Experiment`; its `data_source` and `evaluation` say what comes along.
+      experiment: a `tfmem.training.Experiment`; its `data_source` and `evaluation` are included.
       preset: name of the preset, for the record.
 
     Returns:
       A `Bundle`; `tfmem.aot.bundle.write_bundle` writes it.
 
     Raises:
-      BundleError: the configuration does not allow it, its data need TensorFlow, or XLA cannot compile it.
+      BundleError: the configuration does not allow it, the data need TensorFlow, or XLA cannot compile it.
     """
     config = experiment.config
     if config.num_updates % config.updates_per_call:

@@ -1,7 +1,7 @@
-"""Runs a bundle's training with jax: no TensorFlow, Keras or Sonnet is imported.
+"""Training of a bundle with jax, without TensorFlow, Keras or Sonnet.
 
-The run folder is that of any run (`tfmem.training.run_folder`); what is trained goes back to TensorFlow by
-`reproduce import-bundle`.
+The run folder is like any other (`tfmem.training.run_folder`); `reproduce import-bundle` brings the trained weights
+back to TensorFlow.
 """
 
 import os
@@ -22,19 +22,19 @@ MIB = 2**20
 
 
 class Executable:
-    """A program compiled for the first device.
+    """Program compiled for the first device.
 
     Args:
       program: a `tfmem.aot.bundle.Program`.
       precision: one of `PRECISIONS`; see `with_precision`.
 
     Attributes:
-      seconds: what compiling took.
-      memory: bytes that a call needs, by XLA's account: arguments, results and temporary ones.
+      seconds: compile time.
+      memory: bytes of a call by XLA's account: arguments, results and temporaries.
       cost: XLA's cost analysis, which counts the body of a loop once.
 
     Raises:
-      BundleError: XLA cannot compile it, or a call needs more memory than there is.
+      BundleError: XLA cannot compile it, or a call needs more memory than is free.
     """
 
     def __init__(self, program, precision):
@@ -64,16 +64,16 @@ class Executable:
         return jax.device_put(array, self.device)
 
     def __call__(self, values):
-        """Results by name, from arguments by name (jax arrays; those of variables cannot be used again)."""
+        """Map arguments by name (jax arrays; those of variables are consumed) to results by name."""
         with _clear_errors("run"):
             results = self.loaded.execute([values[leaf.name] for leaf in self.program.arguments])
         return {leaf.name: result for leaf, result in zip(self.program.results, results, strict=True)}
 
     def batch(self, nest):
-        """The arguments `batch/...` from a data source's nest, by name.
+        """Arguments `batch/...` by name, from a data source's nest.
 
         Raises:
-          BundleError: the data have other shapes or types than those that were compiled for.
+          BundleError: the data's shapes or types differ from the compiled ones.
         """
         arrays = {}
         for leaf in self.program.arguments:
@@ -85,15 +85,15 @@ class Executable:
             array = np.asarray(array)
             if array.shape != leaf.shape or array.dtype.name != leaf.dtype:
                 raise BundleError(
-                    f"{leaf.name}: the data are {array.dtype.name} {list(array.shape)}, "
-                    f"compiled was {leaf.dtype} {list(leaf.shape)}"
+                    f"{leaf.name}: {array.dtype.name} {list(array.shape)}, "
+                    f"must be {leaf.dtype} {list(leaf.shape)} as compiled"
                 )
             arrays[leaf.name] = array
         return arrays
 
 
 class _clear_errors:
-    """XLA's errors as BundleErrors of one line."""
+    """Context that turns XLA's errors into BundleErrors of one line."""
 
     def __init__(self, what):
         self.what = what
@@ -110,7 +110,7 @@ class _clear_errors:
 
 
 def free_memory(device):
-    """Bytes that are free on a device, or for a CPU in the machine; None where nobody says."""
+    """Free bytes of a device, or for a CPU of the machine; None if unknown."""
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -122,7 +122,7 @@ def free_memory(device):
 
 
 def peak_memory(device):
-    """The most bytes that were in use on a device, or for a CPU by this process."""
+    """Peak bytes in use on a device, or for a CPU by this process."""
     stats = device.memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
@@ -130,7 +130,7 @@ def peak_memory(device):
 
 
 def stacked(nests):
-    """Nests of equal structure (dicts, sequences, NamedTuples) as one of stacked arrays."""
+    """Stack nests of equal structure (dicts, sequences, NamedTuples) into one nest of arrays."""
     first = nests[0]
     if isinstance(first, dict):
         return {name: stacked([nest[name] for nest in nests]) for name in first}
@@ -142,17 +142,17 @@ def stacked(nests):
 
 
 class BundleRun(Loop):
-    """The training of a bundle in a run folder.
+    """Training of a bundle in a run folder.
 
     Args:
       bundle: a `Bundle`.
-      folder: a `RunFolder` that was claimed.
-      steps: updates in all, a multiple of the bundle's `updates_per_call`.
+      folder: a claimed `RunFolder`.
+      steps: total updates, a multiple of the bundle's `updates_per_call`.
       precision: one of `PRECISIONS`.
 
     Attributes:
-      values: the arrays on the device, by name.
-      seconds: what each call took, the first one (which warms up) left out.
+      values: arrays on the device, by name.
+      seconds: time of each call, without the first (warm-up).
     """
 
     def __init__(self, bundle, folder, steps, precision):
@@ -207,12 +207,12 @@ class BundleRun(Loop):
 
 
 def run_bundle(path, folder=None, steps=None, precision="float32"):
-    """Trains what is in a bundle, from the folder's last checkpoint where there is one.
+    """Train a bundle, from the folder's last checkpoint if there is one.
 
     Args:
       path: the bundle.
       folder: run folder; default: runs/<experiment>/<preset>/seed<seed>-bundle.
-      steps: updates in all; default: those of the configuration.
+      steps: total updates; default: the configuration's.
       precision: one of `PRECISIONS`.
 
     Returns:
@@ -227,7 +227,7 @@ def run_bundle(path, folder=None, steps=None, precision="float32"):
     bundle = read_bundle(path)
     steps = bundle.config["num_updates"] if steps is None else steps
     if steps < 1 or steps % bundle.updates_per_call:
-        raise BundleError(f"steps: {steps}, must be a positive multiple of {bundle.updates_per_call}, those of a call")
+        raise BundleError(f"steps: {steps}, must be a multiple of updates_per_call = {bundle.updates_per_call}")
     if folder is None:
         folder = os.path.join("runs", bundle.experiment, str(bundle.preset), f"seed{bundle.config['seed']}-bundle")
     folder = RunFolder(folder)

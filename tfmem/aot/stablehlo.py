@@ -1,6 +1,6 @@
-"""StableHLO modules read with jax: their precision, and the arithmetic in them.
+"""Precision and operation count of StableHLO modules, read with jax.
 
-XLA's own cost analysis counts the body of a loop once; `arithmetic` counts it as often as it runs.
+XLA's own cost analysis counts the body of a loop once; `arithmetic` counts every iteration.
 """
 
 import re
@@ -26,13 +26,13 @@ def _operations(block):
 
 
 def with_precision(text, precision):
-    """The module with its matrix products and convolutions of float32 computed in another way.
+    """Change the precision of a module's float32 matrix products and convolutions.
 
     Args:
       text: StableHLO.
-      precision: "float32": as exact as the platform can; "tf32": as fast as the platform likes for float32, which on
-        NVIDIA cards since Ampere is TF32 and on a CPU float32; "bfloat16": the factors are rounded to bfloat16,
-        convolutions give bfloat16, dot products float32. Everything else stays in float32, variables as well.
+      precision: "float32": as exact as the platform can. "tf32": the platform's fast default for float32: TF32 on
+        NVIDIA cards since Ampere, float32 on a CPU. "bfloat16": factors are rounded to bfloat16, convolutions return
+        bfloat16, dot products float32. Everything else stays in float32, including variables.
     """
     module = _parse(text)
     with module.context, ir.Location.unknown():
@@ -65,16 +65,16 @@ def _shorten(op, types, short):
 
 
 def _names(attributes):
-    """The names in an attribute map; iterating gives names or pairs, by the version of jaxlib."""
+    """Names in an attribute map; iteration gives names or pairs, depending on the version of jaxlib."""
     return [entry if isinstance(entry, str) else entry.name for entry in attributes]
 
 
 def arithmetic(text):
-    """Floating-point operations of all matrix products and convolutions of a module, loops counted in full.
+    """Count the floating-point operations of a module's matrix products and convolutions, with all loop iterations.
 
-    A multiplication and an addition are two; products with the zeros of padding or dilation are not counted, as in
-    XLA's analysis. A loop runs as often as the smallest number says that its condition compares with: TensorFlow's
-    loops over time count from zero, and those of gradients up to the count that the loop before ended with.
+    A multiplication and an addition are two. Products with zeros of padding or dilation are not counted, as in XLA's
+    analysis. The number of iterations is the smallest number in the loop's condition: TensorFlow's loops over time
+    count from zero, and their gradients' loops up to the final count of the loop before.
     """
     module = _parse(text)
     functions = {op.operation.attributes["sym_name"].value: op.operation for op in module.body}
@@ -86,7 +86,7 @@ def arithmetic(text):
         return known[name]
 
     def limits(block, given):
-        """The right-hand sides of "less than" in a loop's condition, a block with the arguments `given`."""
+        """Right-hand sides of "less than" in a loop's condition, a block with the arguments `given`."""
 
         def outside(value):
             return next((v for own, v in zip(block.arguments, given, strict=True) if own == value), value)
@@ -100,7 +100,7 @@ def arithmetic(text):
                 yield outside(op.operands[1])
 
     def number(value):
-        """The integer that a value is: a constant, or a finished loop's counter; None: another."""
+        """Integer of a value that is a constant or a finished loop's counter; else None."""
         op = getattr(value.owner, "operation", None)  # None: a block's argument
         match op and op.name:
             case "stablehlo.constant":
@@ -173,7 +173,7 @@ def _convolution_cost(op, left, right, result):
 
 
 def _elements(attribute):
-    """The values of a dense attribute's text, without its type."""
+    """Text of a dense attribute's values, without its type."""
     return attribute.split(" : tensor")[0].split(":")[-1] if "array<" in attribute else attribute.split(" : ")[0]
 
 

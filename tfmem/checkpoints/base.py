@@ -13,16 +13,16 @@ import tensorflow as tf
 from tfmem.backend import keras
 from tfmem.interop import SonnetCell
 
-# What TF 1's Saver writes beside the weights: optimiser slots, counters, (never used) moving statistics. Not loaded.
-# Slots of other names are known by the variable that they belong to.
+# Not loaded: TF 1's optimiser slots, counters and (unused) moving statistics. Slots of other names are recognized by
+# the variable that they belong to.
 OPTIMISER = re.compile(
     r"(^|/)(Adam(_\d+)?|RMSProp(_\d+)?|Momentum|Adagrad|beta[12]_power(_\d+)?|global_step"
     r"|ExponentialMovingAverage(/biased|/local_step)?|moving_mean|moving_variance)$"
 )
-AVERAGE = "/ExponentialMovingAverage"  # behind a variable's name, the name of its moving average
-LISTED = 20  # scopes that a message lists
+AVERAGE = "/ExponentialMovingAverage"  # suffix of the name of a variable's moving average
+LISTED = 20  # most scopes listed in a message
 
-# One module per public code base; imported when the first checkpoint is loaded, for they bring all cores.
+# One module per public code base, imported with the first checkpoint because they import all cores.
 CODE_BASES = ("dnc", "kanerva", "multigrid_mem", "sonnet_v1", "tvt")
 
 _TABLES: dict[type, Callable] = {}
@@ -31,9 +31,9 @@ _TABLES: dict[type, Callable] = {}
 class Entry(NamedTuple):
     """One row of a name table.
 
-    `name` is the TF 1 variable's name below the scope, `variable` ours, and `convert` maps the stored array to our
-    layout (default: as it is). Names of several stored variables that make one of ours go in a tuple; `convert` then
-    takes that many arrays. With `convert` goes `shapes`: of each stored variable.
+    `name` is the TF 1 variable's name below the scope, `variable` the target's variable. `convert` maps the stored
+    array to the target's layout (default: unchanged). A tuple of names joins several stored variables into one;
+    `convert` then takes as many arrays. `shapes` are those of the stored variables; required with `convert`.
     """
 
     name: str | tuple[str, ...]
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
 @dataclass
 class LoadReport:
-    """What `load_tf1` did: (stored name, our variable's name, shape) rows, and what it left out."""
+    """Result of `load_tf1`: rows (stored name, target variable's name, shape), and the names left out."""
 
     loaded: list[tuple[str, str, tuple[int, ...]]] = field(default_factory=list)
     optimiser: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class LoadReport:
 
     @property
     def num_parameters(self):
-        stored = {name: shape for name, _, shape in self.loaded}  # one stored variable may fill several of ours
+        stored = {name: shape for name, _, shape in self.loaded}  # one stored variable may fill several variables
         return int(sum(np.prod(shape) for shape in stored.values()))
 
     def __str__(self):
@@ -66,11 +66,11 @@ class LoadReport:
 
 
 class CheckpointMismatchError(ValueError):
-    """A checkpoint does not fit the target. Nothing was assigned.
+    """Error of a checkpoint that does not fit the target. Nothing was assigned.
 
-    Attributes: `missing` (expected, not stored), `unexpected` (stored, no place for it), `mis_shaped`
-    ((name, stored shape, expected shape)), `mis_typed` ((name, what is stored, what must be)). All names and shapes
-    are those in the checkpoint.
+    Attributes: `missing` (expected, not stored), `unexpected` (stored, not expected), `mis_shaped`
+    ((name, stored shape, expected shape)), `mis_typed` ((name, stored type, required type)). All names and shapes are
+    those in the checkpoint.
     """
 
     def __init__(self, prefix, missing, unexpected, mis_shaped, mis_typed=(), scopes=""):
@@ -85,7 +85,7 @@ class CheckpointMismatchError(ValueError):
 
 
 def name_table(*targets):
-    """Registers a function `target -> iterable of Entry` as the name table of one or more classes."""
+    """Register a function `target -> iterable of Entry` as the name table of one or more classes."""
 
     def register(table):
         for target in targets:
@@ -96,33 +96,33 @@ def name_table(*targets):
 
 
 def require_built(target, is_built):
-    """Raises a ValueError unless the weights of a name table's target exist."""
+    """Raise a ValueError unless the weights of a name table's target exist."""
     if not is_built:
         how = "build with an input shape" if isinstance(target, keras.Model) else "project_inputs with inputs"
-        raise ValueError(f"target: this {type(target).__name__} is not built; call {how} of the right size first")
+        raise ValueError(f"target: {type(target).__name__}, must be built: call {how} of the right size first")
 
 
 def split(name, first, rest):
-    """Entries of a stored matrix whose rows are two variables: first those of the inputs, then those of the state."""
+    """Entries of a stored matrix with the rows of two variables: those of the inputs, then those of the state."""
     size = first.shape[0]
     shapes = ((size + rest.shape[0], first.shape[1]),)
     return [Entry(name, first, lambda w: w[:size], shapes), Entry(name, rest, lambda w: w[size:], shapes)]
 
 
 def load_tf1(target, prefix, scope="", moving_averages=False):
-    """Loads a TF 1 checkpoint of a public implementation into a core or model.
+    """Load a TF 1 checkpoint of a public implementation into a core or model.
 
-    Every name, shape, dtype and number is checked before anything is assigned. Floats of another precision are rounded;
-    integers must fit exactly. Optimiser slots are left alone: counters, and `<name of a weight>/<more>` of the weight's
-    shape or a scalar.
+    All names, shapes, dtypes and values are checked before anything is assigned. Floats of another precision are
+    rounded; integers must fit exactly. Optimiser slots are ignored: counters, and `<name of a weight>/<more>` if it is
+    a scalar or has the weight's shape.
 
     Args:
-      target: a built core or model whose class has a name table (`tfmem.checkpoints.<code base>`); or what holds just
-        one: `tfmem.as_keras_cell(core)`, a layer of it, a Keras model with such a layer.
+      target: a built core or model whose class has a name table (`tfmem.checkpoints.<code base>`), or an object with
+        exactly one such part: `tfmem.as_keras_cell(core)`, a layer of it, a Keras model with such a layer.
       prefix: checkpoint prefix, e.g. "path/to/model.ckpt" (without ".index").
-      scope: name scope of the module inside the checkpoint; variables outside it are left alone. "" or None: the names
-        are those of the table. "auto": the one scope that fits ("auto/" is a scope of that name).
-      moving_averages: whether to load `<name>/ExponentialMovingAverage` in place of each weight.
+      scope: name scope of the module inside the checkpoint; variables outside it are ignored. "" or None: the names are
+        those of the table. "auto": the only scope that fits ("auto/" is a scope of that name).
+      moving_averages: load `<name>/ExponentialMovingAverage` in place of each weight. Default False.
 
     Returns:
       A `LoadReport`.
@@ -130,8 +130,7 @@ def load_tf1(target, prefix, scope="", moving_averages=False):
     Raises:
       CheckpointMismatchError: variables are missing, unexpected, of another shape, or do not fit the target's dtype.
       FileNotFoundError: there is no checkpoint at `prefix`.
-      ValueError: there is no name table for `target`, or `target` is not built, or the files are damaged, or several
-        scopes fit.
+      ValueError: `target` has no name table or is not built, the files are damaged, or several scopes fit.
     """
     if not isinstance(scope, str | None):
         raise ValueError(f"scope: {scope!r}, must be a string or None")
@@ -150,7 +149,7 @@ def load_tf1(target, prefix, scope="", moving_averages=False):
     try:
         reader = tf.train.load_checkpoint(prefix)
     except _UNREADABLE as error:
-        raise ValueError(f"prefix: {prefix!r} is not a readable TF checkpoint: {error}") from error
+        raise ValueError(f"prefix: {prefix!r}, must be a readable TF checkpoint: {error}") from error
     dtypes = reader.get_variable_to_dtype_map()
     stored = {name: (tuple(shape), dtypes[name]) for name, shape in reader.get_variable_to_shape_map().items()}
 
@@ -167,13 +166,15 @@ def load_tf1(target, prefix, scope="", moving_averages=False):
         try:
             arrays[name] = reader.get_tensor(source)
         except _UNREADABLE as error:
-            raise ValueError(f"prefix: {prefix!r} is damaged at {source}: {error}; nothing was loaded") from error
+            raise ValueError(
+                f"prefix: {prefix!r}, must be undamaged at {source}: {error}; nothing was loaded"
+            ) from error
     values, mis_typed = [], []
     for entry in entries:
         parts = [arrays[name] for name in entry.name]
         stored_value = parts[0] if entry.convert is None else entry.convert(*parts)
         dtype = tf.as_dtype(entry.variable.dtype)
-        with np.errstate(over="ignore"):  # looked for below
+        with np.errstate(over="ignore"):  # checked below
             value = stored_value.astype(dtype.as_numpy_dtype)
         if not _taken_over(stored_value, value, dtype):
             sources = ", ".join(match.sources[name] for name in entry.name)
@@ -191,12 +192,12 @@ def load_tf1(target, prefix, scope="", moving_averages=False):
     return report
 
 
-# What TensorFlow raises for files that are missing, cut short or altered.
+# TensorFlow's errors for files that are missing, cut short or altered.
 _UNREADABLE = (tf.errors.OpError, ValueError, RuntimeError, LookupError)
 
 
 def _with_table(target):
-    """The one object with a name table: the target, or what it wraps or holds."""
+    """Find the only object with a name table: the target, or an object that it wraps or holds."""
     found, left = {}, [target]
     while left:
         part = left.pop()
@@ -214,10 +215,10 @@ def _with_table(target):
             left.extend(part.layers)
     if not found:
         known = ", ".join(sorted(c.__name__ for c in _TABLES))
-        raise ValueError(f"target: no TF 1 name table for {type(target).__name__}; there are tables for {known}")
+        raise ValueError(f"target: {type(target).__name__}, must have a TF 1 name table, as {known} have")
     if len(found) > 1:
         names = ", ".join(sorted(type(part).__name__ for part in found.values()))
-        raise ValueError(f"target: {type(target).__name__} holds {names}, must be or hold just one of them")
+        raise ValueError(f"target: {type(target).__name__} with {names}, must be or hold only one of them")
     return next(iter(found.values()))
 
 
@@ -225,19 +226,19 @@ def _stored_shapes(entry):
     if entry.shapes is not None:
         return [tuple(shape) for shape in entry.shapes]
     if entry.convert is not None:
-        raise ValueError(f"shapes: None in the entry of {entry.name}, must be given where convert is")
+        raise ValueError(f"shapes: None in the entry of {entry.name}, must be given with convert")
     return [tuple(entry.variable.shape)]
 
 
 def _taken_over(stored, value, dtype):
-    """Whether an array came through a cast: floats within its range, all else exactly."""
+    """Return whether an array survived a cast: floats within the range, all other types exactly."""
     if dtype.is_floating and tf.as_dtype(stored.dtype).is_floating:
         return np.array_equal(np.isfinite(stored), np.isfinite(value))
     return np.array_equal(value.astype(stored.dtype), stored)
 
 
 class _Match(NamedTuple):
-    """A table against a checkpoint in one scope; names as they are stored."""
+    """Comparison of a table and a checkpoint in one scope; names are the stored ones."""
 
     missing: list
     unexpected: list
@@ -246,7 +247,7 @@ class _Match(NamedTuple):
     optimiser: list
     outside: list
     averaged: list
-    sources: dict  # by the table's names
+    sources: dict  # keyed by the table's names
 
     @property
     def problems(self):
@@ -279,18 +280,18 @@ def _match(expected, stored, inside, moving_averages):
 
 
 def _is_slot(name, shape, weights):
-    """Whether a stored variable is `<weight>/<more>`, a scalar or of the weight's shape."""
+    """Return whether a stored variable is `<weight>/<more>`, and a scalar or of the weight's shape."""
     owners = (name[: slash.start()] for slash in re.finditer("/", name))
     return any(shape in ((), weights[owner]) for owner in owners if owner in weights)
 
 
 def _scopes(stored):
-    """Every scope of a checkpoint, as the start of its names: "", "dnc/", "dnc/lstm/", ..."""
+    """All scopes of a checkpoint as prefixes of its names: "", "dnc/", "dnc/lstm/", ..."""
     return sorted({"", *(name[: slash.end()] for name in stored for slash in re.finditer("/", name))})
 
 
 def _only_fit(expected, stored, moving_averages, prefix):
-    """The scope that fits and its match; where none does, that with the fewest problems."""
+    """Return the scope that fits and its match, or else those with the fewest problems."""
     matches = {inside: _match(expected, stored, inside, moving_averages) for inside in _scopes(stored)}
     fits = [inside for inside, match in matches.items() if not match.problems]
     if len(fits) > 1:
@@ -301,7 +302,7 @@ def _only_fit(expected, stored, moving_averages, prefix):
 
 
 def _scopes_message(expected, stored, moving_averages):
-    """Which scopes would fit, or which there are."""
+    """List of the scopes that would fit, or else of all scopes."""
     scopes = _scopes(stored)
     fits = [inside for inside in scopes if not _match(expected, stored, inside, moving_averages).problems]
     if fits:

@@ -1,4 +1,4 @@
-"""TF 1 checkpoints of google-deepmind/dnc (with Sonnet 1's LSTM) into `DNC`."""
+"""Name table of github.com/google-deepmind/dnc (with Sonnet 1's LSTM)."""
 
 import numpy as np
 
@@ -9,14 +9,14 @@ from tfmem.cores.dnc.core import DNC, LSTMController
 
 @name_table(DNC)
 def dnc(core):
-    """The names below the scope of the public `dnc.DNC`, by default "dnc".
+    """Names below the scope of the public `dnc.DNC`, by default "dnc".
 
-    The stored `w_gates` has the rows of the input first; the ten interface layers become one, side by side.
+    The stored `w_gates` has the rows of the input first; the ten interface layers are joined into one.
     """
     controller, access = core.controller, core.access
     if not isinstance(controller, LSTMController) or controller.num_layers != 1:
         raise ValueError(
-            f"target: controller_config is {core.controller_config}; the public code's controller is one LSTM layer"
+            f"target: controller_config {core.controller_config}, must be one LSTM layer, as in the public code"
         )
     require_built(core, hasattr(core.output_linear, "w"))
     (inputs,), (recurrent,) = controller.inputs, controller.recurrent

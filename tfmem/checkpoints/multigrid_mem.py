@@ -1,7 +1,7 @@
 """Name tables of github.com/trihuynh88/multigrid_mem (TF 1.15): mapping_localization and mnist_recall.
 
-Both scripts build their network below the literal scope `net_-1`. Convolutions are called `Variable`, `Variable_1`, ...
-in the order in which they were made: weight, bias, for each level of each layer, reader first.
+Both scripts build their network below the literal scope `net_-1`. Convolutions are named `Variable`, `Variable_1`, ...
+in order of creation: weight, bias, for each level of each layer, reader first.
 """
 
 import itertools
@@ -35,7 +35,7 @@ def _convolutions(stack, names, first_number):
 
 
 def _build(model):
-    if not model.built:  # its sizes are all in its configuration
+    if not model.built:  # its configuration holds all sizes
         model.build()
 
 
@@ -47,7 +47,7 @@ def _variable_names():
 @name_table(LocalizationModel)
 def localization(model):
     if model.query_sizes != (3,):
-        raise ValueError(f"target: query_sizes was {model.query_sizes}, must be (3,), as in the public code")
+        raise ValueError(f"target: query_sizes {model.query_sizes}, must be (3,), as in the public code")
     _build(model)
     names = _variable_names()
     reader, decoder = model.readers[0], model.decoders[0]
@@ -62,7 +62,7 @@ def localization(model):
 def mnist_recall(model):
     _build(model)
     names = _variable_names()
-    # The output layer was made first; the public code counts the decoder's layers from 10.
+    # The output layer is created first; the public code counts the decoder's layers from 10.
     return [
         Entry(next(names), model.classifier.kernel),
         Entry(next(names), model.classifier.bias),

@@ -18,9 +18,9 @@ def _layer_norm(index, layer):
 
 @name_table(RelationalMemory)
 def relational_memory(core):
-    """sonnet/python/modules/relational_memory.py; names below the module's own scope (`relational_memory`)."""
+    """Table of sonnet/python/modules/relational_memory.py; names below the module's own scope (`relational_memory`)."""
     if core.output_gate:
-        raise ValueError("target: a RelationalMemory with output_gate=True has no counterpart in Sonnet 1")
+        raise ValueError("target: RelationalMemory with output_gate True, must be False, as in Sonnet 1")
     require_built(core, hasattr(core.input_linear, "w"))
     entries = _linear("linear", core.input_linear)
     for index, block in enumerate(core.blocks):
@@ -38,10 +38,10 @@ def relational_memory(core):
 
 @name_table(SequenceModel, EncoderDecoder)
 def relational_model(model):
-    """sonnet/examples/rmc_nth_farthest.py and rmc_learn_to_execute.py."""
+    """Table of sonnet/examples/rmc_nth_farthest.py and rmc_learn_to_execute.py."""
     core = as_sonnet_core(model.cell)
     if not isinstance(core, RelationalMemory):
-        raise ValueError(f"target: the public model's core is a RelationalMemory, not {type(core).__name__}")
+        raise ValueError(f"target: core {type(core).__name__}, must be RelationalMemory, as in the public code")
     if isinstance(model, EncoderDecoder) and not model.built:
         model.build()
     require_built(model, model.built)
@@ -54,6 +54,6 @@ def relational_model(model):
 
 @name_table(LSTM)
 def lstm(core):
-    """sonnet/python/modules/gated_rnn.py; names below the module's own scope (`lstm`)."""
+    """Table of sonnet/python/modules/gated_rnn.py; names below the module's own scope (`lstm`)."""
     require_built(core, hasattr(core.gates, "w_i"))
     return [*split("w_gates", core.gates.w_i, core.gates.w_s), Entry("b_gates", core.gates.b)]

@@ -1,7 +1,7 @@
 """Name tables of deepmind-research `tvt` (github.com/google-deepmind/deepmind-research, Sonnet 1).
 
-Scopes: "memory_reader" for a reader of its own, "rma_core" for a core, "rma_agent/rma_core" inside the agent. A
-checkpoint of the whole core goes into a `TVTCore`, whose `rma` is the `RMACore` without the heads.
+Scopes: "memory_reader" for a separate reader, "rma_core" for a core, "rma_agent/rma_core" inside the agent. A
+checkpoint of the whole core loads into a `TVTCore`; its `rma` is the `RMACore` without the heads.
 """
 
 from tfmem.checkpoints.base import Entry, name_table, require_built, split
@@ -26,7 +26,7 @@ def reader_table(reader):
 @name_table(RMACore)
 def core_table(core):
     if core.order != "code":
-        raise ValueError(f'target: an RMACore of order {core.order!r} has no public original; order="code" has')
+        raise ValueError(f"target: RMACore of order {core.order!r}, must be 'code', the public code's")
     require_built(core, hasattr(core.word, "w"))
     entries = split_linear("z_encoder_mlp/linear_0/w", "z_encoder_mlp/linear_0/b", core.word_hidden)
     entries += linear("z_encoder_mlp/linear_1", core.word)

@@ -1,10 +1,10 @@
 """Base of all Sonnet cores: the core contract, and layers that keep their variables in float32 under bfloat16.
 
-A core maps `(inputs [B, ...], state) -> (output [B, ...], next state)`. It is split in two so that an unroll can do
-the work that does not depend on the state for all time steps at once:
+A core maps `(inputs [B, ...], state) -> (output [B, ...], next state)`. It has two parts, so that an unroll can do the
+state-independent work for all time steps at once:
 
-    project_inputs   [..., B, features] -> the input's share of the step; creates every variable
-    step             (projected [B, ...], state) -> (output, next state); creates none, so it may run inside a loop
+    project_inputs   [..., B, features] -> the state-independent part of the step; creates every variable
+    step             (projected [B, ...], state) -> (output, next state); creates none, so that it can run inside a loop
 
 A core with an external memory also has `read_only()`, a `ReadOnly` view of itself.
 """
@@ -20,25 +20,25 @@ LOW_PRECISION = (tf.bfloat16, tf.float16)
 
 
 def variable_dtype(dtype):
-    """The dtype of the variables that compute in `dtype`: float32 for half-precision types, else the same."""
+    """Dtype of the variables of a layer that computes in `dtype`: float32 for half-precision types, else the same."""
     return tf.float32 if dtype in LOW_PRECISION else tf.as_dtype(dtype)
 
 
 class RNNCore(snt.RNNCore):
-    """A Sonnet core with the input's share of a step separated from the state's."""
+    """Sonnet core whose step is split into `project_inputs`, without the state, and `step`."""
 
-    input_layout = "..."  # the axes of an input behind the batch; "features" for most cores
+    input_layout = "..."  # axes of an input after the batch; "features" for most cores
 
     @abc.abstractmethod
     def project_inputs(self, inputs):
-        """The part of a step that does not depend on the state, for inputs with any number of leading dimensions.
+        """Compute the state-independent part of a step, for inputs with any number of leading dimensions.
 
         Creates every variable of the core on the first call.
         """
 
     @abc.abstractmethod
     def step(self, projected, state):
-        """One step from a projected input [B, ...] and a state: `(output, next_state)`."""
+        """Compute one step from a projected input [B, ...] and a state: `(output, next_state)`."""
 
     def __call__(self, inputs, prev_state):
         inputs = checked_inputs(self, inputs, prev_state)
@@ -47,7 +47,7 @@ class RNNCore(snt.RNNCore):
 
 
 class ReadOnly(RNNCore):
-    """A view of a memory core that shares its variables and never writes to its memory.
+    """View of a memory core that shares its variables and never writes to its memory.
 
     Paper: writing is turned off in the simulation network (Gregor et al. 2019, Appendix B).
 
@@ -82,19 +82,19 @@ class ReadOnly(RNNCore):
 
 
 def check_features(inputs, size, argument="inputs"):
-    """Raises a ValueError where the last axis of `inputs` is not `size`."""
+    """Raise a ValueError unless the last axis of `inputs` has `size` elements."""
     if inputs.shape[-1] != size:
-        raise ValueError(f"{argument}: shape is {inputs.shape}; the last axis must be {size}")
+        raise ValueError(f"{argument}: shape {inputs.shape}, must have a last axis of {size}")
 
 
 def matmul(x, w):
-    """`x w` on the last axis of `x`, in its dtype."""
+    """Compute `x w` on the last axis of `x`, in its dtype."""
     check_features(x, w.shape[0])
     w = tf.cast(w, x.dtype)
     if x.shape.rank == 2:
         return tf.matmul(x, w)
-    # As one product of matrices: the gradient of a batched matmul keeps one of the size of `w` for each leading index,
-    # and that of tensordot cannot be compiled in a loop where the batch was unknown at trace time.
+    # One product of matrices: the gradient of a batched matmul stores an array of the size of `w` per leading index.
+    # That of tensordot does not compile in a loop if the batch was unknown at trace time.
     leading = x.shape[:-1].as_list()
     if leading.count(None) > 1:
         shape = tf.concat([tf.shape(x)[:-1], [w.shape[1]]], axis=0)
@@ -106,11 +106,11 @@ def matmul(x, w):
 
 
 class Linear(snt.Module):
-    """`x w + b` on the last axis, variables in at least float32, computed in the dtype of the inputs.
+    """Linear layer `x w + b` on the last axis, with variables of at least float32, computed in the inputs' dtype.
 
     Args:
       output_size: size of the last axis of the output.
-      with_bias: whether `b` is added.
+      with_bias: add `b`. Default True.
       w_init: defaults to truncated normal with standard deviation 1/sqrt(fan-in), as in Sonnet 1 and 2.
       b_init: defaults to zeros.
     """
@@ -137,14 +137,14 @@ class Linear(snt.Module):
 
 
 class SplitLinear(snt.Module):
-    """`[x, s] w + b` where `x` does not depend on the state: `w` is kept as two matrices, so that the share of `x` is
-    computed for all time steps at once.
+    """Linear layer `[x, s] w + b` of an input x and a state s, with `w` stored as two matrices.
 
-    Initialized as a `Linear` of the concatenation: the standard deviation is that of the whole fan-in.
+    The product with `x` can thus be computed for all time steps at once. Both matrices are initialized like a `Linear`
+    of the concatenation: the standard deviation is that of the whole fan-in.
 
     Args:
       output_size: size of the last axis of the output.
-      random_bias: draws `b` like `w`, as Sonnet 1's LSTM does; else it starts at zero.
+      random_bias: draw `b` like `w`, as in Sonnet 1's LSTM. Default False: `b` starts at zero.
     """
 
     def __init__(self, output_size, random_bias=False, name=None):
@@ -162,7 +162,7 @@ class SplitLinear(snt.Module):
         self.b = tf.Variable(b_init([self.output_size], dtype), name="b")
 
     def project(self, x):
-        """The share of `x` [..., input_size], with the bias."""
+        """Compute the product of `x` [..., input_size], with the bias."""
         return matmul(x, self.w_i) + tf.cast(self.b, x.dtype)
 
     def __call__(self, projected, s):
@@ -170,7 +170,7 @@ class SplitLinear(snt.Module):
 
 
 def lstm_update(gates, cell, forget_bias=1.0):
-    """Sonnet 1's LSTM from its gates [B, 4H], in the order input, candidate, forget, output: a `snt.LSTMState`."""
+    """Next `snt.LSTMState` of Sonnet 1's LSTM from gates [B, 4H] in the order input, candidate, forget, output."""
     i, j, f, o = tf.split(gates, 4, axis=-1)
     cell = tf.sigmoid(f + forget_bias) * cell + tf.sigmoid(i) * tf.tanh(j)
     return snt.LSTMState(hidden=tf.sigmoid(o) * tf.tanh(cell), cell=cell)
@@ -193,7 +193,7 @@ class LayerNorm(snt.Module):
         self.initialize(inputs.shape[-1], inputs.dtype)
         x = tf.cast(inputs, self.gamma.dtype)
 
-        # The gradient in closed form: in a plain graph a fraction of the passes over memory that the derived one makes.
+        # The gradient in closed form: in a plain graph it passes over memory far less often than the derived one.
         @tf.custom_gradient
         def normalize(x, gamma, beta):
             centered = x - tf.reduce_mean(x, -1, keepdims=True)

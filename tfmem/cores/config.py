@@ -1,11 +1,11 @@
-"""Configurations of the cores: the one place that maps names to cores.
+"""Configurations of the cores: the only place that maps names to cores.
 
 A configuration is a frozen dataclass with the arguments of its core and `make`:
 
     core = DNCConfig(memory_size=64).make()
 
-Experiments take any of them, and any dataclass of a user's with such a `make`. Defaults are sizes that train on a CPU;
-the papers' sizes are in the presets of `reproductions`.
+Experiments accept any of them, and any other dataclass with such a `make`. Default sizes train on a CPU; the papers'
+sizes are in the presets of `reproductions`.
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ class CoreConfig:
     """Base of the configurations. Its fields are the arguments of `core`, a class of `tfmem.cores`."""
 
     core: ClassVar[str]
-    meta_weight: ClassVar[float] = 0.0  # of the core's own loss, `meta_loss`, where its output has one
+    meta_weight: ClassVar[float] = 0.0  # weight of the core's own loss, `meta_loss`, if its output has one
 
     def make(self, num_steps=None, policy="float32"):
         """Make the core.
 
         Args:
-          num_steps: length of the longest sequence, for cores that store every step; None: not known.
-          policy: name of the Keras dtype policy that it computes by. With another than "float32" a Sonnet core comes
-            as a Keras cell.
+          num_steps: length of the longest sequence, for cores that store every step; None: unknown.
+          policy: name of its Keras dtype policy. With another than "float32", a Sonnet core is returned as a Keras
+            cell.
         """
         return self._made(policy, **dataclasses.asdict(self))
 
@@ -50,11 +50,11 @@ class LSTMConfig(CoreConfig):
 
     core = "LSTMStack"
     units: int = 128
-    """Units of a layer."""
+    """Units of each layer."""
     num_layers: int = 1
-    """Layers."""
+    """Number of layers."""
     skip_connections: bool = True
-    """Whether each layer sees the input too, and the output holds all layers."""
+    """Each layer also gets the input, and the output holds all layers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,21 +63,21 @@ class RelationalMemoryConfig(CoreConfig):
 
     core = "RelationalMemory"
     mem_slots: int = 4
-    """Memories N."""
+    """Number of memories N."""
     head_size: int = 16
-    """Size of a head; a memory has head_size * num_heads numbers."""
+    """Size of a head; a memory has head_size * num_heads elements."""
     num_heads: int = 4
     """Attention heads."""
     num_blocks: int = 1
     """Rounds of attention in a step."""
     gate_style: Literal["unit", "memory"] = "unit"
-    """One gate for each number, or for each memory."""
+    """One gate per element, or per memory."""
     attention_mlp_layers: int = 2
     """Layers of the MLP after attention."""
     key_size: int | None = None
     """Size of keys and queries; None: head_size."""
     output_gate: bool = False
-    """Whether the output is gated. Paper: yes. Public code: no."""
+    """Output gate. Paper: yes. Public code: no."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class DNCConfig(CoreConfig):
     num_writes: int = 1
     """Write heads."""
     controller: Literal["lstm", "feedforward"] = "lstm"
-    """Kind of the controller."""
+    """Type of the controller."""
     hidden_size: int = 64
     """Units of each layer of the controller."""
     num_layers: int = 1
@@ -164,19 +164,19 @@ class MetalearnedMemoryConfig(CoreConfig):
     write: Literal["local", "gradient"] = "local"
     """Learned local update (MNM-p) or gradient step (MNM-g)."""
     meta_weight: float = 1.0
-    """Weight of the meta loss beside the task's. Paper: 1 (Eq. 6)."""
+    """Weight of the meta loss relative to the task's. Paper: 1 (Eq. 6)."""
     recall_delay: int = 0
-    """The largest delay of Eq. 5."""
+    """Largest delay of Eq. 5."""
     recall_weights: tuple[float, ...] = (1.0,)
     """lambda_0 to lambda_recall_delay of Eq. 5."""
     mean_error: bool = False
-    """Whether Eqs. 2 and 5 divide by d_v, as Eq. 9 does; as printed they do not."""
+    """Divide Eqs. 2 and 5 by d_v, as in Eq. 9. Paper: Eqs. 2 and 5 as printed do not."""
     initial_rate: float = 0.25
     """beta at the start. Not specified; we use 0.25, and 0.05 at the paper's sizes: MNM-g diverges at 1/2."""
     memory_gain: float = 3**0.5
-    """phi_0 is uniform in +-gain/sqrt(fan-in). Not specified; we use sqrt(3), which keeps activations' size."""
+    """phi_0 is uniform in +-gain/sqrt(fan-in). Not specified; we use sqrt(3), which keeps the size of activations."""
     read_first: bool = False
-    """Whether the memory is read before the step's write. The paper has both; we use the write first."""
+    """Read the memory before the step's write. Paper: both orders. We write first."""
     output_activation: Literal["tanh", "linear"] = "tanh"
     """Activation of the memory's last layer. Paper: tanh (App. A)."""
     feedback_activation: str = "tanh"
@@ -204,9 +204,9 @@ class PlasticRNNConfig(CoreConfig):
     units: int = 64
     """Neurons."""
     rule: Literal["hebb", "oja"] = "hebb"
-    """Decay (Eq. 2) or Oja's rule (Eq. 3)."""
+    """Hebbian decay (Eq. 2) or Oja's rule (Eq. 3)."""
     homogeneous: bool = False
-    """Whether all connections share one plasticity."""
+    """All connections share one plasticity."""
     initial_eta: float = 0.01
     """Plasticity rate at the start."""
 
@@ -225,7 +225,7 @@ class RMAConfig(CoreConfig):
     num_reads: int = 3
     """Read heads."""
     top_k: int = 0
-    """Rows that take part in a read; 0: all."""
+    """Rows in each read; 0: all."""
     num_layers: int = 1
     """LSTM layers."""
     order: Literal["paper", "code"] = "code"

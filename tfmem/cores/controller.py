@@ -1,4 +1,4 @@
-"""The controller of Munkhdalai et al. 2019 (§3.1), shared by its memories: the metalearned one and the look-up table.
+"""Controller of Munkhdalai et al. 2019 (§3.1), shared by the metalearned memory and the look-up table.
 
 h_t = LSTM(x_t, v_{t-1}^r, h_{t-1})
 [k_1^r .. k_H^r; k_1^w .. k_H^w; v_1^w .. v_H^w; ...] = tanh(W_v h_t + b_v)        (1)
@@ -18,7 +18,7 @@ class Interactions(NamedTuple):
     read_keys: tf.Tensor  # [B, H, word_size]
     write_keys: tf.Tensor  # [B, H, word_size]
     write_values: tf.Tensor  # [B, H, word_size]
-    others: tf.Tensor  # [B, n, word_size]: what else Eq. 1 makes for the memory
+    others: tf.Tensor  # [B, n, word_size]: further vectors of Eq. 1 for the memory
 
 
 class MemoryController(Cell):
@@ -69,12 +69,12 @@ class MemoryController(Cell):
         )
 
     def project_inputs(self, inputs):
-        """The input's share of the LSTM's gates: [..., 4 units]."""
+        """Contribution of the inputs to the LSTM's gates: [..., 4 units]."""
         self.ensure_built(inputs)
         return linear(inputs, self.kernel, self.bias)
 
     def control(self, projected, hidden, cell, read_out, mask=None):
-        """h_t, c_t and the interaction vectors (Eq. 1)."""
+        """Compute h_t, c_t and the interaction vectors (Eq. 1)."""
         gates = projected + linear(tf.concat([drop(hidden, mask), read_out], axis=-1), self.recurrent_kernel)
         hidden, cell = keras_lstm_update(gates, cell)
         vectors = tf.tanh(linear(hidden, self.interaction_kernel, self.interaction_bias))
@@ -83,7 +83,7 @@ class MemoryController(Cell):
         return hidden, cell, Interactions(*tf.split(vectors, [*[self.num_heads] * 3, num_others], axis=1))
 
     def output(self, hidden, read_out):
-        """y_t = W_y [h_t; v_t^r] + b_y."""
+        """Compute y_t = W_y [h_t; v_t^r] + b_y."""
         return linear(tf.concat([hidden, read_out], axis=-1), self.output_kernel, self.output_bias)
 
     def get_config(self):

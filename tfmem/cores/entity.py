@@ -1,4 +1,4 @@
-"""EntNet (Henaff et al. 2017, arXiv 1612.03969), the recurrent entity network, as Santoro et al. 2018 use it.
+"""EntNet, the recurrent entity network (Henaff et al. 2017, arXiv 1612.03969), as used by Santoro et al. 2018.
 
 Cells j = 1..m with keys w_j share their weights; each takes the input when it matches its key or its content:
 
@@ -9,9 +9,9 @@ Cells j = 1..m with keys w_j share their weights; each takes the input when it m
     h_j <- h_j / ||h_j||                                    (5)
     y_t = sum_j h_j                                         (Santoro et al., App. A.2: "summed")
 
-Cells start from their keys and PReLU slopes from 1, all other weights from N(0, 0.1), as in the authors' code
-(facebookarchive/MemNN EntNet-babi/entnet.lua). That code adds a bias to U and one per cell to the gate, which the paper
-does not have; ours follows the paper. E, a linear map to the cells' size, stands for the sentence encoder: our choice.
+Public code: facebookarchive/MemNN EntNet-babi/entnet.lua. Cells start from their keys, PReLU slopes from 1 and all
+other weights from N(0, 0.1), as there. It also adds a bias to U and one per cell to the gate.
+Paper: no such biases; we follow it. Not specified; we use a linear map E to the cells' size as the sentence encoder.
 """
 
 from typing import NamedTuple
@@ -34,9 +34,9 @@ class ProjectedInput(NamedTuple):
 
 
 def normalize(x):
-    """x / ||x|| on the last axis, zero where x is zero; computed in float32 or more.
+    """Compute x / ||x|| on the last axis in float32 or more; zero where x is zero.
 
-    Very large or small x are scaled before they are squared; all others are not, so that no digit changes.
+    Only very large or small x are scaled before squaring, so that no digit of the others changes.
     """
     y = tf.cast(x, variable_dtype(x.dtype))
     largest = tf.stop_gradient(tf.reduce_max(tf.abs(y), axis=-1, keepdims=True))
@@ -50,8 +50,8 @@ def normalize(x):
 class EntityMemory(Cell):
     """EntNet: `num_cells` gated cells of `units` with learned keys; the output is the sum of the cells.
 
-    Input [B, features]; output [B, units]; state: `EntityState`. The keys are weights made by the constructor because
-    the initial state needs them.
+    Input [B, features]; output [B, units]; state: `EntityState`. The keys are weights that the constructor creates,
+    because the initial state needs them.
 
     Args:
       num_cells: number of cells m (Santoro et al. compare 2, 4, 6 and 8).
@@ -93,7 +93,7 @@ class EntityMemory(Cell):
         return EntityState(tile_batch(self.keys, batch_size, dtype or self.compute_dtype))
 
     def project_inputs(self, inputs):
-        """s_t and W s_t."""
+        """Compute s_t and W s_t."""
         self.ensure_built(inputs)
         encoded = linear(inputs, self.encoder_kernel)
         return ProjectedInput(encoded, linear(encoded, self.input_kernel))

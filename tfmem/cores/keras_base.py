@@ -1,16 +1,16 @@
-"""What all Keras cells of this package share: the core contract of `tfmem.cores.base`, as a Keras layer.
+"""Base of all Keras cells: the core contract of `tfmem.cores.base` as a Keras layer.
 
-A cell maps `(inputs [B, features], states) -> (output, next states)`; its state is a NamedTuple. As for Sonnet cores,
-`project_inputs` does for any leading dimensions what does not depend on the state, and `step` the rest.
+A cell maps `(inputs [B, features], states) -> (output, next states)`; its state is a NamedTuple. As in Sonnet cores,
+`project_inputs` does the state-independent work for any leading dimensions, and `step` the rest.
 
-Options of every cell, by Keras's names:
+Options of every cell, with Keras's names:
 
     kernel_, recurrent_, bias_ + initializer, regularizer, constraint
                                   of the matrices that multiply the state ("recurrent"), of all others and of the
-                                  biases, where a cell has such weights; the cell's own initializer by default
-    dropout, recurrent_dropout    shares of the input's and of the hidden state's units that `tfmem.RNN` drops in
-                                  training, the same ones at all steps of a sequence; a single call of the cell with
-                                  `training=True` draws for its step alone
+                                  biases, if a cell has such weights; the cell's own initializer by default
+    dropout, recurrent_dropout    fractions of the input's and of the hidden state's units that `tfmem.RNN` drops in
+                                  training, the same units at all steps of a sequence; a single call of the cell with
+                                  `training=True` draws for its own step
     seed                          of the dropout
 """
 
@@ -28,9 +28,9 @@ _KINDS = {
 
 
 class Options:
-    """The options above, for a `keras.layers.Layer` that is a cell; `roles` says which weights it has.
+    """Mixin with the options above for a `keras.layers.Layer` that is a cell; `roles` lists its kinds of weights.
 
-    `add_weight(role=...)` applies them, `step` takes the mask of what is dropped of `recurrent_units`.
+    `add_weight(role=...)` applies the options; `step` takes the dropout mask of `recurrent_units`.
     """
 
     roles = ("kernel", "recurrent", "bias")
@@ -53,11 +53,11 @@ class Options:
         return {f"{role}_{kind}": kind for role in cls.roles for kind in _KINDS}
 
     def given_options(self):
-        """The options of weights that are not None, as the arguments of another cell."""
+        """Weight options that are not None, as keyword arguments of another cell."""
         return {name: _another(getattr(self, name)) for name in self._names() if getattr(self, name) is not None}
 
     def add_weight(self, *args, role=None, initializer=None, own_initializer=False, **kwargs):
-        """As Keras's, with the options of a role; `own_initializer` leaves the initializer as it is."""
+        """Add a weight as Keras does, with the options of a role; `own_initializer` keeps the given initializer."""
         if role is not None:
             if not own_initializer:
                 initializer = self.next_initializer(role) or initializer
@@ -65,13 +65,13 @@ class Options:
         return super().add_weight(*args, initializer=initializer, **kwargs)
 
     def next_initializer(self, role):
-        """The given initializer for one more weight of a role; None where none was given."""
+        """Copy of the user's initializer for one more weight of a role; None if there is none."""
         given = getattr(self, f"{role}_initializer")
         self.roles_with_weights.append(role)
         return given if self.roles_with_weights.count(role) == 1 else _another(given)
 
     def recurrent_units(self, states):
-        """The nest of tensors of a state that `recurrent_dropout` applies to."""
+        """Nest of a state's tensors that `recurrent_dropout` applies to."""
         return states.hidden
 
     def get_config(self):
@@ -81,12 +81,12 @@ class Options:
 
 
 def _another(option):
-    """An initializer that draws other numbers (one object draws the same every time); other options as they are."""
+    """Copy of an initializer that draws other numbers (one object repeats its draw); other options unchanged."""
     return option.clone() if isinstance(option, keras.initializers.Initializer) else option
 
 
 class Dropped:
-    """A cell as it runs in training, with one draw of its dropout; `unroll` takes it for the cell."""
+    """A cell in training, with one draw of its dropout; `unroll` runs it in place of the cell."""
 
     def __init__(self, cell, inputs, states):
         def draw(nest, rate):
@@ -112,7 +112,7 @@ class Dropped:
 
 
 class DroppedStack:
-    """The same for `keras.layers.StackedRNNCells`."""
+    """`keras.layers.StackedRNNCells` in training, with one draw of dropout for every cell."""
 
     def __init__(self, stack, inputs, states):
         self.cells = []
@@ -127,14 +127,14 @@ class DroppedStack:
         for cell, state in zip(self.cells, states, strict=True):
             if hasattr(cell, "step"):
                 inputs, new = cell.step(project_inputs(cell, inputs), state)
-            else:  # Keras's own
+            else:  # Keras's own cells
                 inputs, new = cell(inputs, tf.nest.flatten(state), training=True)
             left.append(tf.nest.pack_sequence_as(state, tf.nest.flatten(new)))
         return inputs, left
 
 
 def with_dropout(cell, inputs, states):
-    """The cell as it runs in training on steps like `inputs` [B, ...] and from `states`: itself where nothing drops."""
+    """Return the cell in training on steps like `inputs` [B, ...] from `states`; itself if it has no dropout."""
     if isinstance(cell, keras.layers.StackedRNNCells):
         drops = any(isinstance(c, Options) and (c.dropout or c.recurrent_dropout) for c in cell.cells)
         return DroppedStack(cell, inputs, states) if drops else cell
@@ -143,21 +143,21 @@ def with_dropout(cell, inputs, states):
 
 
 def drop(x, mask):
-    """`x` without the units that a mask from `Dropped` drops; None drops nothing."""
+    """Apply a dropout mask from `Dropped` to `x`; None drops nothing."""
     return x if mask is None else x * mask
 
 
 class Cell(Options, keras.layers.Layer):
-    """A recurrent cell whose `call` is `step(project_inputs(inputs), states)`.
+    """Base of the recurrent cells: `call` is `step(project_inputs(inputs), states)`.
 
-    Subclasses have `state_size` (nest of tf.TensorShape without the batch), `output_size`, `build`, `project_inputs`,
+    Subclasses define `state_size` (nest of tf.TensorShape without the batch), `output_size`, `build`, `project_inputs`,
     `step`, `get_initial_state` and `get_config`.
     """
 
-    input_layout = "features"  # the axes of an input behind the batch
+    input_layout = "features"  # axes of an input after the batch
 
     def ensure_built(self, inputs):
-        """Makes the variables on the first call of `project_inputs`, where that is not `call` but an unroll."""
+        """Create the variables if an unroll calls `project_inputs` before any `call`."""
         if not self.built:
             self.build(inputs.shape)
 
@@ -169,18 +169,18 @@ class Cell(Options, keras.layers.Layer):
         return cell.step(cell.project_inputs(inputs), states)
 
     def zero_state(self, batch_size, dtype):
-        """Zeros in the shapes of `state_size`."""
+        """State of zeros in the shapes of `state_size`."""
         dtype = dtype or self.compute_dtype
         return tf.nest.map_structure(lambda shape: tf.zeros([batch_size, *shape], dtype), self.state_size)
 
 
 def linear(inputs, kernel, bias=None):
-    """`inputs kernel + bias` on the last axis, in the dtype of the inputs."""
+    """Compute `inputs kernel + bias` on the last axis, in the dtype of the inputs."""
     outputs = matmul(inputs, kernel)
     return outputs if bias is None else outputs + tf.cast(bias, inputs.dtype)
 
 
 def tile_batch(variable, batch_size, dtype):
-    """A variable [...] repeated to [batch_size, ...]."""
+    """Repeat a variable [...] to [batch_size, ...]."""
     value = tf.cast(variable, dtype)
     return tf.tile(value[tf.newaxis], [batch_size] + [1] * value.shape.rank)

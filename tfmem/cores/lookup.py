@@ -1,23 +1,22 @@
-"""LSTM + SALU: a controller with an unbounded soft-attention look-up table, baseline of Munkhdalai et al. 2019 (§4.1).
+"""LSTM + SALU: controller with an unbounded soft-attention look-up table, a baseline of Munkhdalai et al. 2019 (§4.1).
 
-"We replace the feed-forward neural memory with the look-up table": the controller and its interaction vectors are
-those of the metalearned memory (Eq. 1, without the rate). Every step appends its H write keys and values as rows, then
-reads with softmax attention over all rows written so far:
+"We replace the feed-forward neural memory with the look-up table": the controller and its interaction vectors are those
+of the metalearned memory (Eq. 1, without the rate). Every step appends its H write keys and values as rows, then reads
+with softmax attention over all rows written so far:
 
     K_t = [K_{t-1}; k_{t,1..H}^w],  V_t = [V_{t-1}; v_{t,1..H}^w]
     v_t^r = mean_i softmax(K_t k_{t,i}^r / sqrt(word_size))^T V_t
 
-The paper gives no more than "soft-attention look-up table"; the scaled dot product, writing before reading and the
-mean over heads are our choice (the last two as in our metalearned memory).
+Paper: no more than "soft-attention look-up table". Not specified; we use the scaled dot product, write before reading
+and take the mean over heads (the last two as in the metalearned memory).
 
-How a table without bound lives in tensors of fixed shape
-    The state holds a table with room for `capacity` steps, the second axis of its tensors, and marks for each sequence
-    the slots that it has written. A step fills the first empty slot; empty slots take no part in the attention.
-    Where a full table can grow, it doubles: in eager mode, and in a graph in which its capacity is unknown (None), so
-    that stepping through T steps sees log2(T) shapes. In a graph in which it is static, XLA included, it cannot; there
-    `tfmem.unroll` makes room for the whole sequence beforehand with `reserve` (exactly T slots more), and
-    whoever compiles single steps calls `reserve` between them. A step that finds no room is never silent: it raises
-    where the capacity is 0, else its output and read-out are NaN from there on.
+An unbounded table in tensors of fixed shape:
+    The state holds a table with room for `capacity` steps, the second axis of its tensors, and marks the written slots
+    of each sequence. A step fills the first empty slot; attention ignores empty slots. A full table doubles where it
+    can: in eager mode, and in a graph with unknown capacity (None). T single steps then see log2(T) shapes. In a graph
+    with static capacity, as under XLA, it cannot grow. There `tfmem.unroll` first makes room for the whole sequence
+    with `reserve` (exactly T more slots); code that compiles single steps must call `reserve` between them. A step
+    without room is never silent: it raises if the capacity is 0, else its output and read-out are NaN from then on.
 """
 
 from typing import NamedTuple
@@ -35,7 +34,7 @@ class LookupState(NamedTuple):
     read_out: tf.Tensor  # v_t^r: [B, word_size]
     keys: tf.Tensor  # K_t: [B, capacity, H, word_size]
     values: tf.Tensor  # V_t: [B, capacity, H, word_size]
-    written: tf.Tensor  # 1 for a written slot, else 0: [B, capacity]; not a count, which bfloat16 could not hold
+    written: tf.Tensor  # 1 for a written slot, else 0: [B, capacity]; bfloat16 could not hold a count
 
 
 def num_written(written):
@@ -44,14 +43,14 @@ def num_written(written):
 
 
 def append(slots, row, length):
-    """The slots [B, capacity, ...] with a row [B, ...] in slot `length` [B], unchanged where there is no such slot."""
+    """Write a row [B, ...] to slot `length` [B] of slots [B, capacity, ...]; without such a slot nothing changes."""
     here = tf.range(tf.shape(slots)[1]) == length[:, tf.newaxis]
     here = tf.reshape(here, tf.concat([tf.shape(here), [1] * (slots.shape.rank - 2)], axis=0))
     return tf.where(here, row[:, tf.newaxis], slots)
 
 
 def attend(queries, keys, values, written):
-    """Mean over heads of soft attention over the written slots: [B, size]. The softmax is in float32 or more."""
+    """Mean over heads of soft attention over the written slots, [B, size]; the softmax is in float32 or more."""
     logits = tf.einsum("bqd,bchd->bqch", queries, keys) * keys.shape[-1] ** -0.5
     logits = tf.cast(logits, tf.float64 if logits.dtype == tf.float64 else tf.float32)
     logits = tf.where(written[:, tf.newaxis, :, tf.newaxis] > 0, logits, logits.dtype.min)
@@ -61,7 +60,7 @@ def attend(queries, keys, values, written):
 
 
 def enlarge(state, new_slots):
-    """The state with `new_slots` empty slots at the table's end."""
+    """Append `new_slots` empty slots to the table of a state."""
     padding = [[0, 0], [0, new_slots], [0, 0], [0, 0]]
     return state._replace(
         keys=tf.pad(state.keys, padding),
@@ -83,15 +82,14 @@ class LookupMemory(MemoryController):
       num_heads: H, rows written and read per step. Default 1.
       word_size: size of keys and values. Default 100.
       output_size: default `units`.
-      max_steps: capacity of the initial table. By default it is empty, and everything grows. Give it where compiled
-        code must keep the state's shape: single compiled steps, keras.layers.RNN, or a state carried over several
-        unrolls without compiling anew. `unroll` then adds no room in a graph of static shapes, and steps past it give
-        NaN there; in eager mode the table grows all the same.
-
+      max_steps: capacity of the initial table. Default: an empty table that grows. Set it if compiled code must keep
+        the state's shape: single compiled steps, keras.layers.RNN, or a state carried over several unrolls without
+        recompilation. `unroll` then adds no room in a graph of static shapes, and later steps give NaN there. In eager
+        mode the table still grows.
       **kwargs: initializers, regularizers, constraints, dropout (`tfmem.cores.keras_base`).
 
     Raises:
-      ValueError: an argument is not a positive integer; or a step is compiled for a table of capacity 0.
+      ValueError: an argument is not a positive integer; or a compiled step gets a table of capacity 0.
     """
 
     def __init__(self, units, num_heads=1, word_size=100, output_size=None, max_steps=None, **kwargs):
@@ -118,11 +116,11 @@ class LookupMemory(MemoryController):
         return LookupState(zeros, zeros, read_out, table, table, table[:, :, 0, 0])
 
     def reserve(self, state, num_steps):
-        """The state with room for `num_steps` more steps.
+        """Return the state with room for `num_steps` more steps.
 
-        Where the written slots can be counted (eager mode, or a capacity unknown at trace time) the table grows only
-        if it must, and then at least doubles. In a graph of static shapes it gets `num_steps` more slots, or none
-        where `max_steps` was given.
+        If the written slots can be counted (eager mode, or a capacity unknown at trace time), the table grows only if
+        necessary, and then at least doubles. In a graph of static shapes it gets `num_steps` more slots, or none if
+        `max_steps` was given.
         """
         capacity = state.keys.shape[1]
         if not tf.executing_eagerly() and capacity is not None:
@@ -137,8 +135,8 @@ class LookupMemory(MemoryController):
             states = self.reserve(states, 1)
         elif capacity == 0:
             raise ValueError(
-                "the table in the state must have room for the step, got capacity 0 in compiled code: call reserve on "
-                "the state before, use tfmem.unroll, or give max_steps to the constructor."
+                "states: capacity 0 in compiled code, must have room for the step: call reserve on the state before, "
+                "use tfmem.unroll, or give max_steps to the constructor"
             )
         hidden, cell, vectors = self.control(projected, states.hidden, states.cell, states.read_out, mask)
         length = num_written(states.written)

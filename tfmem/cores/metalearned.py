@@ -1,7 +1,7 @@
 """Metalearned Neural Memory (Munkhdalai et al. 2019, arXiv 1907.09720): a memory that is a neural network.
 
-The memory is a feed-forward network f with weights phi_t = {M^l}; reading evaluates it, writing changes its weights,
-for each sequence of the batch on its own.
+The memory is a feed-forward network f with weights phi_t = {M^l}, one set per sequence of the batch. Reading evaluates
+it; writing changes its weights.
 
     z^l = tanh(M^l z^{l-1}),  z^0 = key                                     §3.2
     v_t^r = mean_i f_{phi_t}(k_{t,i}^r)
@@ -10,21 +10,22 @@ for each sequence of the batch on its own.
     MNM-p:  M^l <- M^l - beta^l 1/H sum_i (z_i^l - q^l(v_i^w)) (z_i^{l-1})^T    (4)
     L_t^meta = 1/H sum_tau lambda_tau sum_i || f_{phi_t}(k_{t-tau,i}^w) - v_{t-tau,i}^w ||^2    (5), one term of sum_t
 
-Where the paper is silent or contradicts itself, and our choice:
-  - order: its notation writes first and reads phi_t, §3.1's prose reads "previous time steps"; ours writes first
-    (so does the only public MNM-p, taylorwwebb/emergent_symbols); `read_first=True` is the other.
-  - q^l, "a simple single-layer MLP with input v^w" (App. A): its activation is not given; ours is tanh, the range of
-    the activations that it is the target of (emergent_symbols: linear); `feedback_activation` sets it. It has a bias.
-  - Eq. 4 over H heads: not given; ours is their mean, as in Eq. 2.
-  - beta^l: "learned for each layer with the controller or separately"; ours is sigmoid(W_beta beta' + b_beta) with
-    one output per layer, from the controller's rate vector.
-  - squared error: Eqs. 2 and 5 sum over the value's units, Eq. 9 divides by their number; ours sums;
+Points that the paper leaves open or contradicts; the only public MNM-p is taylorwwebb/emergent_symbols:
+  - Order. Paper: its notation writes first and reads phi_t; §3.1's prose reads "previous time steps". Public code:
+    writes first. We write first; `read_first=True` is the other order.
+  - q^l. Paper: "a simple single-layer MLP with input v^w" (App. A). Public code: linear. Activation not specified; we
+    use tanh, the range of the activations that are its targets (`feedback_activation`), and a bias.
+  - Eq. 4 over H heads. Not specified; we use their mean, as in Eq. 2.
+  - beta^l. Paper: "learned for each layer with the controller or separately". Not specified; we use
+    sigmoid(W_beta beta' + b_beta) of the controller's rate vector, with one output per layer.
+  - Squared error. Paper: Eqs. 2 and 5 sum over the value's units, Eq. 9 divides by their number. We sum;
     `mean_error=True` divides.
-  - beta at the start: not given; ours is 1/2, `initial_rate`. A write of rate beta overshoots where beta |z|^2 (MNM-g:
-    2 beta |z|^2) is above 2, and after many steps the gradient overflows: long sequences need a lower one.
-  - phi_0: "a fixed random parameter set"; ours is uniform in +-gain/sqrt(fan-in) with gain 1 (as emergent_symbols),
-    `memory_gain`. A gain of sqrt(3) keeps the size of the activations from layer to layer.
-  - the last layer: tanh like the others (App. A); `output_activation="linear"` as in Eq. 10 and emergent_symbols.
+  - beta at the start. Not specified; we use 1/2 (`initial_rate`). A write of rate beta overshoots if beta |z|^2 (MNM-g:
+    2 beta |z|^2) is above 2, and after many steps the gradient overflows: long sequences need a lower rate.
+  - phi_0. Paper: "a fixed random parameter set". Public code: uniform in +-gain/sqrt(fan-in) with gain 1, which we use
+    (`memory_gain`). A gain of sqrt(3) keeps the size of the activations from layer to layer.
+  - Last layer. Paper: tanh like the others (App. A), but linear in Eq. 10. Public code: linear. We use tanh;
+    `output_activation="linear"` is the other.
 """
 
 import itertools
@@ -40,7 +41,7 @@ from tfmem.validation import check_choice, check_positive, is_integer
 
 
 class RecentWrites(NamedTuple):
-    """The last `recall_delay` writes, latest first, zero before the start (a zero key and value have zero error)."""
+    """Last `recall_delay` writes, latest first; zero before the start, where key and value zero have no error."""
 
     keys: tf.Tensor  # [B, recall_delay, H, word_size]
     values: tf.Tensor  # [B, recall_delay, H, word_size]
@@ -51,7 +52,7 @@ class MetalearnedState(NamedTuple):
     cell: tf.Tensor  # [B, units]
     read_out: tf.Tensor  # v_t^r: [B, word_size]
     memory: tuple  # phi_t: M^l [B, out, in] for each layer
-    recent: tuple  # RecentWrites, or () where recall_delay is 0
+    recent: tuple  # RecentWrites, or () if recall_delay is 0
 
 
 class MetalearnedOutput(NamedTuple):
@@ -60,7 +61,7 @@ class MetalearnedOutput(NamedTuple):
 
 
 def activations(memory, keys, output_activation="tanh"):
-    """[z^0, ..., z^L] of the memory for keys [B, n, in] (§3.2): a list of [B, n, size]."""
+    """Activations [z^0, ..., z^L] of the memory for keys [B, n, in] (§3.2): a list of [B, n, size]."""
     z = [keys]
     for layer, weights in enumerate(memory, start=1):
         z.append(tf.matmul(z[-1], weights, transpose_b=True))
@@ -70,20 +71,20 @@ def activations(memory, keys, output_activation="tanh"):
 
 
 def squared_error(memory, keys, values, output_activation="tanh"):
-    """|| f(k_i) - v_i ||^2 of Eqs. 2 and 5: [B, n]."""
+    """Squared errors || f(k_i) - v_i ||^2 of Eqs. 2 and 5: [B, n]."""
     return tf.reduce_sum((activations(memory, keys, output_activation)[-1] - values) ** 2, axis=-1)
 
 
 def gradient_write(memory, keys, values, rate, output_activation="tanh", scale=1.0):
-    """MNM-g: one step of gradient descent on scale * Eq. 2 with rate [B], by the equations of back-propagation.
+    """Write of MNM-g: one step of gradient descent on scale * Eq. 2 with rate [B], by explicit back-propagation.
 
-    They are written out, rather than taken from a nested tape, so that they survive loops and XLA; the outer
-    gradient goes through them (the second-order terms).
+    The equations are written out instead of using a nested tape, so that they work in loops and under XLA. The outer
+    gradient flows through them (the second-order terms).
     """
     z = activations(memory, keys, output_activation)
     num_heads = keys.shape[1]
     # delta^L = 2/H (z^L - v) sigma'(a^L);  delta^{l-1} = (M^l^T delta^l) sigma'(a^{l-1});  tanh' = 1 - z^2
-    # beta is put into delta, so that the gradient of a matrix is made, and kept for the outer gradient, once.
+    # delta includes beta, so that a matrix's gradient is computed, and stored for the outer gradient, only once.
     delta = rate[:, tf.newaxis, tf.newaxis] * (2.0 * scale / num_heads) * (z[-1] - values)
     if output_activation == "tanh":
         delta *= 1.0 - z[-1] ** 2
@@ -97,7 +98,7 @@ def gradient_write(memory, keys, values, rate, output_activation="tanh", scale=1
 
 
 def local_write(memory, keys, targets, rates, output_activation="tanh"):
-    """MNM-p: the perceptron rule in each layer (Eq. 4), for targets q^l(v^w) [B, H, size] and rates beta^l [B, L]."""
+    """Write of MNM-p: perceptron rule in each layer (Eq. 4), targets q^l(v^w) [B, H, size], rates beta^l [B, L]."""
     z = activations(memory, keys, output_activation)
     num_heads = keys.shape[1]
     written = []
@@ -111,10 +112,10 @@ def local_write(memory, keys, targets, rates, output_activation="tanh"):
 class MetalearnedMemory(MemoryController):
     """LSTM controller with a metalearned neural memory, MNM-g (`write="gradient"`) or MNM-p (`write="local"`).
 
-    Input [B, features]; output y_t [B, output_size], or `MetalearnedOutput` with the meta loss [B] of the step where
-    `return_meta_loss`; average that over time and batch and add it to the task's loss (Eq. 6: with weight one).
-    State: `MetalearnedState`; the memory's weights in it start from fixed random ones (non-trainable weights
-    `initial_memory_<l>`, made by the constructor because the initial state needs them).
+    Input [B, features]; output y_t [B, output_size], or with `return_meta_loss` a `MetalearnedOutput` with the step's
+    meta loss [B]. Average it over time and batch and add it to the task's loss (Eq. 6: with weight one). State:
+    `MetalearnedState`. The memory's weights in it start from fixed random ones: non-trainable weights
+    `initial_memory_<l>`, which the constructor creates because the initial state needs them.
 
     Args:
       units: d_h, width of the controller.
@@ -124,17 +125,17 @@ class MetalearnedMemory(MemoryController):
       word_size: d_k = d_v, size of keys and values. Default 100.
       output_size: d_o. Default: `units`.
       write: "gradient" (MNM-g, Eq. 3) or "local" (MNM-p, Eq. 4). Default "gradient".
-      read_first: whether the step's read-out is of the memory before the step's write. Default False.
-      learn_initial_memory: whether phi_0 is trained (§3.5: it overfits). Default False.
-      return_meta_loss: whether the output is `MetalearnedOutput`. Default False.
-      recall_delay: the largest tau of Eq. 5; needs `return_meta_loss`. Default 0.
+      read_first: read the memory before the step's write. Default False.
+      learn_initial_memory: train phi_0 (§3.5: it overfits). Default False.
+      return_meta_loss: return a `MetalearnedOutput`. Default False.
+      recall_delay: largest tau of Eq. 5; needs `return_meta_loss`. Default 0.
       recall_weights: lambda_0 .. lambda_{recall_delay}. Default: all 1.
-      mean_error: whether squared errors are divided by d_v, as in Eq. 9. Default False.
+      mean_error: divide squared errors by d_v, as in Eq. 9. Default False.
       output_activation: of the memory's last layer, "tanh" or "linear". Default "tanh".
       feedback_activation: of q^l (MNM-p), the name of a Keras activation. Default "tanh".
       initial_rate: beta^l at the start of training, between 0 and 1. Default 0.5.
       memory_gain: phi_0 is uniform in +-memory_gain/sqrt(fan-in). Default 1.0.
-      **kwargs: initializers, regularizers, constraints, dropout (`tfmem.cores.keras_base`); phi_0 has none of them.
+      **kwargs: initializers, regularizers, constraints, dropout (`tfmem.cores.keras_base`); they do not apply to phi_0.
 
     Raises:
       ValueError: an argument is out of its range.
@@ -166,17 +167,15 @@ class MetalearnedMemory(MemoryController):
         check_choice("write", write, ("gradient", "local"))
         check_choice("output_activation", output_activation, ("tanh", "linear"))
         if not is_integer(recall_delay, 0):
-            raise ValueError(f"recall_delay must be a non-negative integer, got {recall_delay!r}.")
+            raise ValueError(f"recall_delay: {recall_delay!r}, must be an integer of at least 0")
         if recall_delay and not return_meta_loss:
-            raise ValueError(f"recall_delay must be 0 where return_meta_loss is False, got {recall_delay}.")
+            raise ValueError(f"recall_delay: {recall_delay}, must be 0 if return_meta_loss is False")
         if recall_weights is not None and len(recall_weights) != recall_delay + 1:
-            raise ValueError(
-                f"recall_weights must be {recall_delay + 1} (recall_delay + 1) numbers, got {recall_weights}."
-            )
+            raise ValueError(f"recall_weights: {recall_weights}, must be recall_delay + 1 = {recall_delay + 1} numbers")
         if not 0 < initial_rate < 1:
-            raise ValueError(f"initial_rate must be between 0 and 1, got {initial_rate}.")
+            raise ValueError(f"initial_rate: {initial_rate}, must be between 0 and 1")
         if not memory_gain > 0:
-            raise ValueError(f"memory_gain must be positive, got {memory_gain}.")
+            raise ValueError(f"memory_gain: {memory_gain}, must be greater than 0")
         keras.activations.get(feedback_activation)  # raises for an unknown name
         self.memory_layers = int(memory_layers)
         self.memory_size = int(memory_size)
@@ -205,7 +204,7 @@ class MetalearnedMemory(MemoryController):
 
     @property
     def memory_shapes(self):
-        """[out, in] of each layer of the memory."""
+        """Shapes [out, in] of the memory's layers."""
         sizes = [self.word_size, *[self.memory_size] * (self.memory_layers - 1), self.word_size]
         return tuple(tf.TensorShape([out, in_]) for in_, out in itertools.pairwise(sizes))
 
@@ -245,7 +244,7 @@ class MetalearnedMemory(MemoryController):
         return state._replace(memory=memory)
 
     def update_memory(self, memory, keys, values, rate_vector):
-        """phi_t from phi_{t-1}, write keys and values [B, H, word_size] and the rate vector beta' [B, word_size]."""
+        """Compute phi_t from phi_{t-1}, keys and values [B, H, word_size] and the rate vector beta' [B, word_size]."""
         rates = tf.sigmoid(linear(rate_vector, self.rate_kernel, self.rate_bias))
         if self.write == "gradient":
             return gradient_write(memory, keys, values, rates[:, 0], self.output_activation, self.error_scale)
@@ -264,7 +263,7 @@ class MetalearnedMemory(MemoryController):
         return 1.0 / self.word_size if self.mean_error else 1.0
 
     def meta_loss(self, memory, writes):
-        """L_t^meta (Eq. 5) of the updated memory on this step's and the recent writes, latest first: [B]."""
+        """Meta loss L_t^meta (Eq. 5), [B], of the updated memory on this step's and the recent writes, latest first."""
         keys, values = (tf.reshape(w, [-1, len(self.recall_weights) * self.num_heads, self.word_size]) for w in writes)
         error = squared_error(memory, keys, values, self.output_activation)
         error = tf.reshape(error, [-1, len(self.recall_weights), self.num_heads])

@@ -1,4 +1,4 @@
-"""A recurrent network with differentiable plasticity (Miconi, Clune and Stanley 2018, arXiv 1804.02464).
+"""Recurrent network with differentiable plasticity (Miconi, Clune and Stanley 2018, arXiv 1804.02464).
 
 Each recurrent connection has a fixed weight w and a plastic part, alpha times a Hebbian trace that is the memory:
 
@@ -6,9 +6,9 @@ Each recurrent connection has a fixed weight w and a plastic part, alpha times a
     decay: Hebb_ij(t+1) = (1 - eta) Hebb_ij(t) + eta y_i(t-1) y_j(t)                            (2)
     Oja:   Hebb_ij(t+1) = Hebb_ij(t) + eta y_j(t) (y_i(t-1) - y_j(t) Hebb_ij(t))                (3)
 
-w, alpha and the one eta are trained. In the homogeneous network alpha is one number for all connections. Initial values
-are those of the public code (uber-research/differentiable-plasticity, simple/full.py and omniglot/omniglot.py):
-w ~ N(0, 0.01), alpha ~ U(0, 0.01) (homogeneous: 0.01), eta = 0.01; the input's map with bias is that of maze/maze.py.
+w, alpha and the scalar eta are trained. In the homogeneous network all connections share one alpha. Public code:
+uber-research/differentiable-plasticity, simple/full.py and omniglot/omniglot.py. Initial values are from there:
+w ~ N(0, 0.01), alpha ~ U(0, 0.01) (homogeneous: 0.01), eta = 0.01. The input's map with bias is that of maze/maze.py.
 """
 
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class PlasticRNN(Cell):
     Args:
       units: number of neurons.
       rule: "hebb" (decay, Eq. 2) or "oja" (Eq. 3). Default "hebb".
-      homogeneous: whether all connections share one alpha. Default False.
+      homogeneous: share one alpha among all connections. Default False.
       initial_eta: initial value of the plasticity rate eta. Default 0.01.
       **kwargs: initializers, regularizers, constraints, dropout (`tfmem.cores.keras_base`); "recurrent" is w.
 
@@ -79,7 +79,7 @@ class PlasticRNN(Cell):
         return self.zero_state(batch_size, dtype)
 
     def project_inputs(self, inputs):
-        """The input's drive of every neuron."""
+        """Contribution of the inputs to every neuron: [..., units]."""
         self.ensure_built(inputs)
         return linear(inputs, self.kernel, self.bias)
 

@@ -10,8 +10,8 @@ rows X = W x and h = tanh(M), one step is
     i, f       = W_x X + b_x + W_h h + b_h                                                                (eqs. 4-6)
     M'         = sigmoid(i + input_bias) tanh(R) + sigmoid(f + forget_bias) M   (R without its input rows)  (eq. 7)
 
-and the output is M', flattened. With the paper's output gate o, a third gate, h' = sigmoid(o) tanh(M') (eq. 8) is
-the output and takes the place of tanh(M) in the next step's gates.
+and the output is M', flattened. With the paper's output gate o, a third gate, the output is h' = sigmoid(o) tanh(M')
+(eq. 8); h' also replaces tanh(M) in the next step's gates.
 """
 
 from typing import Any, NamedTuple
@@ -26,23 +26,23 @@ GATE_STYLES = ("unit", "memory", None)
 
 
 class RelationalMemoryState(NamedTuple):
-    """`memory` [B, mem_slots, head_size * num_heads]."""
+    """State without an output gate: `memory` [B, mem_slots, head_size * num_heads]."""
 
     memory: tf.Tensor
 
 
 class OutputGatedState(NamedTuple):
-    """The state with an output gate: `memory` and `hidden` (the paper's h), both [B, mem_slots, M]."""
+    """State with an output gate: `memory` and `hidden` (the paper's h), both [B, mem_slots, M]."""
 
     memory: tf.Tensor
     hidden: tf.Tensor
 
 
 class ProjectedInput(NamedTuple):
-    """The input's share of a step; what a configuration does not need is `()`.
+    """State-independent part of a step; `()` for parts that a configuration does not need.
 
-    `rows` [..., n, M] the projected input, `qkv` [..., n, heads * (2 key_size + head_size)] its queries, keys and
-    values in the first block, `gates` [..., width] its part of the gates and all constants of them.
+    `rows` [..., n, M]: the projected input. `qkv` [..., n, heads * (2 key_size + head_size)]: its queries, keys and
+    values in the first block. `gates` [..., width]: its contribution to the gates with all their constants.
     """
 
     rows: Any
@@ -51,10 +51,10 @@ class ProjectedInput(NamedTuple):
 
 
 def attend(queries, keys_values):
-    """Dot-product attention of `queries` [B, H, q, k] over the rows of several (keys, values) together (eq. 2).
+    """Dot-product attention of `queries` [B, H, q, k] over the joint rows of several (keys, values) (eq. 2).
 
-    Keys [B, H, r, k] and values [B, H, r, v] of the parts stay apart: only the scores, which are small, are
-    concatenated. The softmax is computed in at least float32.
+    Keys [B, H, r, k] and values [B, H, r, v] of the parts stay separate; only the small scores are concatenated. The
+    softmax is computed in at least float32.
     """
     scores = tf.concat([tf.matmul(queries, keys, transpose_b=True) for keys, _ in keys_values], -1)
     scores *= queries.shape[-1] ** -0.5
@@ -66,7 +66,7 @@ def attend(queries, keys_values):
 
 
 class _Block(snt.Module):
-    """What each attention block has of its own: the qkv projection and three layer norms."""
+    """Parameters of one attention block: the qkv projection and three layer norms."""
 
     def __init__(self, num_heads, key_size, head_size, name=None):
         super().__init__(name=name)
@@ -86,7 +86,7 @@ class _Block(snt.Module):
         return self.qkv_norm(self.qkv_linear(rows))
 
     def split_heads(self, qkv, num_rows):
-        """[B r, H (2k + v)] -> queries [B, H, r, k], keys [B, H, r, k], values [B, H, r, v]."""
+        """Split [B r, H (2k + v)] into queries [B, H, r, k], keys [B, H, r, k] and values [B, H, r, v]."""
         sizes = [self._key_size, self._key_size, self._head_size]
         heads = tf.reshape(qkv, [-1, num_rows, self._num_heads, sum(sizes)])
         return tf.split(tf.transpose(heads, [0, 2, 1, 3]), sizes, -1)
@@ -95,7 +95,7 @@ class _Block(snt.Module):
 class RelationalMemory(RNNCore):
     """Relational Memory Core: memory slots that attend to each other and to the input.
 
-    Use it where the answer depends on relations between things seen at different times. `core(inputs, state)` takes
+    It suits tasks whose answer depends on relations between inputs of different times. `core(inputs, state)` takes
     inputs [B, features] (with `treat_input_as_matrix` [B, n, features]) and a `RelationalMemoryState`, and returns an
     output [B, mem_slots * M] with M = head_size * num_heads, and the next state. The initial memory is the identity,
     cut or zero-padded to M columns.
@@ -111,19 +111,19 @@ class RelationalMemory(RNNCore):
       num_blocks: attention blocks per step.
       forget_bias: added to the forget gates before the sigmoid.
       input_bias: added to the input gates before the sigmoid.
-      gate_style: 'unit' (a gate for each element), 'memory' (one for each slot) or None (the attended memory is the
+      gate_style: 'unit' (a gate per element), 'memory' (one per slot) or None (the attended memory is the
         next memory, without tanh).
       attention_mlp_layers: layers of width M of the MLP after attention, ReLU between them.
       key_size: size of a head's queries and keys; None or 0: head_size.
-      treat_input_as_matrix: the input's last two axes are rows and features, and each row is attended to on its own.
-        An argument of Sonnet 1's call; here of the constructor, since an unroll passes only inputs and state.
-      output_gate: the paper's eqs. 4-6 and 8: a third gate, output h = sigmoid(o) tanh(memory) instead of the memory,
-        and gates computed from h instead of tanh(memory). The state is then an `OutputGatedState`, whose first h
-        is tanh of the initial memory. Not in Sonnet 1, and "not used in practice" by the authors.
+      treat_input_as_matrix: the input's last two axes are rows and features, and memories attend to each row. An
+        argument of Sonnet 1's call; here of the constructor, since an unroll passes only inputs and state.
+      output_gate: Paper: eqs. 4-6 and 8, a third gate, output h = sigmoid(o) tanh(memory) instead of the memory, and
+        gates from h instead of tanh(memory). The state is then an `OutputGatedState`, whose first h is tanh of the
+        initial memory. Public code (Sonnet 1): none; "not used in practice" by the authors. Default False.
       name: name of the module.
 
     Raises:
-      ValueError: a size is not a positive integer, gate_style is unknown, or output_gate is asked for without gates.
+      ValueError: a size is not a positive integer, gate_style is unknown, or output_gate is True without gates.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class RelationalMemory(RNNCore):
         if gate_style not in GATE_STYLES:
             raise ValueError(f"gate_style: {gate_style!r}, must be one of {GATE_STYLES}")
         if output_gate and gate_style is None:
-            raise ValueError("output_gate: True with gate_style None, must be used with gate_style 'unit' or 'memory'")
+            raise ValueError("output_gate: True, must be False if gate_style is None")
         self.mem_slots = mem_slots
         self.head_size = head_size
         self.num_heads = num_heads
@@ -194,7 +194,7 @@ class RelationalMemory(RNNCore):
         return OutputGatedState(shape, shape) if self.output_gate else RelationalMemoryState(shape)
 
     def initial_state(self, batch_size, dtype=tf.float32):
-        """The identity matrix, its columns cut or zero-padded to M, for each of `batch_size` elements."""
+        """Identity matrix, its columns cut or zero-padded to M, for each of `batch_size` elements."""
         memory = tf.eye(self.mem_slots, self.mem_size, batch_shape=[batch_size], dtype=dtype)
         return OutputGatedState(memory, tf.tanh(memory)) if self.output_gate else RelationalMemoryState(memory)
 
@@ -210,13 +210,13 @@ class RelationalMemory(RNNCore):
             self.gate_memory.initialize(self.mem_size, dtype)
 
     def project_inputs(self, inputs):
-        """The input's rows, their queries, keys and values in the first block, and their part of the gates.
+        """Compute the input's rows, their queries, keys and values in the first block, and their part of the gates.
 
         Args:
           inputs: [..., features], or [..., n, features] with `treat_input_as_matrix`; any leading dimensions.
 
         Raises:
-          ValueError: the size of features (or n) is not known.
+          ValueError: the size of features (or n) is unknown.
         """
         inputs = tf.convert_to_tensor(inputs)
         needed = 2 if self.treat_input_as_matrix else 1
@@ -238,7 +238,7 @@ class RelationalMemory(RNNCore):
         )
 
     def _project_gates(self, rows):
-        """The gates' part that is known before the memory is: the input's, and every bias."""
+        """State-independent part of the gates: the input's contribution and every bias."""
         flat = tf.reshape(rows, tf.concat([tf.shape(rows)[:-2], [rows.shape[-2] * self.mem_size]], 0))
         width = self.gate_memory.output_size // self._num_gates
         constants = [self.input_bias, self.forget_bias, 0.0][: self._num_gates]
@@ -246,7 +246,7 @@ class RelationalMemory(RNNCore):
         return self.gate_input(flat) + bias
 
     def step(self, projected, state):
-        """One step: `(output [B, mem_slots * M], next_state)`."""
+        """Compute one step: `(output [B, mem_slots * M], next_state)`."""
         self._check(projected, state)
         dtype = projected.qkv.dtype
         memory = tf.cast(state.memory, dtype)
@@ -264,10 +264,10 @@ class RelationalMemory(RNNCore):
         return tf.reshape(output, [-1, self.output_size]), type(self.state_size)(*next_state)
 
     def _attend_over_memory(self, memory, projected):
-        """All blocks: the memory's rows after they attended to themselves and to the input's rows.
+        """Apply all blocks: the memory's rows attend to themselves and to the input's rows.
 
-        Memory and input rows are kept apart, each as a matrix [B r, ...]. In the last block the input's rows only
-        serve as keys and values, for their own result would be dropped.
+        Memory and input rows are separate matrices [B r, ...]. In the last block the input's rows serve only as keys
+        and values, because their own result would be dropped.
         """
         num_rows = projected.qkv.shape[-2]
         memory = tf.reshape(memory, [-1, self.mem_size])
@@ -284,7 +284,7 @@ class RelationalMemory(RNNCore):
         return tf.reshape(memory, [-1, self.mem_slots, self.mem_size])
 
     def _update(self, block, rows, attended):
-        """LN(rows + attended), then LN(rows + MLP(rows)); rows [B r, M], attended [B, H, r, head_size]."""
+        """Compute LN(rows + attended), then LN(rows + MLP(rows)); rows [B r, M], attended [B, H, r, head_size]."""
         attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), [-1, self.mem_size])
         rows = block.attention_norm(rows + attended)
         hidden = rows

@@ -1,8 +1,8 @@
 """Slot memory of the Reconstructive Memory Agent, and an LSTM with it.
 
-Gregor et al. 2019, "Shaping Belief States with Generative Environment Models for RL", Appendix B, C and Table 3; the
-memory is that of Hung et al. 2019, "Optimizing agent behavior over long time scales by transporting value", public
-code deepmind-research `tvt/memory.py` and `tvt/rma.py`.
+Paper: Gregor et al. 2019, "Shaping Belief States with Generative Environment Models for RL", Appendix B, C and Table 3;
+the memory is from Hung et al. 2019, "Optimizing agent behavior over long time scales by transporting value".
+Public code: deepmind-research `tvt/memory.py` and `tvt/rma.py`.
 
 Letters: B batch, K rows, D word size, H reads, k rows per read. With [., .] a concatenation and sg a stop-gradient:
 
@@ -28,11 +28,11 @@ from tfmem.cores.base import Linear, ReadOnly, RNNCore, SplitLinear, lstm_update
 from tfmem.recurrence import same_batch, unroll
 from tfmem.validation import check_choice, check_positive, is_integer
 
-EPSILON = 1e-12  # of |x|^2 in x / |x|, as tf.math.l2_normalize has it: an empty row has similarity 0
+EPSILON = 1e-12  # least |x|^2 in x / |x|, as in tf.math.l2_normalize: an empty row has similarity 0
 
 
 class ReadInformation(NamedTuple):
-    """Weights and words of a read; k is K for dense reads. The order of the k rows means nothing."""
+    """Weights and words of a read; k is K for dense reads. The order of the k rows has no meaning."""
 
     weights: tf.Tensor  # [B, H, k]
     indices: tf.Tensor  # [B, H, k] int32
@@ -41,42 +41,42 @@ class ReadInformation(NamedTuple):
 
 
 class RMAState(NamedTuple):
-    """State of an `RMACore`. To start from another memory use `initial_state(...).with_memory(memory)`."""
+    """State of an `RMACore`. `initial_state(...).with_memory(memory)` starts from another memory."""
 
     lstm: tuple  # of snt.LSTMState(hidden [B, hidden_size], cell [B, hidden_size]), one per layer
     memory: tf.Tensor  # [B, K, D]
-    inverse_norms: tf.Tensor  # [B, K], 1 / |row|, kept because only one row changes per step
+    inverse_norms: tf.Tensor  # [B, K], 1 / |row|, stored because only one row changes per step
     reads: tf.Tensor  # [B, H D], the read-outs of the last step
     write_counter: tf.Tensor  # [B] int32, writes so far
 
     def with_memory(self, memory, write_counter=None):
-        """This state with another memory [B, K, D] and, where given, another number of writes [B]."""
+        """Copy of this state with another memory [B, K, D] and, optionally, another number of writes [B]."""
         norms = tf.cast(inverse_norm(tf.cast(memory, variable_dtype(memory.dtype))), self.inverse_norms.dtype)
         count = self.write_counter if write_counter is None else tf.cast(write_counter, self.write_counter.dtype)
         return self._replace(memory=memory, inverse_norms=norms, write_counter=count)
 
 
 def inverse_norm(x):
-    """1 / |x| of the last axis, with |x|^2 at least EPSILON.
+    """Compute 1 / |x| of the last axis, with |x|^2 at least EPSILON.
 
-    Its range is that of the public code: float32 holds |x|^2 up to |x| = 1e19; beyond, 1 / |x| is 0. Scaling the rows
-    first would be two more passes over the memory in each step.
+    Public code: same range. float32 holds |x|^2 up to |x| = 1e19; beyond, 1 / |x| is 0. Scaling the rows first would
+    need two more passes over the memory in each step.
     """
     return tf.math.rsqrt(tf.maximum(tf.reduce_sum(tf.square(x), -1), EPSILON))
 
 
 def read(read_words, memory, num_reads, top_k=0, inverse_norms=None):
-    """Content-based reading: softmax of strength x cosine over the `top_k` best rows, empty rows among them.
+    """Read by content: softmax of strength x cosine over the `top_k` best rows, empty rows included.
 
     Args:
       read_words: [B, H (D + 1)], the keys of all reads, then their strengths before the softplus.
       memory: [B, K, D].
       num_reads: H.
-      top_k: rows that take part in each read; 0 for all.
-      inverse_norms: [B, K], 1 / |row| where it is known already.
+      top_k: rows in each read; 0 for all.
+      inverse_norms: [B, K], 1 / |row| if known; default: computed.
 
     Returns:
-      `(reads [B, H D], ReadInformation)`. The choice of the rows has no gradient.
+      `(reads [B, H D], ReadInformation)`. The selection of rows has no gradient.
     """
     dtype = variable_dtype(memory.dtype)
     word_size = memory.shape[2]
@@ -102,9 +102,9 @@ def read(read_words, memory, num_reads, top_k=0, inverse_norms=None):
 
 
 def write(value, table, write_counter):
-    """`table` [B, K, ...] with entry `write_counter mod K` [B] overwritten by `value` [B, ...].
+    """Overwrite entry `write_counter mod K` [B] of `table` [B, K, ...] with `value` [B, ...].
 
-    The value gets no gradient: nothing learns through what the memory holds.
+    The value gets no gradient: nothing is learned through the contents of the memory.
     """
     row = tf.cast(write_counter, tf.int32) % table.shape[1]
     value = tf.cast(tf.stop_gradient(value), table.dtype)
@@ -116,7 +116,7 @@ class _ReadOnly(ReadOnly):
         return super().step(projected, _without_gradient(state))
 
     def scan(self, projected, state):
-        """The loop of `unroll`, with the memory left out of what it carries."""
+        """Loop of `unroll` that does not carry the memory."""
         state = _without_gradient(state)
 
         def step(projected, carried):
@@ -139,13 +139,13 @@ def check_top_k(top_k, memory_size):
 
 
 class RMAReader(snt.Module):
-    """Reads a slot memory by content: `MemoryReader` of tvt/memory.py.
+    """Content-based reader of a slot memory. Public code: `MemoryReader` of tvt/memory.py.
 
     Args:
       num_reads: H, reads per step.
       word_size: D, width of a row.
-      top_k: rows that take part in each read; 0 for all.
-      memory_size: K, number of rows; where given, the memory is checked against it.
+      top_k: rows in each read; 0 for all.
+      memory_size: K, number of rows; if given, the memory is checked against it.
 
     Raises:
       ValueError: an argument is out of range, or (when called) the memory is not [B, memory_size, word_size].
@@ -164,7 +164,7 @@ class RMAReader(snt.Module):
         self.linear = Linear(num_reads * (word_size + 1), name="linear")
 
     def __call__(self, read_inputs, memory):
-        """Reads with the words `linear(read_inputs)`: `(reads [B, H D], ReadInformation)`."""
+        """Read with the words `linear(read_inputs)`: `(reads [B, H D], ReadInformation)`."""
         check_memory(memory, self.memory_size, self.word_size)
         check_top_k(self.top_k, memory.shape[1])
         memory = same_batch(read_inputs, memory, "memory")
@@ -172,7 +172,7 @@ class RMAReader(snt.Module):
 
 
 class RMAWriter(snt.RNNCore):
-    """Writes one row per step, the oldest one when the memory is full: `MemoryWriter` of tvt/memory.py.
+    """Writer of one row per step, the oldest once the memory is full. Public code: `MemoryWriter` of tvt/memory.py.
 
     The inputs are `(z [B, D], memory [B, K, D])`, the output is the new memory, the state counts the writes ([B]).
 
@@ -218,20 +218,20 @@ class RMACore(RNNCore):
     """LSTM with the slot memory of the Reconstructive Memory Agent ("LSTM + RMA" of Gregor et al. 2019).
 
     Output [B, D + hidden_size num_layers + H D]: the word z, the LSTM's output, the read-outs. The word is part of the
-    output because of the stop-gradient: it learns from what is made of the output, as in tvt, never from being read.
+    output because of the stop-gradient: it learns from uses of the output, as in tvt, never from reads.
 
     Args:
       hidden_size: units of each LSTM layer (512 to 1024 in the paper's Table 2).
       memory_size: K, rows; an empty memory is all zeros.
       word_size: D.
       num_reads: H.
-      top_k: rows that take part in each read; 0 for all.
-      num_layers: LSTM layers, with skip connections: each sees the input and the layer below; all are in the output.
-      order: "paper" reads before the LSTM, with a word made from its last output and the input, feeds it the input and
-        the read-outs, and writes a word made from its new output and the input (Appendix C); "code" makes the word
-        first, feeds the LSTM with it and reads last (tvt's `_RMACore`). Equations at the head of this file.
+      top_k: rows in each read; 0 for all.
+      num_layers: LSTM layers with skip connections: each gets the input and the layer below; all are in the output.
+      order: "paper" (Appendix C) reads before the LSTM with a query from its last output and the input, feeds it the
+        input and the read-outs, and writes a word from its new output and the input. "code" (tvt's `_RMACore`)
+        computes the word first, feeds it to the LSTM and reads last. Equations are at the top of this file.
 
-    The word is made by an MLP of 2D and D units with tanh between (tvt), the read words by a linear map.
+    An MLP of 2D and D units with tanh between computes the word (tvt), a linear map the read words.
 
     Raises:
       ValueError: an argument is out of range.
@@ -295,7 +295,7 @@ class RMACore(RNNCore):
             return tf.zeros([batch_size, *shape], dtype)
 
         sizes = self.state_size
-        norms_dtype = variable_dtype(dtype)  # an empty row's 1e6 does not fit into float16
+        norms_dtype = variable_dtype(dtype)  # an empty row's 1e6 exceeds float16
         return RMAState(
             lstm=tf.nest.map_structure(zeros, sizes.lstm),
             memory=zeros(sizes.memory),
@@ -305,9 +305,9 @@ class RMACore(RNNCore):
         )
 
     def read_only(self):
-        """This core, with the same variables, never writing: for simulation (Appendix B).
+        """View of this core with the same variables that never writes, for simulation (Appendix B).
 
-        Nor does it give its memory a gradient, for words are stored without theirs.
+        Its memory gets no gradient either, because words are stored without one.
         """
         return _ReadOnly(self, name=f"{self.name}_read_only")
 
@@ -328,7 +328,7 @@ class RMACore(RNNCore):
             gates.initialize(gates_input, gates_extra + below + self.hidden_size, dtype)
 
     def project_inputs(self, inputs):
-        """The shares of inputs [..., B, features] in the word, the read words and the gates."""
+        """Contributions of inputs [..., B, features] to the word, the read words and the gates."""
         self._initialize(inputs.shape[-1], inputs.dtype)
         if self.order == "paper":
             return [layer.project(inputs) for layer in (self.word_hidden, self.read_words, *self.gates)]
@@ -339,7 +339,7 @@ class RMACore(RNNCore):
         return tf.concat([z, controller, reads], -1), state
 
     def parts(self, projected, state, write=True):
-        """One step, with the output in its parts: `(z, LSTM output, reads, ReadInformation, next_state)`."""
+        """Compute one step with separate outputs: `(z, LSTM output, reads, ReadInformation, next_state)`."""
         dtype = projected[0].dtype
         lstm = tf.nest.map_structure(lambda s: tf.cast(s, dtype), state.lstm)
         if self.order == "paper":

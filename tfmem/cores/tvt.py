@@ -1,13 +1,13 @@
-"""The complete core of the public RMA agent: slot memory, policy and baseline.
+"""Complete core of the public RMA agent: slot memory, policy and baseline.
 
-Hung et al. 2019, "Optimizing agent behavior over long time scales by transporting value"; public code
-deepmind-research `tvt/rma.py`, `_RMACore` and `Policy`:
+Paper: Hung et al. 2019, "Optimizing agent behavior over long time scales by transporting value".
+Public code: deepmind-research `tvt/rma.py`, `_RMACore` and `Policy`:
 
     z, h, r = RMACore(x), order "code"
     logits = clip(MLP([z, h, r]))
     baseline = clip(MLP([z, sg(logits)]))
 
-where clip is the identity whose gradient is cut to [-10, 10] element by element.
+where clip is the identity with its gradient clipped to [-10, 10] elementwise.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from tfmem.validation import check_positive
 class TVTOutput(NamedTuple):
     policy: tf.Tensor  # [B, num_actions] logits
     baseline: tf.Tensor  # [B]
-    z: tf.Tensor  # [B, D], what was written; the public agent reconstructs its observation from it
+    z: tf.Tensor  # [B, D], the written word; the public agent reconstructs its observation from it
     read_info: ReadInformation
 
 
@@ -36,20 +36,20 @@ def mlp(layers, x):
 class TVTCore(RNNCore):
     """RMA core with policy and baseline heads, `_RMACore` of tvt/rma.py. Output: `TVTOutput`; state: `RMAState`.
 
-    The public core also draws the action; here that is left to the agent, which has the logits. The defaults are the
-    constants of the public code.
+    The public core also draws the action; here the agent does, from the logits. The defaults are the constants of the
+    public code.
 
     Args:
       num_actions: number of discrete actions.
-      num_latents: D, width of the word that is written.
+      num_latents: D, width of the written word.
       control_hidden_size: units of each LSTM layer.
       control_num_layers: LSTM layers.
       memory_size: K, rows.
       memory_num_reads: H, reads per step.
-      memory_top_k: rows that take part in each read; 0 for all.
+      memory_top_k: rows in each read; 0 for all.
       num_policy_hiddens: widths of the hidden tanh layers of the policy.
       baseline_mlp_num_hiddens: the same for the baseline.
-      policy_clip_abs_value: limit of the gradients that reach logits and baseline; 0 for none.
+      policy_clip_abs_value: bound of the gradients of logits and baseline; 0 for none.
 
     Raises:
       ValueError: an argument is out of range.
@@ -74,7 +74,7 @@ class TVTCore(RNNCore):
         super().__init__(name=name)
         check_positive(num_actions=num_actions)
         if policy_clip_abs_value < 0:
-            raise ValueError(f"policy_clip_abs_value: {policy_clip_abs_value!r}, must be 0 (no clipping) or more")
+            raise ValueError(f"policy_clip_abs_value: {policy_clip_abs_value!r}, must be at least 0 (0: no clipping)")
         self.num_actions = num_actions
         self.num_latents = num_latents
         self.control_hidden_size = control_hidden_size
@@ -123,11 +123,11 @@ class TVTCore(RNNCore):
         return self.rma.initial_state(batch_size, dtype)
 
     def read_only(self):
-        """This core, with the same variables, never writing."""
+        """View of this core with the same variables that never writes."""
         return ReadOnly(self)
 
     def project_inputs(self, inputs):
-        """The share of inputs [..., B, features] in the word."""
+        """Contribution of inputs [..., B, features] to the word."""
         heads = ((self.policy_mlp, self.rma.output_size), (self.baseline_mlp, self.num_latents + self.num_actions))
         for layers, size in heads:
             for layer in layers:

@@ -1,7 +1,7 @@
 """Reinforcement learning with memory: returns, losses, agents of any core, and actors and learner in one graph.
 
 `returns` and `losses` are pure functions, `agent` has the agent and its torsos, `rollout` acts in worlds, `learner`
-learns from the record. The names below are loaded when first used.
+learns from the record. The names below are loaded at first use.
 """
 
 import importlib

@@ -1,15 +1,15 @@
 """Agents: a torso, any core of `tfmem.cores`, and heads for the policy and the value.
 
-At time t the agent sees the observation, the action and the reward that led to it, and whether an episode starts there:
+At time t the agent gets the observation, the action and reward before it, and a flag if an episode starts there:
 
-    x_t = [torso(observation_t), reward_t, onehot(action_t)]                the last two are options
-    s_t = initial state where done_t, else the state after step t - 1
+    x_t = [torso(observation_t), reward_t, onehot(action_t)]                the last two are optional
+    s_t = initial state if done_t, else the state after step t - 1
     y_t, state = core(x_t, s_t)
-    logits_t, value_t = heads(y_t), or of [y_t, x_t] with `skip`
+    logits_t, value_t = heads(y_t), or heads([y_t, x_t]) with `skip`
 
 Acting (`step`) and learning (`unroll`) run the same code. `unroll` runs the torso and the core's `project_inputs` for
-all frames at once and only then the core. Public code: scalable_agent (this order; the state is reset by `done` before
-a step; the previous action is never zeroed). `skip` is in no paper; recurrent relational memories learn faster with it.
+all frames at once, then the core. Public code: scalable_agent (this order; `done` resets the state before a step; the
+previous action is never zeroed). Not specified: `skip`; recurrent relational memories learn faster with it.
 """
 
 from typing import Any, NamedTuple
@@ -28,11 +28,11 @@ REWARD_INPUTS = (None, "clipped", "raw")
 
 
 class AgentOutput(NamedTuple):
-    """What an agent gives for frames [B] or [T, B].
+    """Output of an agent for frames [B] or [T, B].
 
     logits: float32 [..., A].
     value: float32 [...].
-    last_value: value of the frames at which the episodes ended, [...]; () unless `unroll` was given these.
+    last_value: value of the frames at which the episodes ended, [...]; () unless `unroll` gets these frames.
     core: the core's own output, a nest.
     """
 
@@ -44,7 +44,7 @@ class AgentOutput(NamedTuple):
 
 @keras.saving.register_keras_serializable(package="tfmem")
 class MLPTorso(keras.layers.Layer):
-    """All tensors of an observation flattened and joined, then layers with ReLU: [N, features].
+    """ReLU layers over all tensors of an observation, flattened and joined: [N, features].
 
     Args:
       sizes: widths of the layers; () for the flattened observation alone.
@@ -76,10 +76,10 @@ class MLPTorso(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tfmem")
 class ConvTorso(keras.layers.Layer):
-    """Small convolutions over a grid, and two maps of each cell's x and y in [-1, 1] behind them.
+    """Small convolutions over a grid, with two extra maps of each cell's x and y in [-1, 1].
 
-    An observation is a nest of grids [N, rows, columns, channels] of one size, which are joined along their channels;
-    vectors [N, features] in it are repeated in every cell. Bytes are divided by 255.
+    An observation is a nest of grids [N, rows, columns, channels] of one size, joined along their channels. Vectors
+    [N, features] in it are repeated in every cell. Bytes are divided by 255.
 
     Paper: Santoro et al. 2018, appendix A.3: 12 and 24 kernels of 2x2, stride 1, ReLU, and the two maps. Not specified:
     the padding, and how the maps enter the core; we use no padding and one vector.
@@ -89,9 +89,9 @@ class ConvTorso(keras.layers.Layer):
       kernel_size: side of the kernels. Default 2.
       stride: of every layer. Default 1.
       padding: "valid", or "same" for a core that needs the grid's own size.
-      coordinates: whether the two maps are added. Default True.
+      coordinates: append the two maps. Default True.
       output: "vector", [N, features]; "grid", [N, rows, columns, channels], for cores of grids; or "cells",
-        [N, rows * columns, channels], for a relational memory that takes its input as a matrix.
+        [N, rows * columns, channels], for a relational memory with matrices as inputs.
     """
 
     def __init__(
@@ -108,9 +108,7 @@ class ConvTorso(keras.layers.Layer):
         shapes = _shapes(input_shape)
         sides = {tuple(shape[1:3]) for shape in shapes if len(shape) == 4}
         if len(sides) != 1 or any(len(shape) not in (2, 4) for shape in shapes):
-            raise ValueError(
-                f"observation: shapes are {shapes}, must be grids [N, rows, columns, channels] of one size"
-            )
+            raise ValueError(f"observation: shapes {shapes}, must be grids [N, rows, columns, channels] of one size")
         channels = sum(shape[-1] for shape in shapes)
         self.kernels, self.biases = [], []
         for index, filters in enumerate(self.filters):
@@ -140,11 +138,11 @@ class ConvTorso(keras.layers.Layer):
 
 
 class Restarting(tf.Module):
-    """A cell whose state is its initial one again where an episode starts.
+    """Wrapper of a cell that resets its state where an episode starts.
 
-    Its inputs are `(x, done, last_x)`: the cell's input, bool [..., B], and (or ()) the input at which the episode
-    ended. Its output is `(output, last_output)`: the cell's, and (or ()) what the cell gives for `last_x` from the
-    state before the reset. None as a cell is one without memory: its output is its input.
+    Its inputs are `(x, done, last_x)`: the cell's input, bool [..., B], and the input at which the episode ended, or
+    (). Its output is `(output, last_output)`: the cell's output, and its output for `last_x` from the state before the
+    reset, or (). With None as the cell, the output is the input.
     """
 
     def __init__(self, cell):
@@ -174,26 +172,26 @@ class Restarting(tf.Module):
 
 @keras.saving.register_keras_serializable(package="tfmem")
 class Agent(keras.Model):
-    """An actor-critic agent of discrete actions around any core.
+    """Actor-critic agent with discrete actions and any core.
 
-    Call `build_for` before anything else. All methods take frames of B worlds: observation (a nest), action, reward
-    and done, as the last three led to the observation.
+    Call `build_for` first. All methods take frames of B worlds: the observation (a nest), and the action, reward and
+    done that precede it.
 
     Args:
-      torso: a Keras layer from an observation [N, ...] to what the core reads: [N, features], or with more axes, in
-        every place of which the previous action and the reward are repeated.
+      torso: a Keras layer from an observation [N, ...] to the core's input: [N, features], or with more axes; the
+        previous action and the reward are then repeated in every place.
       core: a core of `tfmem.cores`, Sonnet's or Keras's, with a state of fixed size; None for an agent without memory.
-        Where its output is a nest of tensors, the heads read the first.
+        If its output is a nest of tensors, the heads read the first.
       num_actions: number of actions.
-      action_input: whether the core sees the previous action, one-hot. Default True.
-      reward_input: how the core sees the last reward: "clipped" to [-1, 1] (public code: scalable_agent), "raw" or
-        None, not at all. Default "clipped".
-      skip: whether the heads see the core's input as well as its output. Not specified; default False.
-      mlp_sizes: widths of the layers between core and logits, and between core and value. Default (), as the public
+      action_input: give the core the previous action, one-hot. Default True.
+      reward_input: form of the last reward in the core's input: "clipped" to [-1, 1] (public code: scalable_agent),
+        "raw", or None for no reward. Default "clipped".
+      skip: give the heads the core's input as well as its output. Not specified; default False.
+      mlp_sizes: widths of the layers between core and logits, and between core and value. Default (), as in the public
         code.
 
     Raises:
-      ValueError: an argument is not as said.
+      ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -224,13 +222,13 @@ class Agent(keras.Model):
         hand_on_trainable(self)
 
     def build_for(self, observation):
-        """Makes all variables.
+        """Create all variables.
 
         Args:
           observation: nest of `tf.TensorSpec` of one world's observation, without the batch.
 
         Raises:
-          ValueError: the core's state grows with time, or the torso does not take the observation.
+          ValueError: the core's state grows with time, or the torso does not accept the observation.
         """
         self.observation_spec = observation
         zeros = tf.nest.map_structure(lambda s: tf.zeros([1, *s.shape], s.dtype), observation)
@@ -241,17 +239,17 @@ class Agent(keras.Model):
                     self.cell.build(tuple(x.shape))
                 sizes = tf.nest.flatten(self.cell.state_size)
                 if any(None in tf.TensorShape(size).as_list() for size in sizes):
-                    raise ValueError(f"core: its state has the sizes {sizes}, must be of fixed size")
+                    raise ValueError(f"core: state of sizes {sizes}, must be of fixed size")
             self.built = True
             self.step(zeros, tf.zeros([1], tf.int32), tf.zeros([1]), tf.ones([1], tf.bool), self.initial_state(1))
         return self
 
     def initial_state(self, batch_size):
-        """The core's own initial state; () without a core."""
+        """Initial state of the core; () without a core."""
         return self.restarting.initial_state(batch_size)
 
     def features(self, observation, action, reward):
-        """What the core sees of frames with any leading axes: [..., features], or with more axes between."""
+        """Core inputs for frames with any leading axes: [..., features], or with more axes between."""
         leading, static = tf.shape(reward), reward.shape
         if static.is_fully_defined():
             leading = static.as_list()
@@ -273,18 +271,19 @@ class Agent(keras.Model):
         return joined
 
     def step(self, observation, action, reward, done, state):
-        """One step of B worlds: `(AgentOutput, next state)`."""
+        """Run one step of B worlds: `(AgentOutput, next state)`."""
         inputs = self.features(observation, action, reward), done, ()
         (output, _), state = step(self.restarting, self.restarting.project_inputs(inputs), state)
         return self._read(done, inputs[0], (), output, ()), state
 
     def unroll(self, observation, action, reward, done, state, last_observation=None):
-        """All frames [T, B, ...] from the state before the first: `(AgentOutput, final state)`.
+        """Run all frames [T, B, ...] from the state before the first: `(AgentOutput, final state)`.
 
         Args:
           observation, action, reward, done: time-major.
-          state: of the core, before it saw the first frame.
-          last_observation: [T, B, ...], what an episode that ended at a frame came to; for `AgentOutput.last_value`.
+          state: of the core, before the first frame.
+          last_observation: [T, B, ...], final observations of episodes that ended at a frame, for
+            `AgentOutput.last_value`.
         """
         x, last_x = self.features(observation, action, reward), ()
         if last_observation is not None:
@@ -299,7 +298,7 @@ class Agent(keras.Model):
         return self.unroll(observation, action, reward, done, state)
 
     def _read(self, done, x, last_x, output, last_output):
-        """The heads on the core's outputs, and on its inputs with `skip`."""
+        """Apply the heads to the core's outputs, with `skip` also to its inputs."""
 
         def seen(output, x):
             parts = [tf.nest.flatten(output)[0]]
@@ -369,20 +368,20 @@ class Agent(keras.Model):
 
 
 def _shapes(nest):
-    """The shapes in a nest of shapes, as Keras gives it to `build`."""
+    """Shapes in a nest of shapes as Keras passes it to `build`."""
     found = []
     keras.tree.map_shape_structure(found.append, nest)
     return found
 
 
 def _number(leaf, dtype):
-    """A leaf of an observation as numbers; bytes become fractions of 255."""
+    """Cast a leaf of an observation to a dtype; bytes become fractions of 255."""
     x = tf.cast(leaf, dtype)
     return x / 255.0 if leaf.dtype == tf.uint8 else x
 
 
 def _flat(x, leading=1):
-    """`x` with all axes behind the leading ones as one."""
+    """Flatten all axes of `x` after the leading ones into one."""
     width = x.shape[leading:].num_elements()
     flat = tf.reshape(x, tf.concat([tf.shape(x)[:leading], [width]], 0))
     flat.set_shape([*x.shape[:leading], width])
@@ -390,7 +389,7 @@ def _flat(x, leading=1):
 
 
 def _joined(*parts):
-    """Tensors [N, (...,) features] joined; vectors are repeated in every place of those that have more axes."""
+    """Join tensors [N, (...,) features]; vectors are repeated in every place of those with more axes."""
     places = max((part.shape[1:-1] for part in parts), key=len)
 
     def spread(part):

@@ -1,13 +1,13 @@
-"""Learning: the actor-critic loss of a trajectory, and the update that acts in worlds and learns from it.
+"""Learning: the actor-critic loss of a trajectory, and the update that acts in worlds and learns from them.
 
-The learner runs the agent over all T + 1 entries of a record (`tfmem.rl.rollout`), the first of which the record before
-has as its last. Then both are shifted against each other, as scalable_agent does:
+The learner runs the agent over all T + 1 entries of a record (`tfmem.rl.rollout`). The first entry is the last of the
+previous record. Then both are shifted against each other, as in scalable_agent:
 
     actions, actors' logits, rewards, dones    entries 1 ... T
     learner's logits and values                entries 0 ... T - 1; the value of entry T is the bootstrap
 
-An update (`ActorCritic.train_step`) is T steps of B worlds, the loss and the optimizer, in one graph: it is all that a
-`tfmem.training.Experiment` needs, which gives exact resume, run folders and bundles.
+An update (`ActorCritic.train_step`) is T steps of B worlds, the loss and the optimizer, in one graph. It is the
+`train_step` of a `tfmem.training.Experiment`, which adds exact resume, run folders and bundles.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from tfmem.training import Evaluation
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What the learner minimizes; the defaults are scalable_agent's."""
+    """Settings of the learner's loss; the defaults are scalable_agent's."""
 
     discount: float = 0.99
-    """Of rewards, per step; 0 where an episode ended."""
+    """Discount of rewards per step; 0 where an episode ended."""
     lambda_: float = 1.0
-    """Of the trace."""
+    """Lambda of the trace."""
     clip_rho_threshold: float | None = 1.0
     """Bound of the ratios in the temporal differences."""
     clip_c_threshold: float | None = 1.0
@@ -40,15 +40,15 @@ class Objective:
     entropy_cost: float = 0.00025
     """Weight of the negative entropy, or of the concentration."""
     regularizer: Literal["entropy", "concentration"] = "entropy"
-    """What keeps the policy from one action: the negative entropy, or the sum of p^2 (Miconi et al. 2018)."""
+    """Regularizer of the policy: the negative entropy, or the sum of p^2 (Miconi et al. 2018)."""
     reward_mode: Literal["none", "abs_one", "soft_asymmetric"] = "abs_one"
-    """How rewards are clipped (`returns.clip_rewards`)."""
+    """Clipping of rewards (`returns.clip_rewards`)."""
     reward_scale: float = 1.0
-    """What rewards are multiplied by before that. Not specified; 1 is the public codes'."""
+    """Factor of rewards before the clipping. Public code: 1."""
     reduction: Literal["sum", "mean"] = "sum"
-    """Over time and batch."""
+    """Reduction over time and batch."""
     bootstrap_truncated: bool = False
-    """Whether an episode that the time cut ends in the value of what it came to. Public code: discount 0 there too."""
+    """End a truncated episode in the value of its last observation. Public code: no, its discount is 0 as well."""
 
     def __post_init__(self):
         for name in ("discount", "lambda_"):
@@ -74,7 +74,7 @@ class Objective:
 
 
 class Loss(NamedTuple):
-    """The total, its parts without their weights, and what they are made of, [T, B] after the shift."""
+    """Total loss, its unweighted parts, and the quantities behind them, [T, B] after the shift."""
 
     total: tf.Tensor
     policy_gradient: tf.Tensor
@@ -87,7 +87,7 @@ class Loss(NamedTuple):
 
 
 def actor_critic_loss(objective, entries, output):
-    """The loss of a record.
+    """Loss of a record.
 
     Args:
       objective: an `Objective`.
@@ -129,7 +129,7 @@ def actor_critic_loss(objective, entries, output):
 
 
 class Episodes(NamedTuple):
-    """An ended episode of each world, [B], and how many have ended; zeros before the first."""
+    """Ended episode of each world, [B], and the number of ended ones; zeros before the first."""
 
     episode_return: tf.Tensor
     length: tf.Tensor
@@ -142,7 +142,7 @@ class Episodes(NamedTuple):
         return cls(zeros, zeros, zeros, tf.zeros([batch_size], tf.int32))
 
     def after(self, entries, keep_first=False):
-        """With the episodes that ended in a record: the latest of each world, or its first with `keep_first`."""
+        """Update with the episodes that ended in a record: the latest of each world, or the first with `keep_first`."""
         new = tf.nest.map_structure(lambda x: x[1:], entries)
         count = tf.cumsum(tf.cast(new.done, tf.int32), reverse=not keep_first)
         chosen = new.done & (count == 1)
@@ -155,7 +155,7 @@ class Episodes(NamedTuple):
         return Episodes(*values, self.number + tf.reduce_sum(tf.cast(new.done, tf.int32), 0))
 
     def scores(self):
-        """Means over the worlds that have one, by name; 0 while none has."""
+        """Means over the worlds with an ended episode, by name; 0 while there is none."""
         known = tf.cast(self.number > 0, tf.float32)
         names = ("episode_return", "episode_length", "solved")
         return {
@@ -165,7 +165,7 @@ class Episodes(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What an update gets from the one before.
+    """State that one update passes to the next.
 
     actor: `ActorState`.
     episodes: `Episodes`, the latest of each world.
@@ -179,10 +179,10 @@ class Carry(NamedTuple):
 
 @dataclasses.dataclass
 class ActorCritic:
-    """Actors and learner: what an `Experiment` of an agent is made of.
+    """Actors and learner of an agent's `Experiment`.
 
     The experiment's `initial_carry` and `train_step` call those of this class. Its `variables` are the agent's and the
-    optimizer's; all else is in the carry.
+    optimizer's; the carry holds everything else.
 
     Args:
       agent: an `Agent`, built for the world.
@@ -191,12 +191,12 @@ class ActorCritic:
       objective: an `Objective`.
       num_worlds: B.
       unroll_length: T.
-      policy_lag: the actors use the weights from before so many updates, or the first ones. 0, the default, is on
-        policy (A2C); IMPALA's queue makes 1 or more.
+      policy_lag: age in updates of the actors' weights (at first: the initial ones). Default 0: on policy (A2C);
+        IMPALA's queue has a lag of 1 or more.
       auxiliary_loss: function of the core's outputs, a nest [T + 1, B, ...], whose scalar is added to the loss.
 
     Raises:
-      ValueError: an argument is not as said, or the agent has other actions than the world.
+      ValueError: an argument is out of its range, or the agent's number of actions is not the world's.
     """
 
     agent: Any
@@ -214,12 +214,10 @@ class ActorCritic:
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}: {value!r}, must be an integer of at least {least}")
         if self.agent.num_actions != self.world.num_actions:
-            raise ValueError(
-                f"agent: it has {self.agent.num_actions} actions, must have the world's {self.world.num_actions}"
-            )
+            raise ValueError(f"agent: {self.agent.num_actions} actions, must have the world's {self.world.num_actions}")
 
     def initial_carry(self, levels, seed):
-        """The `Carry` of the first update.
+        """Return the `Carry` of the first update.
 
         Args:
           levels: of the world, () if it has none.
@@ -239,7 +237,7 @@ class ActorCritic:
         return Carry(actor, Episodes.none(self.num_worlds), weights)
 
     def train_step(self, update, levels, carry, seed):
-        """One update, as `Experiment.train_step`: `(carry, metrics)`.
+        """Run one update, as `Experiment.train_step`: `(carry, metrics)`.
 
         Args:
           update: int64 scalar tensor, from 0.
@@ -248,14 +246,14 @@ class ActorCritic:
           seed: an integer from 0 to 2^31 - 1; all draws follow from it and from `update`.
 
         Metrics: "loss" and its parts; "gradient_norm" before clipping; "mean_rho", the mean ratio of learner's and
-        actors' policies; "episode_return", "episode_length" and "solved" of the latest ended episode of each world
-        (means; "solved": see `Entry.solved`); "episodes" and "frames" so far; a row of metrics.csv has their means.
+        actors' policies; means of "episode_return", "episode_length" and "solved" (see `Entry.solved`) of each world's
+        latest ended episode; "episodes" and "frames" so far. A row of metrics.csv has their means.
         """
         uniforms, seeds = _draws(seed, update, self.unroll_length, self.num_worlds)
         return self.act_and_learn(update, levels, carry, uniforms, seeds)
 
     def act_and_learn(self, update, levels, carry, uniforms, seeds):
-        """`train_step` with its draws given: uniforms [T, B] choose actions, seeds [T, 2] are the world's."""
+        """Run `train_step` with given draws: uniforms [T, B] choose actions, seeds [T, 2] are the world's."""
         weights = self._remembered(update, carry.weights)
         actor, trajectory = self._act(update, levels, carry.actor, weights, uniforms, seeds)
         loss, metrics = self.learn(trajectory)
@@ -266,7 +264,7 @@ class ActorCritic:
         return Carry(actor, episodes, weights), {"loss": loss, **metrics}
 
     def learn(self, trajectory):
-        """Gradient, optimizer and metrics of a `Trajectory`: `(loss, metrics)`."""
+        """Apply the gradient of a `Trajectory`; returns `(loss, metrics)`."""
         variables = self.agent.trainable_variables
         with tf.GradientTape() as tape:
             loss, total = self.loss(trajectory)
@@ -286,7 +284,7 @@ class ActorCritic:
         return total, metrics
 
     def loss(self, trajectory):
-        """The `Loss` of a trajectory, and the whole loss with the auxiliary one."""
+        """Return the `Loss` of a trajectory, and the sum of its total and the auxiliary loss."""
         entries = trajectory.entries
         last = entries.last_observation if self.objective.bootstrap_truncated else None
         output, _ = self.agent.unroll(
@@ -297,7 +295,7 @@ class ActorCritic:
         return loss, loss.total + extra
 
     def _remembered(self, update, weights):
-        """The history with the weights of now, in place of those that no actor needs any more."""
+        """Store the current weights in the history, in place of those that no actor needs any more."""
         if not self.policy_lag:
             return ()
         slot = tf.cast(update % (self.policy_lag + 1), tf.int32)[tf.newaxis, tf.newaxis]
@@ -307,7 +305,7 @@ class ActorCritic:
         )
 
     def _act(self, update, levels, actor, weights, uniforms, seeds):
-        """A rollout with the weights of `policy_lag` updates ago; afterwards the agent has its own again."""
+        """Run a rollout with the weights of `policy_lag` updates ago, then restore the agent's own."""
         arguments = (self.agent, self.world, levels, actor, uniforms, seeds)
         if not self.policy_lag:
             return rollout(*arguments)
@@ -322,7 +320,7 @@ class ActorCritic:
 
 
 def evaluation(agent, world, levels, num_worlds, unroll_length, num_steps, seed):
-    """The first episode of each of B worlds, as an `Evaluation`.
+    """Make the `Evaluation` of the first episode in each of B worlds.
 
     Its scores are "episode_return", "episode_length", "solved" (means over the worlds whose episode has ended) and
     "ended", the share of these worlds. Actions are drawn from the policy.
@@ -330,7 +328,7 @@ def evaluation(agent, world, levels, num_worlds, unroll_length, num_steps, seed)
     Args:
       agent, world, levels: as for `ActorCritic`.
       num_worlds: B.
-      unroll_length: steps in the worlds in one step of the evaluation.
+      unroll_length: world steps in one step of the evaluation.
       num_steps: steps of the evaluation.
       seed: an integer from 0 to 2^31 - 1, another than in training.
     """
@@ -348,9 +346,9 @@ def evaluation(agent, world, levels, num_worlds, unroll_length, num_steps, seed)
 
 
 def _draws(seed, update, unroll_length, num_worlds):
-    """Numbers that choose actions [T, B], and seeds of the worlds' draws [T, 2], of an update.
+    """Draw an update's numbers that choose actions, [T, B], and seeds of the worlds' draws, [T, 2].
 
-    The worlds have the first numbers `seed`, and 0 before the first step; actions have 2^31 + `seed`.
+    The worlds' seeds are [seed, step], with steps from 1 (0: the start); those of actions [2^31 + seed, update].
     """
     uniforms = draw_uniforms(tf.stack([tf.constant(2**31 + seed, tf.int64), update]), [unroll_length, num_worlds])
     steps = 1 + update * unroll_length + tf.range(unroll_length, dtype=tf.int64)

@@ -1,8 +1,8 @@
 """Returns and V-trace as pure functions of time-major tensors [T, B] (more axes may follow).
 
-Names say the time as RLax's do. The step from `tm1` to `t` begins with the action, the value v_tm1 and the ratio
-rho_tm1; it ends with the reward r_t, the discount discount_t (0 where the episode ended) and the next value v_t. Row s
-of every tensor belongs to step s: v_t is v_tm1 one row on, with the value behind the last step as its last row.
+Names follow RLax. The step from `tm1` to `t` begins with the action, the value v_tm1 and the ratio rho_tm1; it ends
+with the reward r_t, the discount discount_t (0 where the episode ended) and the next value v_t. Row s of every tensor
+belongs to step s: v_t is v_tm1 shifted by one row, with the value after the last step as its last row.
 
     n-step returns   G_s = r_s + discount_s r_{s+1} + ... up to n rewards, then discounts times the value (at most v_T)
     lambda returns   G_s = r_s + discount_s ((1 - lambda_s) v_t[s] + lambda_s G_{s+1})
@@ -10,11 +10,11 @@ of every tensor belongs to step s: v_t is v_tm1 one row on, with the value behin
                      A_s = delta_s + discount_s lambda_s c_s A_{s+1},  vs = v_tm1 + A
                      advantage_s = rho''_s (r_s + discount_s (v_t[s] + lambda_s A_{s+1}) - v_tm1[s])
 
-with rho', c and rho'' the ratios clipped from above. Each is a recurrence y_s = x_s + decay_s y_{s+1}, which is
-computed in log2(T) rounds over the whole sequence: no loop over time, nor one in the graph.
+with rho', c and rho'' the ratios clipped from above. Each is a recurrence y_s = x_s + decay_s y_{s+1}, computed in
+log2(T) rounds over the whole sequence, without a loop over time.
 
-Paper: Espeholt et al. 2018, section 4.1, whose lambda is inside c. Public code: RLax has this lambda, in the advantages
-too; SEED's advantages use vs as it is; scalable_agent has none. All are equal for lambda 1.
+Paper: Espeholt et al. 2018, section 4.1; lambda is inside c. Public code: RLax has this lambda, also in the advantages;
+SEED's advantages use vs unchanged; scalable_agent has no lambda. All are equal for lambda 1.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ REWARD_MODES = ("none", "abs_one", "soft_asymmetric")
 
 
 class VTrace(NamedTuple):
-    """What V-trace gives, [T, B] and without gradient: targets of the values, advantages of the policy's gradient."""
+    """Result of V-trace, [T, B], without gradient: targets of the values, advantages of the policy gradient."""
 
     vs: tf.Tensor
     pg_advantages: tf.Tensor
@@ -36,7 +36,7 @@ def discounted_returns(r_t, discount_t, bootstrap_value):
 
     Args:
       r_t, discount_t: [T, B].
-      bootstrap_value: [B], the value behind the last step.
+      bootstrap_value: [B], the value after the last step.
 
     Raises:
       ValueError: shapes differ, or the number of steps is not known.
@@ -47,7 +47,7 @@ def discounted_returns(r_t, discount_t, bootstrap_value):
 
 
 def n_step_returns(r_t, discount_t, v_t, n):
-    """Discounted sums of `n` rewards and the value behind them, [T, B]; near the end of fewer, and the last value.
+    """Discounted sums of `n` rewards and the value after them, [T, B]; near the end, of fewer and the last value.
 
     Args:
       r_t, discount_t, v_t: [T, B].
@@ -68,7 +68,7 @@ def lambda_returns(r_t, discount_t, v_t, lambda_=1.0):
 
     Args:
       r_t, discount_t, v_t: [T, B].
-      lambda_: scalar or [T, B]; 0 takes the value behind the step, 1 all rewards.
+      lambda_: scalar or [T, B]; 0 uses the value after the step, 1 all rewards.
 
     Raises:
       ValueError: shapes differ, or the number of steps is not known.
@@ -95,7 +95,7 @@ def vtrace(
     Args:
       v_tm1, v_t, r_t, discount_t: [T, B].
       rho_tm1: [T, B], the learner's probability of the action over the actor's.
-      lambda_: scalar or [T, B]. A 0 ends the trace at a step and takes v_t as its end, as after a time limit.
+      lambda_: scalar or [T, B]. A 0 ends the trace at a step with v_t, as after a time limit.
       clip_rho_threshold: upper bound of the ratios in the temporal differences (the paper's rho-bar); None for none.
       clip_c_threshold: upper bound of the ratios in the trace (c-bar); None for none.
       clip_pg_rho_threshold: upper bound of the ratios in the advantages; None for none.
@@ -114,17 +114,17 @@ def vtrace(
 
 
 def next_values(v_tm1, bootstrap_value):
-    """v_t of `v_tm1` [T, B] and the value behind the last step [B]."""
+    """Return v_t for `v_tm1` [T, B] and the value after the last step [B]."""
     return tf.concat([v_tm1[1:], _row(bootstrap_value, v_tm1)], 0)
 
 
 def clip_rewards(r_t, mode):
-    """Rewards as the learner sees them.
+    """Clip rewards for the learner.
 
     Args:
       r_t: rewards of any shape.
-      mode: "none"; "abs_one", cut to [-1, 1]; "soft_asymmetric", 5 tanh(r / 5), times 0.3 where negative. Public code:
-        scalable_agent (which has no "none").
+      mode: "none"; "abs_one", clipped to [-1, 1]; "soft_asymmetric", 5 tanh(r / 5), times 0.3 where negative. Public
+        code: scalable_agent (which has no "none").
 
     Raises:
       ValueError: `mode` is none of these.
@@ -140,10 +140,10 @@ def clip_rewards(r_t, mode):
 
 
 def _steps_back(x, decay, values, n):
-    """y^n of y^0_s = values_s (s = 0..T) and y^m_s = x_s + decay_s y^{m-1}_{s+1}; at s = T it stays values_T.
+    """Compute y^n of y^0_s = values_s (s = 0..T) and y^m_s = x_s + decay_s y^{m-1}_{s+1}; y_T stays values_T.
 
-    m steps are one: y^m_s = x^(m)_s + decay^(m)_s y^0_{s+m}. Steps of m and m give one of 2m; the bits of n say which
-    of them to take.
+    m steps combine into one: y^m_s = x^(m)_s + decay^(m)_s y^0_{s+m}. Two of m steps give one of 2m; the bits of n
+    select those to apply.
     """
     none, one = tf.zeros_like(x[:1]), tf.ones_like(x[:1])
     x, decay, m = tf.concat([x, none], 0), tf.concat([decay, one], 0), 1
@@ -158,7 +158,7 @@ def _steps_back(x, decay, values, n):
 
 
 def _later(x, m, beyond):
-    """x_{s+m} at s, and `beyond` [1, ...] from where x ends."""
+    """Shift x by m rows: x_{s+m} at s, and `beyond` [1, ...] after the end of x."""
     return tf.concat([x[m:], tf.repeat(beyond, min(m, x.shape[0]), 0)], 0)
 
 
@@ -169,24 +169,24 @@ def _clipped(ratios, threshold):
 def _row(bootstrap_value, like):
     bootstrap_value = tf.convert_to_tensor(bootstrap_value, like.dtype)
     if not bootstrap_value.shape.is_compatible_with(like.shape[1:]):
-        raise ValueError(f"bootstrap_value: shape is {bootstrap_value.shape}, must be {like.shape[1:]}")
+        raise ValueError(f"bootstrap_value: shape {bootstrap_value.shape}, must be {like.shape[1:]}")
     return bootstrap_value[tf.newaxis]
 
 
 def _aligned(**arguments):
-    """The arguments as tensors of one dtype and shape; a scalar `lambda_` is spread."""
+    """Convert the arguments to tensors of one dtype and shape; a scalar `lambda_` is broadcast."""
     (name, value), *_ = arguments.items()
     first = tf.convert_to_tensor(value)
     if not first.dtype.is_floating:
-        raise ValueError(f"{name}: dtype is {first.dtype.name}, must be a floating-point type")
+        raise ValueError(f"{name}: dtype {first.dtype.name}, must be a floating-point type")
     if first.shape.rank is None or first.shape.rank < 2 or not first.shape[0]:
-        raise ValueError(f"{name}: shape is {first.shape}, must be [T, B] with a known number of steps, at least 1")
+        raise ValueError(f"{name}: shape {first.shape}, must be [T, B] with a known number of steps, at least 1")
     tensors = []
     for name, value in arguments.items():
         tensor = tf.convert_to_tensor(value, first.dtype)
         if name == "lambda_" and tensor.shape.rank == 0:
             tensor = tf.fill(tf.shape(first), tensor)
         if tensor.shape.rank != first.shape.rank or not tensor.shape.is_compatible_with(first.shape):
-            raise ValueError(f"{name}: shape is {tensor.shape}, must be {first.shape}")
+            raise ValueError(f"{name}: shape {tensor.shape}, must be {first.shape}")
         tensors.append(tensor)
     return tensors

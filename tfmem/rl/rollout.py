@@ -1,21 +1,21 @@
-"""Acting in a graph: T steps of B worlds and the record of them, as one loop that XLA compiles.
+"""Acting in a graph: T steps of B worlds and their record, in one loop that XLA compiles.
 
 A world is any object with these attributes and pure functions (`tfmem.envs.grid` has some):
 
     num_actions                            actions are the integers below it
     observation_shape, observation_dtype   of one world's observation
-    draw(seed, batch_size)                 what is random in a step: a function of two int64 numbers
+    draw(seed, batch_size)                 random decisions of a step: a function of two int64 numbers
     reset(levels, decisions)               -> (state, observation): an episode begins in every world
     step(levels, state, action, decisions) -> (state, result)
 
-`state` is a nest of tensors [B, ...] of fixed shapes; `levels` is whatever the world is made of, () if nothing. The
-result has the fields `observation`, `reward` (float32 [B]), `terminated`, `truncated` (bool [B]) and
-`last_observation`. Where an episode ends, the next one begins in the same step: `observation` is the new one's first,
-`last_observation` the old one's end.
+`state` is a nest of tensors [B, ...] of fixed shapes; `levels` is the world's data, () if there is none. The result has
+the fields `observation`, `reward` (float32 [B]), `terminated`, `truncated` (bool [B]) and `last_observation`. Where an
+episode ends, the next one begins in the same step: `observation` is the first of the new episode, `last_observation`
+the last of the old one.
 
-The record is scalable_agent's: T + 1 entries, of which the first is the last of the record before. Entry t holds what
-the world gave, and the agent's output whose action led there. The core's state is that before entry 0 was seen. So a
-learner sees every frame that an actor saw, from the same state.
+The record is scalable_agent's: T + 1 entries; the first is the last of the previous record. Entry t holds the world's
+result and the agent's output with the action before it. The core's state is that before entry 0. The learner thus gets
+every frame of the actors from the same state.
 """
 
 from typing import Any, NamedTuple
@@ -26,15 +26,15 @@ from tfmem.recurrence import unroll
 
 
 class Entry(NamedTuple):
-    """A frame and what led to it, [B, ...]; of a `Trajectory` [T + 1, B, ...].
+    """Frame and the step before it, [B, ...]; in a `Trajectory` [T + 1, B, ...].
 
     observation: of the frame.
-    reward: float32, of the action; the ended episode's last one where a new one starts.
-    done: bool, whether the frame starts an episode.
-    truncated: bool, whether the episode before was cut by the time.
-    last_observation: what the step came to, before a new episode; () unless the record keeps it.
-    action: int32, that led here.
-    logits, baseline: the agent's output when it chose the action.
+    reward: float32, of the action; where an episode starts, the last reward of the ended one.
+    done: bool, True where the frame starts an episode.
+    truncated: bool, True where a time limit ended the previous episode.
+    last_observation: result of the step before a new episode starts; () unless the record keeps it.
+    action: int32, before this frame.
+    logits, baseline: the agent's output for that action.
     episode_return, episode_length: of the episode so far, including this reward; of the ended episode where `done`.
     """
 
@@ -51,15 +51,15 @@ class Entry(NamedTuple):
 
     @property
     def solved(self):
-        """Whether an episode ended here by the rules and with a positive reward.
+        """True where an episode ended by the rules, bool, with a positive reward.
 
-        It means nothing in worlds whose rules end an episode by failure, such as Mini Pacman.
+        It has no meaning in worlds whose rules end an episode by failure, such as Mini Pacman.
         """
         return self.done & ~self.truncated & (self.reward > 0)
 
 
 class ActorState(NamedTuple):
-    """What the next rollout starts from: the worlds, the frame that the agent sees next, its core before that."""
+    """Start of the next rollout: the worlds, the agent's next frame, and its core's state before that frame."""
 
     world: Any
     entry: Entry
@@ -67,26 +67,26 @@ class ActorState(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """The record of a rollout: entries [T + 1, B, ...], and the core's state [B, ...] before entry 0."""
+    """Record of a rollout: entries [T + 1, B, ...], and the core's state [B, ...] before entry 0."""
 
     entries: Entry
     core_state: Any
 
 
 def observation_spec(world):
-    """What `Agent.build_for` needs to know of a world."""
+    """Specification of a world's observations for `Agent.build_for`."""
     return tf.TensorSpec(world.observation_shape, world.observation_dtype)
 
 
 def initial_actor_state(agent, world, levels, batch_size, seed, keep_last=False):
-    """The start of `batch_size` worlds: done everywhere, reward, action and the agent's output zero.
+    """Return the start of `batch_size` worlds: done everywhere; reward, action and the agent's output zero.
 
     Args:
       agent: an `Agent`, built.
       world, levels: see the module.
       batch_size: number of worlds.
       seed: two int64 numbers for `world.draw`.
-      keep_last: whether records hold `last_observation`.
+      keep_last: store `last_observation` in records. Default False.
     """
     state, observation = world.reset(levels, world.draw(seed, batch_size))
     zeros, length = tf.zeros([batch_size]), tf.zeros([batch_size], tf.int32)
@@ -106,20 +106,20 @@ def initial_actor_state(agent, world, levels, batch_size, seed, keep_last=False)
 
 
 def rollout(agent, world, levels, actor, uniforms, seeds):
-    """T steps of the agent in its worlds.
+    """Run T steps of the agent in its worlds.
 
     Args:
       agent: an `Agent`, built.
       world, levels: see the module.
       actor: `ActorState`.
-      uniforms: float32 [T, B], from which actions are chosen (`choose`).
+      uniforms: float32 [T, B], which choose the actions (`choose`).
       seeds: int64 [T, 2], for `world.draw`.
 
     Returns:
       `(actor, trajectory)`: the next `ActorState` and a `Trajectory`.
 
     Raises:
-      ValueError: the world gives an entry of another shape or type than at the start.
+      ValueError: the world returns an entry of another shape or type than at the start.
     """
 
     def act(inputs, actor):
@@ -149,16 +149,17 @@ def rollout(agent, world, levels, actor, uniforms, seeds):
 
 
 def choose(logits, uniform):
-    """Actions [B] of softmax(logits [B, A]) by numbers [B] in [0, 1): how many cumulated probabilities are not above.
+    """Sample actions [B] of softmax(logits [B, A]) by numbers [B] in [0, 1).
 
-    The numbers are the same with XLA and without. So are the actions, unless a number is within rounding of a bound.
+    The action is the count of cumulative probabilities that do not exceed the number. It is the same with XLA and
+    without, unless a number is within rounding of a bound.
     """
     cumulated = tf.cumsum(tf.nn.softmax(logits), axis=-1)[:, :-1]
     return tf.reduce_sum(tf.cast(cumulated <= uniform[:, tf.newaxis], tf.int32), -1)
 
 
 def draw_uniforms(seed, shape):
-    """Float32 numbers in [0, 1) from two int64 numbers, the same with XLA and without (multiples of 2^-24)."""
+    """Draw float32 numbers in [0, 1) from two int64 numbers: multiples of 2^-24, the same with XLA and without."""
     bits = tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.int32, alg="philox")
     return tf.cast(tf.bitwise.bitwise_and(bits, 2**24 - 1), tf.float32) * 2.0**-24
 

@@ -1,6 +1,6 @@
 """Memory access of the differentiable neural computer (Graves et al. 2016, Methods): interface, write, read.
 
-    interface ξ_t       one linear map of the controller's output (ten of them in the public code, here side by side)
+    interface ξ_t       one linear map of the controller's output (public code: ten maps, here joined)
     write weighting     w_t = g^w (g^a a_t + (1 − g^a) C(M_{t-1}, k^w, β^w))
     memory              M_t = M_{t-1} ∘ Π_i (1 − w^i_t e^i_tᵀ) + Σ_i w^i_t v^i_tᵀ
     read weighting      r^i_t = π^i[content] C(M_t, k^i, β^i) + Σ_h (π^i[f h] f^{i,h}_t + π^i[b h] b^{i,h}_t)
@@ -29,7 +29,7 @@ class AccessState(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """What the controller asks of the memory. Strengths are raw; gates and erase vectors in [0, 1]."""
+    """Interface vectors from the controller. Strengths are raw; gates and erase vectors are in [0, 1]."""
 
     write_vectors: tf.Tensor  # [B, H, W]
     erase_vectors: tf.Tensor  # [B, H, W]
@@ -44,13 +44,13 @@ class Interface(NamedTuple):
 
 
 def erase_and_write(memory, address, reset_weights, values):
-    """Memory [B, N, W] after all heads erase, then all heads add.
+    """Compute the memory [B, N, W] after all heads erase, then all heads add.
 
     Args:
       memory: [B, N, W].
       address: [B, H, N], the write weights.
-      reset_weights: [B, H, W] in [0, 1], what to erase of the words.
-      values: [B, H, W], what to add.
+      reset_weights: [B, H, W] in [0, 1], fractions of the words to erase.
+      values: [B, H, W], words to add.
     """
     kept = addressing.product_over_heads(1 - address[..., tf.newaxis] * reset_weights[:, :, tf.newaxis])
     return memory * kept + tf.matmul(address, values, transpose_a=True)
@@ -79,12 +79,12 @@ class MemoryAccess(RNNCore):
         self.word_size = positive_int("word_size", word_size)
         self.num_reads = positive_int("num_reads", num_reads)
         self.num_writes = positive_int("num_writes", num_writes)
-        # Every block's public initialiser is the same: truncated normal of 1/sqrt(fan-in) and a zero bias.
+        # Public code: the same initialiser for every block, truncated normal of 1/sqrt(fan-in) and a zero bias.
         self.interface = Linear(sum(self.interface_sizes), name="interface")
 
     @property
     def interface_sizes(self):
-        """`Interface` of the number of outputs of each block, in the order of the columns of `interface.w`."""
+        """Number of outputs of each block as an `Interface`, in the order of the columns of `interface.w`."""
         r, h, w = self.num_reads, self.num_writes, self.word_size
         return Interface(h * w, h * w, r, h, h, r * (1 + 2 * h), h * w, h, r * w, r)
 
@@ -104,15 +104,15 @@ class MemoryAccess(RNNCore):
         )
 
     def initial_state(self, batch_size, dtype=tf.float32):
-        """An empty, unused memory: zeros everywhere."""
+        """State of an empty, unused memory: zeros everywhere."""
         return tf.nest.map_structure(lambda shape: tf.zeros([batch_size, *shape], dtype), self.state_size)
 
     def project_inputs(self, inputs):
-        """[..., F] to the raw interface vector [..., sum(interface_sizes)]."""
+        """Map inputs [..., F] to the raw interface vector [..., sum(interface_sizes)]."""
         return self.interface(inputs)
 
     def read_interface(self, projected):
-        """The raw interface vector [B, sum(interface_sizes)] as an `Interface`."""
+        """Split the raw interface vector [B, sum(interface_sizes)] into an `Interface`."""
         r, h = self.num_reads, self.num_writes
         x = Interface(*tf.split(projected, list(self.interface_sizes), axis=-1))
 
@@ -133,7 +133,7 @@ class MemoryAccess(RNNCore):
         )
 
     def step(self, projected, state):
-        """Writes, then reads: (read vectors [B, R, W] in the dtype of `projected`, next `AccessState`)."""
+        """Write, then read: (read vectors [B, R, W] in the dtype of `projected`, next `AccessState`)."""
         dtypes = tf.nest.map_structure(lambda s: s.dtype, state)
         precise = variable_dtype(projected.dtype)
         interface = self.read_interface(tf.cast(projected, precise))

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import tensorflow as tf
 
 EPSILON = 1e-6  # in the norms, the cosine's denominator and the allocation's usage, as in the public code
-SCALE = 2.0**-40  # before squaring, so that float32 holds squares of numbers up to 1e30; a power of two costs no digit
-LARGE = 1e6  # size of keys
+SCALE = 2.0**-40  # factor before squaring, so that float32 holds squares of numbers up to 1e30; a power of two is exact
+LARGE = 1e6  # largest size of keys
 
 
 class TemporalLinkageState(NamedTuple):
-    """The order in which slots were written, for each write head.
+    """Order of writes to the slots, for each write head.
 
     link: [B, H, N, N], entry (i, j) is the degree to which slot i was written right after slot j.
     precedence_weights: [B, H, N], the degree to which a slot was the last one written.
@@ -34,14 +34,14 @@ class TemporalLinkageState(NamedTuple):
 def product_over_heads(factors):
     """Product along axis 1.
 
-    The public code takes it from a cumulative product, whose gradient is zero (older: NaN) at a factor that is exactly
-    zero; here it is the product of the other factors.
+    Public code: a cumulative product, whose gradient is zero (in older versions NaN) at a factor that is exactly zero.
+    Here the gradient is the product of the other factors.
     """
     return functools.reduce(tf.multiply, tf.unstack(factors, axis=1))
 
 
 def cosine_weights(memory, keys, strengths):
-    """Content weighting: the softmax over slots of sharpened cosine similarities.
+    """Content weighting: softmax over slots of sharpened cosine similarities.
 
     Args:
       memory: [B, N, W], numbers up to 1e30.
@@ -49,13 +49,13 @@ def cosine_weights(memory, keys, strengths):
       strengths: [B, heads], any real numbers; softplus makes them positive.
 
     Returns:
-      [B, heads, N], each row sums to one.
+      [B, heads, N]; each row sums to one.
     """
 
     def norm(x):
         return tf.sqrt(tf.reduce_sum(tf.square(SCALE * x), axis=-1) + SCALE**2 * EPSILON) / SCALE
 
-    # Keys beyond LARGE are made as large as that, for their products with the memory; EPSILON is nothing beside either.
+    # Keys beyond LARGE are scaled down to it, for their products with the memory; EPSILON is negligible for both.
     largest = tf.stop_gradient(tf.reduce_max(tf.abs(keys), axis=-1, keepdims=True))
     keys /= tf.maximum(largest / LARGE, 1.0)
     norms = norm(keys)[:, :, tf.newaxis] * norm(memory)[:, tf.newaxis, :]
@@ -84,7 +84,7 @@ def allocation(usage):
     """Allocation weighting of one write head: the least used slots first, in exact sorted order.
 
     Args:
-      usage: [B, N] in [0, 1]. Equal usages are taken in the order of the slots.
+      usage: [B, N] in [0, 1]. Equal usages keep the order of the slots.
 
     Returns:
       [B, N], sums to at most one.
@@ -96,11 +96,11 @@ def allocation(usage):
 
 
 def write_allocation_weights(usage, write_gates):
-    """Allocation weightings of all write heads; each head sees as used what the heads before it will write.
+    """Allocation weightings of all write heads; slots that earlier heads will write count as used.
 
     Args:
       usage: [B, N] in [0, 1].
-      write_gates: [B, H] in [0, 1], how much of its allocation each head writes.
+      write_gates: [B, H] in [0, 1], fraction of its allocation that each head writes.
 
     Returns:
       [B, H, N].
@@ -114,7 +114,7 @@ def write_allocation_weights(usage, write_gates):
 
 
 def temporal_linkage(write_weights, state):
-    """Link matrix and precedence after a write; the link takes the precedence from before it.
+    """Link matrix and precedence after a write; the link uses the precedence before it.
 
     Args:
       write_weights: [B, H, N].
@@ -130,8 +130,8 @@ def temporal_linkage(write_weights, state):
 
 @tf.custom_gradient
 def _next_link(w, link, precedence):
-    # Products of N x N matrices are most of a step's time and memory: this gradient keeps the old link only, and needs
-    # fewer passes over such matrices than automatic differentiation.
+    # Products of N x N matrices take most of a step's time and memory: this gradient stores only the old link and
+    # passes over such matrices less often than automatic differentiation.
     def kept():
         return 1 - w[..., :, tf.newaxis] - w[..., tf.newaxis, :]
 
@@ -151,7 +151,7 @@ def _vecmat(vector, matrix):
 
 
 def directional_read_weights(link, read_weights):
-    """Where each read head goes when it follows the order of writing, forward (to what was written next) and backward.
+    """Read weights that follow the order of writing, forward (to the slot written next) and backward.
 
     Args:
       link: [B, H, N, N].

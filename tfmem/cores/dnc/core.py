@@ -27,7 +27,7 @@ class DNCState(NamedTuple):
 
 
 class LSTMController(snt.Module):
-    """LSTM layers; each sees the input and the layer below, and the output holds all layers' hidden states.
+    """Stack of LSTM layers; each gets the input and the layer below, and the output holds all hidden states.
 
     (i, j, f, o) = W [x_t; reads_{t-1}; h^{l-1}_t; h^l_{t-1}] + b,    c_t = σ(f + 1) c_{t-1} + σ(i) tanh(j),
     h_t = tanh(c_t) σ(o). W's rows for x_t are in `inputs`, the others in `recurrent`.
@@ -49,14 +49,14 @@ class LSTMController(snt.Module):
         self.inputs, self.recurrent = [], []
         for layer in range(self.num_layers):
             recurrent_size = read_size + self.hidden_size * min(layer + 1, 2)
-            init = snt.initializers.TruncatedNormal(stddev=(input_size + recurrent_size) ** -0.5)  # of the bias as well
+            init = snt.initializers.TruncatedNormal(stddev=(input_size + recurrent_size) ** -0.5)  # also of the bias
             self.inputs.append(Linear(4 * self.hidden_size, w_init=init, b_init=init, name=f"inputs_{layer}"))
             self.recurrent.append(Linear(4 * self.hidden_size, False, w_init=init, name=f"recurrent_{layer}"))
             self.inputs[-1].initialize(input_size, dtype)
             self.recurrent[-1].initialize(recurrent_size, dtype)
 
     def project_inputs(self, inputs):
-        """The inputs' share of each layer's gates."""
+        """Contribution of the inputs to each layer's gates."""
         return tuple(layer(inputs) for layer in self.inputs)
 
     def step(self, projected, reads, state):
@@ -70,7 +70,7 @@ class LSTMController(snt.Module):
 
 
 class FeedForwardController(snt.Module):
-    """Layers of `relu(W x + b)` over [x_t; reads_{t-1}], without a state."""
+    """Stack of stateless layers `relu(W x + b)` over [x_t; reads_{t-1}]."""
 
     def __init__(self, hidden_size, num_layers, name="feedforward"):
         super().__init__(name=name)
@@ -91,7 +91,7 @@ class FeedForwardController(snt.Module):
             layer.initialize(self.hidden_size, dtype)
 
     def project_inputs(self, inputs):
-        """The inputs' share of the first layer."""
+        """Contribution of the inputs to the first layer."""
         return self.inputs(inputs)
 
     def step(self, projected, reads, state):
@@ -108,17 +108,17 @@ class DNC(RNNCore):
     """Differentiable neural computer: a controller network with an external memory.
 
     Maps inputs [B, I] and a `DNCState` to (output [B, output_size], next state). Equal slots are allocated in the order
-    of their index, so that an empty memory is filled from slot 0 on, up to rounding.
+    of their index: an empty memory is filled from slot 0 on, up to rounding.
 
     Args:
       access_config: arguments of `MemoryAccess`: memory_size (slots, default 128), word_size (default 20), num_reads
         and num_writes (heads, default 1).
       controller_config: `hidden_size` (units of each layer); `type`, "lstm" (default) or "feedforward"; `num_layers`
-        (default 1). The public code has the one-layer LSTM only. `controller_state` is an `snt.LSTMState` for one LSTM
+        (default 1). Public code: only the one-layer LSTM. `controller_state` is an `snt.LSTMState` for one LSTM
         layer, a tuple of them for more, and () for the feed-forward controller.
       output_size: size of the last axis of the output.
-      clip_value: the controller's output and state and the core's output are clipped to ±clip_value; None or 0 for
-        no clipping.
+      clip_value: bound ±clip_value of the controller's output and state and of the core's output; None or 0 for no
+        clipping.
 
     Raises:
       ValueError: an argument or the shape of inputs or state is not as above.
@@ -131,10 +131,10 @@ class DNC(RNNCore):
         _check_keys("access_config", access_config, ["memory_size", "word_size", "num_reads", "num_writes"])
         _check_keys("controller_config", controller_config, ["hidden_size", "num_layers", "type"], ["hidden_size"])
         if clip_value is not None and not clip_value >= 0:
-            raise ValueError(f"clip_value is {clip_value!r}; it must be None or at least 0")
+            raise ValueError(f"clip_value: {clip_value!r}, must be None or at least 0")
         kind = controller_config.get("type", "lstm")
         if kind not in CONTROLLERS:
-            raise ValueError(f"controller_config: type is {kind!r}; it must be one of {sorted(CONTROLLERS)}")
+            raise ValueError(f"controller_config: type {kind!r}, must be one of {sorted(CONTROLLERS)}")
         self.controller = CONTROLLERS[kind](
             positive_int("hidden_size", controller_config["hidden_size"]),
             positive_int("num_layers", controller_config.get("num_layers", 1)),
@@ -159,7 +159,7 @@ class DNC(RNNCore):
         return DNCState(self.access.output_size, self.access.state_size, self.controller.state_size)
 
     def initial_state(self, batch_size, dtype=tf.float32):
-        """Zeros everywhere."""
+        """State of zeros."""
         return tf.nest.map_structure(lambda shape: tf.zeros([batch_size, *shape], dtype), self.state_size)
 
     @snt.once
@@ -171,13 +171,13 @@ class DNC(RNNCore):
         self.output_linear.initialize(self.controller.output_size + read_size, dtype)
 
     def project_inputs(self, inputs):
-        """The share of inputs [..., I] in the controller's first product."""
+        """Contribution of inputs [..., I] to the controller's first product."""
         inputs = tf.convert_to_tensor(inputs)
         if inputs.shape.rank is None or inputs.shape.rank < 2 or inputs.shape[-1] is None:
-            raise ValueError(f"inputs: shape is {inputs.shape}; it must be [..., B, I] with I known")
+            raise ValueError(f"inputs: shape {inputs.shape}, must be [..., B, I] with I known")
         self._initialize(inputs.shape[-1], inputs.dtype)
         if inputs.shape[-1] != self._input_size:
-            raise ValueError(f"inputs: shape is {inputs.shape}; the last axis must be {self._input_size}")
+            raise ValueError(f"inputs: shape {inputs.shape}, must have a last axis of {self._input_size}")
         return self.controller.project_inputs(inputs)
 
     def step(self, projected, state):
@@ -203,13 +203,11 @@ class DNC(RNNCore):
 def _check_keys(name, config, allowed, required=()):
     unknown, missing = sorted(set(config) - set(allowed)), sorted(set(required) - set(config))
     if unknown or missing:
-        raise ValueError(f"{name} has the keys {sorted(config)}; it must have {list(required)} and may have {allowed}")
+        raise ValueError(f"{name}: keys {sorted(config)}, must have {list(required)} and may have {allowed}")
 
 
 def _check_state(state, state_size):
     tf.nest.assert_same_structure(state, state_size, check_types=False)
     for tensor, size in zip(tf.nest.flatten(state), tf.nest.flatten(state_size), strict=True):
         if not tensor.shape[1:].is_compatible_with(size):
-            raise ValueError(
-                f"state: a tensor has the shape {tensor.shape}; it must be [B, {', '.join(map(str, size))}]"
-            )
+            raise ValueError(f"state: shape {tensor.shape}, must be [B, {', '.join(map(str, size))}]")

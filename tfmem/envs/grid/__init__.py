@@ -1,4 +1,4 @@
-"""Grid worlds as pure functions of TensorFlow: BoxWorld, Mini Pacman and the goal maze, all with one contract.
+"""Grid worlds as pure functions of TensorFlow: BoxWorld, Mini Pacman and the goal maze, with one contract.
 
 A world is a frozen dataclass of its settings. Its methods are pure functions of tensors whose first axis is B worlds.
 Shapes are static, so that T steps of B worlds compile together with an agent, by XLA or to StableHLO:
@@ -10,18 +10,18 @@ Shapes are static, so that T steps of B worlds compile together with an agent, b
         state, result = world.step(levels, state, action, world.draw([seed, step], batch_size))
 
 - `levels(number, seed)` makes the pool. A recorded level is such a NamedTuple as well.
-- `draw(seed, batch_size)` draws what is random in a step, from two integers alone, by stateless Philox numbers.
-  It is `decide(numbers)` of int32 numbers [B, `num_numbers`] from 0 to 2^31 - 1. A recorded step passes a NamedTuple of
-  its own. Its field `level` [B] says which level of the pool comes next. It counts modulo N.
+- `draw(seed, batch_size)` draws the random decisions of a step, from two integers alone, by stateless Philox numbers.
+  It is `decide(numbers)` of int32 numbers [B, `num_numbers`] from 0 to 2^31 - 1. A recorded step passes its own
+  NamedTuple. The field `level` [B] is the pool's next level, modulo N.
 - `reset(levels, decisions)` begins an episode in every world: `(state, observation)`.
 - `step(levels, state, action, decisions)` gives `(state, Step)`. The state is a NamedTuple of tensors [B, ...].
   Where an episode ends, the next one begins in the same step: `reward`, `terminated` and `truncated` are the old
   episode's, `state` and `observation` the new one's, and `last_observation` is the old one's end. This is the
-  convention of scalable_agent. `terminated` means that the rules ended the episode, `truncated` that the time did;
-  never both. XLA drops `last_observation` where nothing reads it.
+  convention of scalable_agent. `terminated` means that the rules ended the episode, `truncated` that the time limit
+  did; never both. XLA drops `last_observation` if nothing reads it.
 - `begin(level)` is the first state of a batch of B levels; `advance(levels, state, action, decisions)` is a step
-  without the beginning of the next episode; `observe(state)` is what the agent sees; `picture(state)` is the whole
-  grid in RGB, uint8.
+  without the beginning of the next episode; `observe(state)` is the agent's observation; `picture(state)` is the
+  whole grid in RGB, uint8.
 - `num_actions`, `observation_shape` and `observation_dtype` describe one world to an agent.
 
 Observations, actions and rules of each world are in its module. `faces` makes Gymnasium environments of them.

@@ -1,4 +1,4 @@
-"""Common part of the grid worlds: the contract, the beginning of the next episode, and checks of arguments."""
+"""Base of the grid worlds: the contract, the beginning of the next episode, and checks of arguments."""
 
 import abc
 from typing import Any, ClassVar, NamedTuple
@@ -15,7 +15,7 @@ class Step(NamedTuple):
     observation: of the state, [B, ...]: the next episode's first one where an episode has ended.
     reward: float32 [B].
     terminated: bool [B]: the rules ended the episode.
-    truncated: bool [B]: the time ended it.
+    truncated: bool [B]: the time limit ended it.
     last_observation: [B, ...], as `observation` but before the next episode begins.
     """
 
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
     """Result of an action, before the next episode begins.
 
     state: NamedTuple of tensors [B, ...].
-    seen: the state that the agent sees: `state`, save where a world draws the picture earlier.
+    seen: the state that the agent observes: `state`, unless a world draws the picture earlier.
     reward, terminated, truncated: see `Step`.
     """
 
@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
 
 
 class GridWorld(abc.ABC):
-    """A world whose methods are pure functions of tensors; the package's docstring has the contract.
+    """Base of worlds with pure functions of tensors as methods; the package's docstring has the contract.
 
     Attributes:
       num_actions: actions are 0 ... num_actions - 1.
@@ -62,42 +62,42 @@ class GridWorld(abc.ABC):
 
     @abc.abstractmethod
     def levels(self, number, seed):
-        """A pool of levels: NamedTuple of numpy arrays [number, ...]; a function of its arguments."""
+        """Make a pool of levels: NamedTuple of numpy arrays [number, ...], a function of the arguments alone."""
 
     @abc.abstractmethod
     def decide(self, numbers):
-        """Random decisions of a step, from int32 [B, num_numbers]: NamedTuple of tensors with a field `level`."""
+        """Make random decisions of a step from int32 [B, num_numbers]: NamedTuple of tensors with a field `level`."""
 
     @abc.abstractmethod
     def begin(self, level):
-        """The first state of each of B levels."""
+        """Return the first state of each of B levels."""
 
     @abc.abstractmethod
     def advance(self, levels, state, action, decisions):
-        """The `Outcome` of an action, int32 [B]."""
+        """Return the `Outcome` of an action, int32 [B]."""
 
     @abc.abstractmethod
     def observe(self, state):
-        """The agent's observation, [B, *observation_shape]."""
+        """Return the agent's observation, [B, *observation_shape]."""
 
     @abc.abstractmethod
     def picture(self, state):
-        """The whole grid, uint8 [B, rows, columns, 3]."""
+        """Draw the whole grid, uint8 [B, rows, columns, 3]."""
 
     def draw(self, seed, batch_size):
-        """Random decisions of one step of `batch_size` worlds: a function of the two integers of `seed`."""
+        """Draw the random decisions of one step of `batch_size` worlds, a function of the two integers of `seed`."""
         numbers = tf.random.stateless_uniform(
             [batch_size, self.num_numbers], seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
         )
         return self.decide(tf.bitwise.bitwise_and(numbers, _LARGEST))
 
     def reset(self, levels, decisions):
-        """An episode begins in every world: (state, observation)."""
+        """Begin an episode in every world: (state, observation)."""
         state = self.begin(take(levels, decisions.level))
         return state, self.observe(state)
 
     def step(self, levels, state, action, decisions):
-        """An action in every world, and the next episode where one ends.
+        """Take an action in every world, and begin the next episode where one ends.
 
         Args:
           levels: the pool, NamedTuple of arrays or tensors [N, ...].
@@ -109,7 +109,7 @@ class GridWorld(abc.ABC):
           `(state, Step)`.
 
         Raises:
-          ValueError: an action that is not such.
+          ValueError: `action` has another type or shape.
         """
         outcome = self.advance(levels, state, check_action(action, state), decisions)
         first = self.begin(take(levels, decisions.level))
@@ -126,25 +126,25 @@ class GridWorld(abc.ABC):
 
 
 def take(levels, index):
-    """The levels of a pool with these numbers, modulo its size."""
+    """Take the levels of a pool with these numbers, modulo its size."""
     size = tf.nest.flatten(levels)[0].shape[0]
     return tf.nest.map_structure(lambda leaf: tf.gather(leaf, index % size), levels)
 
 
 def select(mask, new, old):
-    """`new` where `mask`, bool [B], holds, else `old`: nests of tensors [B, ...]."""
+    """Select `new` where `mask`, bool [B], holds, else `old`: nests of tensors [B, ...]."""
     return tf.nest.map_structure(
         lambda a, b: tf.where(tf.reshape(mask, [-1] + [1] * (len(a.shape) - 1)), a, b), new, old
     )
 
 
 def pick(cells, index):
-    """`cells[b, index[b, ...]]` of a tensor [B, cells]."""
+    """Gather `cells[b, index[b, ...]]` from a tensor [B, cells]."""
     return tf.gather(cells, index, batch_dims=1)
 
 
 def check_action(action, state):
-    """The actions as int32 [B]; a ValueError unless they are integers, one for each world."""
+    """Return the actions as int32 [B]; raise a ValueError unless they are integers, one per world."""
     action, batch_size = tf.convert_to_tensor(action), tf.nest.flatten(state)[0].shape[0]
     if not action.dtype.is_integer or action.shape.rank != 1 or action.shape[0] != batch_size:
         raise ValueError(f"action: {action.dtype.name} {action.shape}, must be integers [{batch_size}], one per world")
@@ -152,7 +152,7 @@ def check_action(action, state):
 
 
 def check_integer(name, value, low, high=None):
-    """Raises a ValueError that names the argument unless it is an integer from `low` to `high`."""
+    """Raise a ValueError unless the argument is an integer from `low` to `high`."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise ValueError(f"{name}: {value!r}, must be an integer")
     if value < low or (high is not None and value > high):

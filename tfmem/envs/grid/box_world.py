@@ -1,13 +1,13 @@
 """BoxWorld: keys, locked boxes and a gem (Santoro et al. 2018, appendix A.3; Zambaldi et al. 2018).
 
-A box is a pair of cells: its content on the left, its lock on the right. A lock opens to the key of its colour, which
-is used up; then the content, the next key or the gem, may be taken. A new key replaces the one that is held. Boxes off
-the path to the gem are distractors: the episode ends where one is opened.
+A box is a pair of cells: its content on the left, its lock on the right. The key of a lock's colour opens it and is
+used up; then the content, the next key or the gem, can be taken. A new key replaces the held one. Boxes off the path to
+the gem are distractors: opening one ends the episode.
 
 Paper: a grid of 14 x 14, 20 colours, path lengths 1 to 5, 0 to 5 distractors of length 1; a view of 5 x 5 and a frame
 with the colour of the held key; gem +10, box of the path +1, distractor -1; gem and distractor end the episode.
-Public code: pycolab's box_world.py, whose rules and generator these are; `PYCOLAB` has its settings.
-Not specified: the limit, colours, what lies beyond the wall, and what "path length" counts. We use pycolab's 120
+Public code: pycolab's box_world.py; rules and generator are from there, `PYCOLAB` has its settings.
+Not specified: the limit, colours, cells beyond the wall, and the meaning of "path length". We use pycolab's 120
 actions, colours and count of locks; beyond the wall is wall, and the frame without a key has the wall's colour.
 
     code     0 background, 1 wall, 2 player (pictures only), 3 gem,
@@ -36,7 +36,7 @@ _HUES = (
     "700350350 700454350 700559350 700664350 629700350 524700350 420700350 350700384 350700490 350700595 "
     "350700700 350594700 350490700 350384700 419350700 524350700 630350700 700350665 700350559 700350455"
 )
-_FAILURES, _PROBLEMS = 200, 200  # of a level's placements; of levels thrown away
+_FAILURES, _PROBLEMS = 200, 200  # most failed placements of a level; most discarded levels
 
 
 def _palette():
@@ -49,7 +49,7 @@ PALETTE = _palette()  # RGB of the codes, uint8 [64, 3]; public code: 0 to 999
 
 
 class Levels(NamedTuple):
-    """Levels of BoxWorld: boards int8 [N, side, side] without the player, whose cell is row * side + column, int32 [N].
+    """Levels of BoxWorld: boards int8 [N, side, side] without the player, player cells row * side + column int32 [N].
 
     `path_length` and `num_distractors`, int8 [N], describe the levels for evaluation; no rule reads them.
     """
@@ -80,15 +80,15 @@ class BoxWorld(GridWorld):
     """BoxWorld's settings and rules.
 
     Args:
-      viewport: whether the agent sees 5 x 5 cells and the held key's colour, uint8 [5, 5, 6], instead of the whole grid
-        with the held key in its corner, uint8 [side, side, 3]. Paper: so.
+      viewport: observe 5 x 5 cells and the held key's colour, uint8 [5, 5, 6], instead of the whole grid with the held
+        key in its corner, uint8 [side, side, 3]. Paper: yes.
       side: of the grid, with its wall. Paper: 14.
-      path_lengths: numbers of locks on the way to the gem, alike likely. Paper: 1 to 5.
-      num_distractors: numbers of distractors whose lock is of the path's colours, alike likely. Paper: 0 to 5.
-      num_backward: numbers of distractors whose content is of the path's colours. Public code: 0.
+      path_lengths: numbers of locks on the way to the gem, equally likely. Paper: 1 to 5.
+      num_distractors: numbers of distractors with a lock of the path's colours, equally likely. Paper: 0 to 5.
+      num_backward: numbers of distractors with content of the path's colours. Public code: 0.
       branch_length: boxes of each distractor. Paper: 1.
-      max_steps: actions until an episode is truncated. Public code: 121, as its limit of 120 lets one more act. We use
-        120, the number of its README.
+      max_steps: actions until an episode is truncated. Public code: 121, as its limit of 120 allows one more action. We
+        use 120, the number in its README.
 
     Raises:
       ValueError: an argument out of its range.
@@ -132,14 +132,14 @@ class BoxWorld(GridWorld):
     # ---- levels ------------------------------------------------------------------------------------------------------
 
     def levels(self, number, seed):
-        """A pool of levels; see `make_level`.
+        """Make a pool of levels; see `make_level`.
 
         Args:
           number: of levels.
           seed: of numpy's generator.
 
         Raises:
-          ValueError: an argument out of its range; or the boxes find no place on the grid.
+          ValueError: an argument out of its range; or the boxes do not fit on the grid.
         """
         check_integer("number", number, 1)
         check_integer("seed", seed, 0)
@@ -151,9 +151,9 @@ class BoxWorld(GridWorld):
         )
 
     def make_level(self, rng):
-        """One level, by pycolab's algorithm and in its order of draws.
+        """Make a level by pycolab's algorithm and in its order of draws.
 
-        The boxes are drawn first, then their places one after the other. All is drawn anew where too many places fail.
+        The boxes are drawn first, then their places one by one. After too many failed places, everything is redrawn.
 
         Args:
           rng: numpy's `Generator`.
@@ -174,7 +174,7 @@ class BoxWorld(GridWorld):
         )
 
     def _draw_boxes(self, rng):
-        """The level's graph: pairs (lock, content) of colour numbers from 1; lock 0: none, content -1: the gem."""
+        """Draw the level's graph: pairs (lock, content) of colour numbers from 1; lock 0: none, content -1: the gem."""
         length, forward, backward = (
             int(rng.choice(values)) for values in (self.path_lengths, self.num_distractors, self.num_backward)
         )
@@ -194,7 +194,7 @@ class BoxWorld(GridWorld):
         return boxes, length, forward + backward
 
     def _place(self, rng, boxes, path_length, colors):
-        """(board, player) or None, where too many draws hit something."""
+        """Place the boxes: (board, player), or None after too many collisions."""
         side, failures = self.side, 0
         inner = side - 2
         board = np.full([side, side], WALL, np.int8)
@@ -239,7 +239,7 @@ class BoxWorld(GridWorld):
         thing, right = (tf.cast(pick(cells, cell), tf.int32) for cell in (target, target + 1))
         on_path, is_lock = (thing >= LOCK) & (thing < DISTRACTOR), thing >= LOCK
         opens = is_lock & (state.held == tf.where(on_path, thing - LOCK, thing - DISTRACTOR))
-        unlocked = right < LOCK  # whatever box the lock belongs to
+        unlocked = right < LOCK  # of any box
         takes_gem = acts & unlocked & (thing == GEM)
         takes_key = acts & unlocked & (thing >= KEY) & ~is_lock
         moves = (thing == BACKGROUND) | takes_gem | takes_key | opens
@@ -265,7 +265,7 @@ class BoxWorld(GridWorld):
         if not self.viewport:
             return self.picture(state)
         around = np.arange(VIEW) - VIEW // 2
-        # The grid's border is wall, so that an index beyond a row's or the grid's end finds wall as well.
+        # The grid's border is wall, so an index beyond the end of a row or of the grid also gives wall.
         window = state.player[:, None] + (around[:, None] * self.side + around).reshape(-1).astype(np.int32)
         seen = pick(self._cells(state), tf.clip_by_value(window, 0, self.side**2 - 1))
         codes = tf.where(np.arange(VIEW**2) == VIEW**2 // 2, tf.constant(PLAYER, tf.int8), seen)
@@ -308,10 +308,10 @@ class BoxWorldVectorEnv(GridVectorEnv):
 
 
 def level_graph(board):
-    """The boxes of a level as edges, from its board [side, side].
+    """Convert a board [side, side] to the level's boxes as edges.
 
     Returns:
-      List of (lock, content, of_the_path) by rows: lock is a colour or None for a loose key, content a colour or "gem".
+      List of (lock, content, of_the_path) by rows; lock is a colour or None for a loose key, content a colour or "gem".
     """
     edges = []
     for row, column in np.argwhere((board >= GEM) & (board < LOCK)):
@@ -327,7 +327,7 @@ def level_graph(board):
 
 
 def level_figure(levels, number):
-    """A level and its graph, as in the paper's Figure 9.
+    """Draw a level and its graph, as in the paper's Figure 9.
 
     Left: the grid, with the view of 5 x 5 cells lighter. Right: an arrow for each box, from the key that opens it to
     its content. Arrows of the path are black, those of distractors gray.
@@ -366,10 +366,10 @@ def level_figure(levels, number):
 
 
 def _graph_places(boxes):
-    """(places, edges): (content, (x, y)) of every item by its number, and (from, to, of_the_path) of every arrow.
+    """Lay out the graph: (content, (x, y)) of every item by number, and (from, to, of_the_path) of every arrow.
 
-    A box stands right of the key that opens it. The first such box has that key's row, the others rows of their own.
-    Boxes that no key opens begin rows like loose keys.
+    A box is to the right of the key that opens it. The first such box shares the key's row, each other has a new row.
+    Boxes without a key begin rows like loose keys.
     """
     places, edges, rows = {}, [], 0
     roots = sorted(range(len(boxes)), key=lambda n: boxes[n][0] is not None)

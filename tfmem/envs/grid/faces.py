@@ -1,7 +1,7 @@
 """Gymnasium environments of the grid worlds: one world, or several side by side.
 
-Both run the same compiled step. World i with seed s gives what the single environment gives with seed s. Levels come
-from a pool that the arguments `num_levels` and `level_seed` name, so that held-out levels are another `level_seed`.
+Both run the same compiled step. World i with seed s equals the single environment with seed s. Levels come from a pool
+given by the arguments `num_levels` and `level_seed`; held-out levels are another `level_seed`.
 """
 
 import functools
@@ -21,7 +21,7 @@ _SCALE = 16  # pixels of a cell in `render`
 
 @functools.lru_cache(maxsize=16)
 def _compiled(world):
-    """(reset, step) of a world, with random numbers as inputs."""
+    """Compile (reset, step) of a world, with random numbers as inputs."""
 
     @tf.function(jit_compile=True, autograph=False)
     def reset(levels, numbers):
@@ -97,7 +97,7 @@ class GridEnv(gymnasium.Env):
     """One grid world as a `gymnasium.Env`.
 
     Args:
-      render_mode: "rgb_array": `render` gives the whole grid; or None.
+      render_mode: "rgb_array": `render` returns the whole grid; or None.
       num_levels: of the pool; None: the world's `num_levels`.
       level_seed: of the pool.
       arguments: of the world.
@@ -138,7 +138,7 @@ class GridVectorEnv(VectorEnv):
 
     Args:
       num_envs: number of worlds.
-      render_mode: "rgb_array": `render` gives the whole grids; or None.
+      render_mode: "rgb_array": `render` returns the whole grids; or None.
       max_episode_steps: steps until an episode is truncated, if the world's own limit is later; None: never.
       num_levels: of the pool; None: the world's `num_levels`.
       level_seed: of the pool.
@@ -166,7 +166,7 @@ class GridVectorEnv(VectorEnv):
         self._steps, self._done = np.zeros(num_envs, int), np.zeros(num_envs, bool)
 
     def reset(self, *, seed=None, options=None):
-        """New episodes.
+        """Begin new episodes.
 
         Args:
           seed: s: the worlds get s, s + 1, ...; a list: one for each; None: their generators continue.
@@ -188,7 +188,7 @@ class GridVectorEnv(VectorEnv):
         return self._worlds.reset(), {}
 
     def step(self, actions):
-        """A step of every world; `actions` are integers [num_envs]."""
+        """Step every world with `actions`, integers [num_envs]."""
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or not np.isin(actions, range(self.single_action_space.n)).all():
             raise ValueError(

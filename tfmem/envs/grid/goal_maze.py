@@ -1,16 +1,16 @@
-"""The goal maze of Miconi et al. 2018, in which Munkhdalai et al. 2019, §4.3 train agents.
+"""Goal maze of Miconi et al. 2018, in which Munkhdalai et al. 2019, §4.3 train agents.
 
-A square maze with pillars at every cell of even row and column. The goal is hidden and stays for the episode. The agent
-starts in the middle; at the goal it gets a reward and is put on a free cell drawn at random. So it must remember where
-the goal is, and find out where it is itself.
+A square maze with pillars at every cell of even row and column. The goal is hidden and fixed for the episode. The agent
+starts in the middle; at the goal it gets a reward and moves to a random free cell. It must therefore remember the
+goal's location and infer its own.
 
 Paper: 9 x 9; the 3 x 3 cells around the agent, time and last reward as input; -0.1 for a wall, +10 for the goal.
 Public code: `maze/maze.py` of differentiable-plasticity: 250 steps, 17 inputs, and the rules below.
-Not specified in Munkhdalai et al.: whether time is raw. We use the step's number, as the public code.
+Not specified in Munkhdalai et al.: the scale of time. We use the step's number, as in the public code.
 
     actions       0 up, 1 down, 2 left, 3 right; any other number stays, and time passes
-    a step        a wall blocks the way and costs 0.1. Then an agent on the goal's cell, blocked or not, gets 10 and is
-                  put on a free cell, the goal's too: there the next action pays again.
+    a step        a wall blocks the way and costs 0.1. Then an agent on the goal's cell, blocked or not, gets 10 and
+                  moves to a random free cell. That can be the goal's: the next action then pays again.
     inputs        0-8 cells around the agent by rows, wall 1; 9-13 zero; 14 last reward; 15 step's number; 16 one
     the end       after `max_steps` steps, never before
 """
@@ -46,7 +46,7 @@ class State(NamedTuple):
 
 
 class Decisions(NamedTuple):
-    """The level that begins where an episode ends, and the cell that follows the goal, int32 [B]."""
+    """Level that begins where an episode ends, and cell that follows the goal, int32 [B]."""
 
     level: tf.Tensor
     teleport: tf.Tensor
@@ -54,7 +54,7 @@ class Decisions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class GoalMaze(GridWorld):
-    """The maze's settings and rules.
+    """Settings and rules of the maze.
 
     Args:
       side: of the maze, odd. Paper: 9.
@@ -80,7 +80,7 @@ class GoalMaze(GridWorld):
 
     @property
     def num_levels(self):
-        """One for each free cell, so that all goals of the pool are alike likely."""
+        """Number of free cells, so that all goals of the pool are equally likely."""
         return len(self.free_cells())
 
     @property
@@ -94,7 +94,7 @@ class GoalMaze(GridWorld):
         return high
 
     def walls(self):
-        """True at walls, bool [side, side]."""
+        """Walls as True, bool [side, side]."""
         row, column = np.indices([self.side, self.side])
         walls = (row % 2 == 0) & (column % 2 == 0)
         walls[[0, -1]] = walls[:, [0, -1]] = True
@@ -105,7 +105,7 @@ class GoalMaze(GridWorld):
         return np.flatnonzero(~self.walls()).astype(np.int32)
 
     def levels(self, number, seed):
-        """A pool of goals: free cells in random order, all of them before one comes again.
+        """Make a pool of goals: free cells in random order, each once before any repeats.
 
         Args:
           number: of goals.

@@ -1,17 +1,17 @@
-"""Mini Pacman: a maze with food, power pills and ghosts, and five ways to reward what happens in it.
+"""Mini Pacman: a maze with food, power pills and ghosts, and five sets of rewards.
 
 Santoro et al. 2018, §4.2 and Figure 10, train agents in it. Racanière et al. 2017 made the game ("PillEater").
 Paper: a view of the 5 x 5 cells around the player, or the whole maze.
-Public code: higgsfield's Imagination-Augmented-Agents, `common/deepmind.py`: all rules, slips included.
-Not specified: the mode, the limit, and what lies beyond the maze. We use "regular", 3000 steps (public code) and walls.
+Public code: higgsfield's Imagination-Augmented-Agents, `common/deepmind.py`: all rules, including its slips.
+Not specified: the mode, the limit, and cells beyond the maze. We use "regular", 3000 steps (public code) and walls.
 
     actions    0 stay, 1 right, 2 up, 3 left, 4 down; any other number stays as well; a wall blocks the way
     a level    food on every free cell, 2 pills, the player and 1 + (level - 1) // 2 ghosts at random cells, the ghosts
-               outside a box around the player. A level that ends gives way to the next in the same step.
-    a pill     gives power for 20 steps, in which ghosts flee at half speed and can be eaten, one in a step
+               outside a box around the player. Where a level ends, the next begins in the same step.
+    a pill     gives power for 20 steps: ghosts flee at half speed and can be eaten, one per step
     a ghost    moves with probability (0.5 + 0.1 (level - 1)). In a corridor it goes straight on. At a junction it never
                turns back; it takes the way to the player, or a random one with probability 0.05.
-    the end    a ghost without power over it meets the player, or `max_steps` steps have passed
+    the end    a ghost meets the player without power, or `max_steps` steps have passed
 
     mode     step  food   pill  ghost  death  a level ends with
     regular     0     1      2      5      0  all food
@@ -22,8 +22,8 @@ Not specified: the mode, the limit, and what lies beyond the maze. We use "regul
 
 Directions of ghosts: 2 right, 3 up, 4 left, 5 down. A ghost that has not turned yet has a code 0 to 3 of another kind:
 0 and 1 never count as straight on, and their ways back are right and up. A ghost on the player at a junction keeps its
-code: 0 then moves down, 1 stays, and the ghost meets the player twice in that step. In "avoid", the step whose level
-ends by time still shows the old level. Where the last food ends a level, the pills and ghosts of the step are the new
+code: 0 then moves down, 1 stays, and the ghost meets the player twice in that step. In "avoid", the step that ends a
+level by time still shows the old level. Where the last food ends a level, the pills and ghosts of the step are the new
 level's.
 """
 
@@ -99,7 +99,7 @@ class Levels(NamedTuple):
 class State(NamedTuple):
     """B worlds.
 
-    food: int8 [B, 15, 19], 1 where food is; num_food: how much, int32 [B].
+    food: int8 [B, 15, 19], 1 where food is; num_food: amount of food, int32 [B].
     pills: cells in order, int32 [B, 2]; player: int32 [B]; ghosts, directions: int32 [B, G]; -1 for those taken.
     power: steps of power left; level: from 1; timer: steps in the level; frame: steps in the episode; int32 [B].
     """
@@ -123,7 +123,7 @@ class Decisions(NamedTuple):
     layout: layout of a level that begins within the episode [B].
     moves: a ghost tries to move if this is less than 20 times its probability [B, G]; 0 ... 19.
     turns: a ghost takes a random exit of a junction if this is 0 [B, G]; 0 ... 19.
-    exits: which of the exits, modulo their number [B, G].
+    exits: index of that exit, modulo their number [B, G].
     """
 
     level: tf.Tensor
@@ -134,7 +134,7 @@ class Decisions(NamedTuple):
 
 
 def _make_ghost_table():
-    """For cell and code, int32 [285, 6]: the next code in a corridor, or minus the exits of a junction as bits."""
+    """Table of cell and code, int32 [285, 6]: the next code in a corridor, or minus the exits of a junction as bits."""
     table = np.zeros([WALLS.size, len(_GHOST_WAYS)], np.int32)
     walls = WALLS.reshape(-1)
     for cell in FREE:
@@ -158,10 +158,10 @@ class MiniPacman(GridWorld):
     """Mini Pacman's settings and rules.
 
     Args:
-      viewport: whether the agent sees 5 x 5 cells instead of the whole maze; RGB, float32 from 0 to 1. Paper: both.
-      mode: one of MODES. Not specified; we use "regular", whose rewards are of the size of the published scores.
+      viewport: observe 5 x 5 cells instead of the whole maze; RGB, float32 from 0 to 1. Paper: both.
+      mode: one of MODES. Not specified; we use "regular"; its rewards are of the size of the published scores.
       max_steps: of an episode. Public code: 3000.
-      max_ghosts: at most, from level 2 max_ghosts + 1 on. Public code: without limit. We use 6, reached at level 11.
+      max_ghosts: at most, from level 2 max_ghosts + 1 on. Public code: no limit. We use 6, reached at level 11.
 
     Raises:
       ValueError: an argument out of its range.
@@ -195,7 +195,7 @@ class MiniPacman(GridWorld):
     # ---- layouts -----------------------------------------------------------------------------------------------------
 
     def levels(self, number, seed):
-        """A pool of layouts: pills and player on any free cells, ghosts on any outside the box around the player.
+        """Make a pool of layouts: pills and player on any free cells, ghosts on any outside the box around the player.
 
         Args:
           number: of layouts.
@@ -273,7 +273,7 @@ class MiniPacman(GridWorld):
         )
 
     def _lay_out(self, layout, level, frame):
-        """The start of a level."""
+        """Return the state at the start of a level."""
         ghosts, zeros = tf.cast(layout.ghosts, tf.int32), tf.zeros_like(level)
         if ghosts.shape[1:] != (self.max_ghosts,):
             raise ValueError(f"levels: {ghosts.shape[1]} ghosts, must be max_ghosts = {self.max_ghosts}")
@@ -293,7 +293,7 @@ class MiniPacman(GridWorld):
         )
 
     def _take_pill(self, state):
-        """(state, whether a pill was taken): the first one on the player's cell; the others move up."""
+        """Take the first pill on the player's cell, shift the others: (state, True where one was taken)."""
         first, second = tf.unstack(state.pills == state.player[:, None], axis=1)
         takes = first | second
         left = tf.where(first, state.pills[:, 1], state.pills[:, 0])
@@ -301,10 +301,10 @@ class MiniPacman(GridWorld):
         return state._replace(pills=pills, power=tf.where(takes, POWER_STEPS, state.power)), takes
 
     def _move_ghosts(self, state, decisions):
-        """(state, deaths [B], whether a ghost was eaten [B]).
+        """Move the ghosts; returns (state, deaths [B], True where a ghost was eaten [B]).
 
-        Ghosts act one after the other, but none acts on another. So all move at once, and where one is eaten those
-        after it are put back.
+        Ghosts act in turn without affecting each other. All therefore move at once; where one is eaten, the moves of
+        those after it are undone.
         """
         powered, number = (state.power > 0)[:, None], tf.range(self.max_ghosts)
         ghosts, player = state.ghosts, state.player[:, None]
@@ -322,7 +322,7 @@ class MiniPacman(GridWorld):
         first = tf.reduce_min(tf.where(caught, number, self.max_ghosts), axis=1)[:, None]
 
         def left(new, old):
-            """The list without the first that was caught."""
+            """Remove the first caught ghost from the list."""
             kept = tf.where(number <= first, new, old)
             moved_up = tf.concat([kept[:, 1:], tf.zeros_like(kept[:, :1]) - 1], axis=1)
             return tf.where(number >= first, moved_up, kept)
@@ -331,7 +331,7 @@ class MiniPacman(GridWorld):
         return state, deaths, first[:, 0] < self.max_ghosts
 
     def _turn(self, state, decisions):
-        """The directions in which the ghosts would move next, [B, G]."""
+        """Next directions of the ghosts if they move, [B, G]."""
         ghosts, powered = tf.maximum(state.ghosts, 0), (state.power > 0)[:, None]
         directions = tf.maximum(state.directions, 0)
         found = tf.gather(_GHOST_TABLE.reshape(-1), ghosts * len(_GHOST_WAYS) + directions)
@@ -357,12 +357,12 @@ class MiniPacman(GridWorld):
         if not self.viewport:
             return tf.reshape(_rgb(state), [-1, ROWS, COLUMNS, 3])
         around = np.arange(VIEW) - VIEW // 2
-        # The maze's border is wall, so that an index beyond a row's or the maze's end finds wall as well.
+        # The maze's border is wall, so an index beyond the end of a row or of the maze also gives wall.
         window = state.player[:, None] + (around[:, None] * COLUMNS + around).reshape(-1).astype(np.int32)
         return tf.reshape(_rgb(state, tf.clip_by_value(window, 0, WALLS.size - 1)), [-1, VIEW, VIEW, 3])
 
     def planes(self, state):
-        """The public code's six planes, float32 [B, 15, 19, 6]: wall, food, player, ghost, ghost to be eaten, pill."""
+        """Six planes as in the public code, float32 [B, 15, 19, 6]: wall, food, player, ghost, edible ghost, pill."""
         wall, food, player, ghost, pill = _things(state)
         edible = tf.where(ghost, _power(state), 0.0)
         planes = [wall, food, player, tf.where(ghost, 1 - _power(state), 0.0), edible, pill]
@@ -383,7 +383,7 @@ def _power(state):
 
 
 def _things(state, cells=None):
-    """True where wall, food, player, a ghost or a pill is, for cells [B, n] or all."""
+    """Masks of wall, food, player, ghosts and pills, for cells [B, n] or all."""
     food = _flat(state.food) > 0
     if cells is None:
         cells = tf.range(WALLS.size)[None]
