@@ -133,7 +133,7 @@ def test_gif_frames_are_laid_out_like_the_figure(frames, tmp_path, monkeypatch):
 
 
 def test_gif_of_nothing(tmp_path):
-    with pytest.raises(ValueError, match="frames must hold at least one frame"):
+    with pytest.raises(ValueError, match="frames: none, must be at least one"):
         plotting.save_mapping_gif(tmp_path / "walk.gif", [])
     assert not list(tmp_path.iterdir())
 

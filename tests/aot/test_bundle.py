@@ -1,4 +1,4 @@
-"""The folder of a bundle: what is written comes back, what is damaged is told."""
+"""The folder of a bundle: what is written comes back, damage is reported."""
 
 import functools
 import importlib
@@ -166,8 +166,8 @@ def set_format(path):
 @pytest.mark.parametrize(
     ("name", "harm", "message"),
     [
-        ("update.mlir.gz", flip, "update.mlir.gz is damaged: its SHA-256 is another one"),
-        ("update.mlir.gz", lambda path: path.write_bytes(path.read_bytes()[:20]), "damaged: 20 bytes, should be"),
+        ("update.mlir.gz", flip, "update.mlir.gz is damaged: its SHA-256 differs"),
+        ("update.mlir.gz", lambda path: path.write_bytes(path.read_bytes()[:20]), "damaged: 20 bytes, must be"),
         ("initial.npz", lambda path: path.unlink(), r"initial.npz cannot be read \(No such file"),
         ("manifest.json", lambda path: path.unlink(), "not a bundle: it has no manifest.json"),
         ("manifest.json", lambda path: path.write_text(path.read_text()[:50]), "manifest.json is damaged"),
@@ -183,7 +183,7 @@ def test_damaged_bundles(tmp_path, name, harm, message):
 
 def test_sources_that_are_not_there():
     for factory in ("tfmem.nowhere:stream", "numpy:nothing"):
-        with pytest.raises(BundleError, match=f"the data come from {factory}, which this installation does not have"):
+        with pytest.raises(BundleError, match=f"the data source {factory} is not in this installation"):
             open_source([factory, {}])
 
 

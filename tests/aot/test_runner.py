@@ -126,7 +126,7 @@ def test_wrong_arguments(bundle, tmp_path, monkeypatch, capsys):
         return status, message
 
     status, message = error("run", bundle, "--steps", 7)
-    assert (status, "steps: 7, must be a positive multiple of 4" in message) == (1, True)
+    assert (status, "steps: 7, must be a multiple of updates_per_call = 4" in message) == (1, True)
     status, message = error("run", bundle, "--precision", "half")
     assert (status, "invalid choice: 'half'" in message) == (2, True)
     status, message = error("run", tmp_path)
@@ -139,7 +139,7 @@ def test_wrong_arguments(bundle, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "tfmem.aot.runner", None)
     monkeypatch.delattr("tfmem.aot.runner")
     status, message = error("run", bundle)
-    assert (status, "jax is not there or too old" in message) == (1, True)
+    assert (status, "jax is missing or too old" in message) == (1, True)
 
 
 def test_data_of_another_shape_are_told(bundle):
@@ -148,7 +148,7 @@ def test_data_of_another_shape_are_told(bundle):
     program = read_bundle(bundle).programs["update"]
     executable = Executable.__new__(Executable)
     executable.program = program
-    with pytest.raises(BundleError, match=r"batch/inputs: the data are float64 \[4, 8, 4\], compiled was float32"):
+    with pytest.raises(BundleError, match=r"batch/inputs: float64 \[4, 8, 4\], must be float32"):
         executable.batch({"inputs": np.zeros([4, 8, 4]), "targets": np.zeros([4, 8, 1], np.float32)})
 
 

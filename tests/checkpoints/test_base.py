@@ -120,7 +120,7 @@ def test_data_cut_short_is_refused(tmp_path, weights, kept):
     data = tmp_path / "model.ckpt.data-00000-of-00001"
     whole = data.read_bytes()
     data.write_bytes(whole[: int(len(whole) * kept) if isinstance(kept, float) else kept])
-    refuses(lstm(), ValueError, "prefix: .*model.ckpt' is damaged at .*_gates: .*nothing was loaded", prefix)
+    refuses(lstm(), ValueError, "prefix: .*model.ckpt', must be undamaged at .*_gates: .*nothing was loaded", prefix)
 
 
 def test_altered_data_is_refused(tmp_path, weights):
@@ -129,7 +129,7 @@ def test_altered_data_is_refused(tmp_path, weights):
     whole = bytearray(data.read_bytes())
     whole[-3] ^= 255
     data.write_bytes(whole)
-    refuses(lstm(), ValueError, "is damaged at", prefix)
+    refuses(lstm(), ValueError, "must be undamaged at", prefix)
 
 
 @pytest.mark.parametrize("shard", [0, 1])
@@ -137,7 +137,7 @@ def test_a_missing_shard_is_refused(tmp_path, weights, shard):
     prefix = write(tmp_path / "model.ckpt", weights, num_shards=2)
     load_tf1(lstm(), prefix)
     (tmp_path / f"model.ckpt.data-0000{shard}-of-00002").unlink()
-    refuses(lstm(), ValueError, rf"is damaged at .*data-0000{shard}-of-00002", prefix)
+    refuses(lstm(), ValueError, rf"must be undamaged at .*data-0000{shard}-of-00002", prefix)
 
 
 @pytest.mark.parametrize("kept", [0, 10, 60, -1])
@@ -145,7 +145,7 @@ def test_an_index_cut_short_is_refused(tmp_path, weights, kept):
     prefix = write(tmp_path / "model.ckpt", weights)
     index = tmp_path / "model.ckpt.index"
     index.write_bytes(index.read_bytes()[:kept])
-    refuses(lstm(), ValueError, "prefix: .* is not a readable TF checkpoint", prefix)
+    refuses(lstm(), ValueError, "prefix: .* must be a readable TF checkpoint", prefix)
 
 
 @pytest.mark.parametrize("wrong", ["model.ckpt.index", "model.ckpt.data-00000-of-00001", "", "model"])
@@ -179,7 +179,7 @@ UNBUILT = {
 @pytest.mark.parametrize("target", UNBUILT)
 def test_a_target_that_is_not_built_is_refused_with_how_to_build_it(tmp_path, weights, target):
     make, how = UNBUILT[target]
-    with pytest.raises(ValueError, match=rf"target: this \w+ is not built; call {how} with .*of the right size first"):
+    with pytest.raises(ValueError, match=rf"target: \w+, must be built: call {how} with .*of the right size first"):
         load_tf1(make(), write(tmp_path / "model.ckpt", weights))
 
 
@@ -234,9 +234,9 @@ def test_a_loaded_model_computes_with_the_stored_weights(tmp_path, weights, rng)
 
 def test_a_model_of_two_cores_or_none_is_refused(tmp_path, weights):
     prefix = write(tmp_path / "model.ckpt", weights)
-    with pytest.raises(ValueError, match="target: Sequential holds LSTM, LSTM, must be or hold just one of them"):
+    with pytest.raises(ValueError, match="target: Sequential with LSTM, LSTM, must be or hold only one of them"):
         load_tf1(rnn_model(lstm(), LSTM(3)), prefix)
-    with pytest.raises(ValueError, match="target: no TF 1 name table for Sequential; there are tables for DNC"):
+    with pytest.raises(ValueError, match="target: Sequential, must have a TF 1 name table, as DNC"):
         load_tf1(keras.Sequential([keras.Input([2]), keras.layers.Dense(2)]), prefix)
 
 

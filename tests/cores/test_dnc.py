@@ -325,7 +325,7 @@ def test_checkpoint_of_other_sizes_is_refused(golden, access, hidden_size):
 
 def test_name_table_wants_a_built_core_with_the_public_controller(golden):
     prefix = golden("dnc/case4_random_state/model.ckpt")
-    with pytest.raises(ValueError, match="not built"):
+    with pytest.raises(ValueError, match="must be built"):
         load_tf1(DNC({}, {"hidden_size": 12}, 3), prefix, scope="dnc")
     with pytest.raises(ValueError, match="controller_config"):
         load_tf1(DNC({}, {"hidden_size": 12, "num_layers": 2}, 3), prefix, scope="dnc")

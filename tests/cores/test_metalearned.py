@@ -205,12 +205,12 @@ def test_hands_over_and_contract(rng, write):
         ({"memory_size": "9"}, "memory_size: '9', must be a positive integer"),
         ({"write": "hebb"}, "write: 'hebb', must be one of 'gradient', 'local'"),
         ({"output_activation": "relu"}, "output_activation: 'relu', must be one of 'tanh', 'linear'"),
-        ({"recall_delay": -1}, "recall_delay must be a non-negative integer, got -1"),
-        ({"recall_delay": 1}, "recall_delay must be 0 where return_meta_loss is False, got 1"),
-        ({"recall_weights": [1.0, 0.5]}, "recall_weights must be 1 .* numbers, got"),
+        ({"recall_delay": -1}, "recall_delay: -1, must be an integer of at least 0"),
+        ({"recall_delay": 1}, "recall_delay: 1, must be 0 if return_meta_loss is False"),
+        ({"recall_weights": [1.0, 0.5]}, r"recall_weights: .*, must be recall_delay \+ 1 = 1 numbers"),
         ({"feedback_activation": "nonsense"}, "nonsense"),
-        ({"initial_rate": 1.0}, "initial_rate must be between 0 and 1, got 1.0"),
-        ({"memory_gain": 0.0}, "memory_gain must be positive, got 0.0"),
+        ({"initial_rate": 1.0}, "initial_rate: 1.0, must be between 0 and 1"),
+        ({"memory_gain": 0.0}, "memory_gain: 0.0, must be greater than 0"),
     ],
 )
 def test_bad_arguments(bad, message):

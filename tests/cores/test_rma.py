@@ -258,7 +258,7 @@ def test_a_checkpoint_of_another_size_is_refused_and_changes_nothing(golden):
         np.testing.assert_array_equal(v, value)
     with pytest.raises(CheckpointMismatchError, match="unexpected: rma_core/Policy"):
         load_tf1(core.rma, golden("rma/ckpt_core_wrap/model.ckpt"), scope="rma_core")
-    with pytest.raises(ValueError, match="no public original"):
+    with pytest.raises(ValueError, match="target: RMACore of order 'paper', must be 'code'"):
         load_tf1(RMACore(8), golden("rma/ckpt_core_wrap/model.ckpt"), scope="rma_core")
 
 

@@ -384,7 +384,7 @@ def test_learners_name_bad_arguments():
     for change, message in (
         ({"policy_lag": -1}, "policy_lag: -1, must be an integer of at least 0"),
         ({"unroll_length": 2.0}, "unroll_length: 2.0, must be an integer of at least 1"),
-        ({"world": Indexing(5)}, "agent: it has 2 actions, must have the world's 5"),
+        ({"world": Indexing(5)}, "agent: 2 actions, must have the world's 5"),
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(learner, **change)

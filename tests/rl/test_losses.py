@@ -119,5 +119,5 @@ def test_reward_modes_equal_the_public_code(golden):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="reduction: 'max', must be one of 'sum', 'mean'"):
         losses.baseline_loss(np.zeros([4, 2]), "max")
-    with pytest.raises(ValueError, match=r"adv_tm1: shape is \(2,\), must be \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"adv_tm1: shape \(2,\), must be \(4, 2\)"):
         losses.policy_gradient_loss(np.zeros([4, 2, 3]), np.zeros([4, 2], np.int32), np.zeros([2]))

@@ -140,12 +140,12 @@ def test_vtrace_has_no_gradient(rng):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"r_t": np.zeros([4, 3])}, r"r_t: shape is \(4, 3\), must be \(4, 2\)"),
-        ({"rho_tm1": np.zeros([4])}, r"rho_tm1: shape is \(4,\), must be \(4, 2\)"),
-        ({"lambda_": np.zeros([2])}, r"lambda_: shape is \(2,\), must be \(4, 2\)"),
-        ({"v_tm1": np.zeros([0, 2])}, r"v_tm1: shape is \(0, 2\), must be \[T, B\]"),
-        ({"v_tm1": np.zeros([4])}, r"v_tm1: shape is \(4,\), must be \[T, B\]"),
-        ({"v_tm1": np.zeros([4, 2], np.int32)}, "v_tm1: dtype is int32, must be a floating-point type"),
+        ({"r_t": np.zeros([4, 3])}, r"r_t: shape \(4, 3\), must be \(4, 2\)"),
+        ({"rho_tm1": np.zeros([4])}, r"rho_tm1: shape \(4,\), must be \(4, 2\)"),
+        ({"lambda_": np.zeros([2])}, r"lambda_: shape \(2,\), must be \(4, 2\)"),
+        ({"v_tm1": np.zeros([0, 2])}, r"v_tm1: shape \(0, 2\), must be \[T, B\]"),
+        ({"v_tm1": np.zeros([4])}, r"v_tm1: shape \(4,\), must be \[T, B\]"),
+        ({"v_tm1": np.zeros([4, 2], np.int32)}, "v_tm1: dtype int32, must be a floating-point type"),
     ],
 )
 def test_vtrace_names_bad_arguments(change, message):
@@ -158,7 +158,7 @@ def test_other_bad_arguments():
     zeros = np.zeros([4, 2])
     with pytest.raises(ValueError, match="n: 0, must be at least 1"):
         returns.n_step_returns(zeros, zeros, zeros, 0)
-    with pytest.raises(ValueError, match=r"bootstrap_value: shape is \(3,\), must be \(2,\)"):
+    with pytest.raises(ValueError, match=r"bootstrap_value: shape \(3,\), must be \(2,\)"):
         returns.discounted_returns(zeros, zeros, np.zeros(3))
     with pytest.raises(ValueError, match="mode: 'clip', must be one of 'none', 'abs_one', 'soft_asymmetric'"):
         returns.clip_rewards(zeros, "clip")
