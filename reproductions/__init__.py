@@ -6,16 +6,16 @@ An experiment module has
     Config                 frozen dataclass, a tfmem.training.RunConfig; the text below each field names its source
     PRESETS                {"paper": Config(...), "demo": ..., "smoke": ...}
     PAPER                  {metric: (the paper's number or None, where it stands)}
-    DATASETS               names of the data sets it needs
-    STATUS                 the presets that were trained to their end, and how far others; README.md has the numbers
+    DATASETS               names of its data sets
+    STATUS                 presets trained to the end, and the progress of others; README.md has the numbers
     Experiment             a tfmem.training.Experiment, made from a Config
-    Config.supports_mixed_precision  whether its models take `config.policy`; by default no, and the field is refused
-    SIGNATURES             of its SavedModel, where they are not {"step", "sequence"}
-    compare                function of run folders and a folder: the experiment's own pictures in `reproduce compare`
+    Config.supports_mixed_precision  True if its models accept `config.policy`; by default the field is refused
+    SIGNATURES             of its SavedModel, if they are not {"step", "sequence"}
+    compare                function of run folders and a folder: the experiment's own figures in `reproduce compare`
 
-`reproduce list` reads docstring, PRESETS' keys, DATASETS and STATUS off the text: they are literals.
+`reproduce list` reads docstring, PRESETS' keys, DATASETS and STATUS from the text: they must be literals.
 
-Modules without PRESETS are what their paper's experiments share.
+Modules without PRESETS are shared by their paper's experiments.
 """
 
 import ast
@@ -39,7 +39,7 @@ def experiment_modules():
 
 
 def assigned(source):
-    """The names that the text of a module assigns, and the expressions, `ast.expr`s, by name."""
+    """Expressions, `ast.expr`s, that the text of a module assigns, by name."""
     found = {}
     for statement in ast.parse(source).body:
         if isinstance(statement, ast.Assign):
@@ -48,7 +48,7 @@ def assigned(source):
 
 
 def load_experiment(name, modules=None):
-    """The module of an experiment; a wrong name is an error before TensorFlow is imported, which takes seconds.
+    """Import the module of an experiment; a wrong name is an error before the slow import of TensorFlow.
 
     Args:
       name: "<paper>/<experiment>".
@@ -59,7 +59,7 @@ def load_experiment(name, modules=None):
     """
     modules = experiment_modules() if modules is None else modules
     if name not in modules:
-        # "maping" alone is as near as "multigrid/maping".
+        # "maping" alone is as close as "multigrid/maping".
         parts = {part: full for full in modules for part in (full, full.split("/")[-1])}
         near = dict.fromkeys(parts[part] for part in close(name, parts))
         raise ValueError(f"experiment: {name!r}, must be one of {', '.join(modules)}{did_you_mean(near)}")
@@ -68,9 +68,9 @@ def load_experiment(name, modules=None):
 
 
 def _import_tensorflow():
-    """Imports TensorFlow without its log lines; where the user has set TF_CPP_MIN_LOG_LEVEL, that decides.
+    """Import TensorFlow without its log lines, unless the user has set TF_CPP_MIN_LOG_LEVEL.
 
-    The lines of the import itself heed no level, so the error stream is set aside meanwhile.
+    The import's own lines ignore the level, so the error stream is redirected meanwhile.
     """
     if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         return
@@ -88,11 +88,11 @@ def _import_tensorflow():
 
 
 def close(word, words):
-    """Those of `words` that `word` may be a typing error of, the nearest first; case makes no difference."""
+    """Words that `word` may be a typing error of, the closest first; case is ignored."""
     lower = {w.lower(): w for w in words}
     return [lower[w] for w in difflib.get_close_matches(word.lower(), lower)]
 
 
 def did_you_mean(near):
-    """The end of a message about a word that does not exist; empty where nothing is near."""
+    """End of a message about an unknown word; empty if nothing is close."""
     return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,4 +1,4 @@
-"""The command line `reproduce`, or `python -m reproductions`; `reproduce --help` names its commands."""
+"""Command line `reproduce`, or `python -m reproductions`; `reproduce --help` lists its commands."""
 
 import argparse
 import contextlib
@@ -17,7 +17,7 @@ from tfmem.aot.bundle import LARGEST, BundleError, read_manifest, write_bundle
 from tfmem.data.files import CorruptDataError
 from tfmem.training.run_folder import RunFolder, RunFolderError, run_config
 
-INTERRUPTED = 130  # what shells report for Ctrl-C
+INTERRUPTED = 130  # the shells' status for Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv=None, modules=None):
-    """Runs a command.
+    """Run a command.
 
     Args:
       argv: arguments without the program's name; default: the process's.
@@ -35,7 +35,7 @@ def main(argv=None, modules=None):
     Returns:
       The exit status: 0; 1 for an error; 2 for a wrong command line; 130 after Ctrl-C.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal gets a "?" where it lacks a character
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal gets "?" for a character that it lacks
         sys.stdout.reconfigure(errors="replace")
     argv = sys.argv[1:] if argv is None else list(argv)
     modules = {**experiment_modules(), **SUPERVISED} if modules is None else modules
@@ -102,7 +102,7 @@ def main(argv=None, modules=None):
 
     try:
         if argv[:1] in (["run"], ["compile"]) and len(argv) > 1 and not argv[1].startswith("-"):
-            # Everything that is not the command's own belongs to the experiment's configuration, --help too.
+            # All other options belong to the experiment's configuration, including --help.
             helps = [argument for argument in argv if argument in ("-h", "--help")]
             given = [a for a in argv if a not in helps] + ["OUT"] * (argv[0] == "compile" and bool(helps))
             arguments, overrides = parser.parse_known_args(given)
@@ -119,8 +119,8 @@ def main(argv=None, modules=None):
         return status
     except UsageError as error:
         return _fail(error, 2)
-    except BrokenPipeError:  # the reader of our output has gone, as in `reproduce list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its exit
+    except BrokenPipeError:  # the reader of the output has closed it, as in `reproduce list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
         return 1
     except (BundleError, RunFolderError, CorruptDataError, OSError) as error:
         return _fail(error, 1)
@@ -131,7 +131,7 @@ def _path(text):
 
 
 def _expanded(text):
-    """The text of a path; the shell expands no `~` in `--folder=~/runs`."""
+    """Expand `~` in a path's text; the shell does not in `--folder=~/runs`."""
     try:
         text.encode()  # TensorFlow takes paths as UTF-8
     except UnicodeEncodeError:
@@ -148,7 +148,7 @@ def _fail(error, status):
 
 
 def _preset(module, name, preset):
-    """A preset's name and configuration; without a name "paper", or the first."""
+    """Name and configuration of a preset; by default "paper", or else the first."""
     if preset is None:
         preset = "paper" if "paper" in module.PRESETS else next(iter(module.PRESETS))
     if preset not in module.PRESETS:
@@ -199,11 +199,11 @@ def run_experiment(arguments, modules, argv):
 
 
 def parse_config(module, preset, overrides, prog):
-    """The preset with what the command line overrides.
+    """Override a preset by the command line.
 
     Raises:
-      UsageError: one line: an option that does not exist, or a value that is out of range.
-      SystemExit: help was asked for and printed.
+      UsageError: in one line: an unknown option, or a value out of range.
+      SystemExit: after `--help`.
     """
     import tyro
 
@@ -237,7 +237,7 @@ def parse_config(module, preset, overrides, prog):
 
 
 def _options(config, prefix=""):
-    """The names of a configuration's options; those of a nested one begin with its field's name."""
+    """Names of a configuration's options; those of a nested one begin with its field's name."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):

@@ -1,4 +1,4 @@
-"""`reproduce list`: one table of all experiments, read off the text of their modules; the details of one."""
+"""Command `reproduce list`: a table of all experiments from the text of their modules, and the details of one."""
 
 import ast
 import fnmatch
@@ -13,7 +13,7 @@ from reproductions.runs import UsageError, load
 
 
 class Entry(NamedTuple):
-    """A row of the table."""
+    """Row of the table."""
 
     name: str
     title: str
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 def entry(name, module):
-    """The `Entry` of an experiment, without an import of its module, which would bring TensorFlow."""
+    """Make the `Entry` of an experiment without importing its module, which would import TensorFlow."""
     source = Path(importlib.util.find_spec(module).origin).read_text("utf-8")
     values = assigned(source)
     presets = tuple(dict.fromkeys("…" if key is None else ast.literal_eval(key) for key in values["PRESETS"].keys))
@@ -37,7 +37,7 @@ def entry(name, module):
 
 
 def list_experiments(pattern, modules):
-    """Print the table of the experiments whose names match; of one that is alone, the details.
+    """Print the table of the experiments with matching names, or the details of a single one.
 
     Raises:
       UsageError: no name matches.
@@ -64,7 +64,7 @@ def list_experiments(pattern, modules):
 
 
 def table(head, rows):
-    """Rows of texts in columns, as one text."""
+    """Format rows of texts in columns."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in (head, *rows))
 
@@ -76,7 +76,7 @@ def _short(presets):
 
 
 def details(name, modules):
-    """Print what an experiment has: presets, data sets, the paper's numbers."""
+    """Print an experiment's presets, data sets and the paper's numbers."""
     module = load(name, modules)
     print(f"{name}: {module.__doc__.strip()}\n")
     print(f"presets: {', '.join(module.PRESETS)}")
@@ -87,5 +87,5 @@ def details(name, modules):
 
 
 def number(value):
-    """A number as tables show it; "-" for None."""
+    """Format a number for tables; "-" for None."""
     return "-" if value is None else f"{value:.4g}"

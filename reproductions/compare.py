@@ -1,4 +1,4 @@
-"""`reproduce compare`: finished runs side by side, as a table, curves, and the pictures of their experiments."""
+"""Command `reproduce compare`: finished runs side by side, in a table, curves and the experiments' own figures."""
 
 import collections
 
@@ -13,10 +13,10 @@ from tfmem.training.run_folder import RunFolderError, write_atomically
 
 
 def named_runs(paths, modules):
-    """`{name: [Run of each seed]}` of run folders; a name is the setting, with the experiment where there are several.
+    """Group run folders as `{name: [Run of each seed]}`; a name is the setting, with several experiments also theirs.
 
     Raises:
-      RunFolderError: a folder is no finished run, or has the setting and the seed of another.
+      RunFolderError: a folder is not a finished run, or repeats the setting and the seed of another.
     """
     runs = []
     for path in paths:
@@ -41,7 +41,7 @@ def compare(paths, out, modules):
 
     Args:
       paths: folders of finished runs.
-      out: folder to write: compare.md, a picture of each metric, and those of the experiments' `compare`.
+      out: folder for compare.md, a figure of each metric, and those of the experiments' `compare`.
       modules: as from `reproductions.experiment_modules`.
 
     Raises:

@@ -1,5 +1,8 @@
-"""One table per paper from finished runs (the paper's figure beside ours, mean and 90 % confidence over seeds), and
-learning curves over seeds by appendix E of Gregor et al. 2019."""
+"""Report of finished runs: a table per paper and learning curves.
+
+A table has the paper's numbers and the runs' means with 90 % confidence over seeds. Curves over seeds follow appendix E
+of Gregor et al. 2019.
+"""
 
 import collections
 import datetime
@@ -31,17 +34,17 @@ COLUMNS = ("experiment", "preset", "metric", "paper", "ours", "seeds", "updates"
 
 
 class Run(NamedTuple):
-    """A finished run: its experiment, its result.json, its rows of metrics.csv and the paper's numbers."""
+    """Finished run: experiment, result.json, rows of metrics.csv and the paper's numbers."""
 
     experiment: str
-    setting: str  # preset, and what was changed in it
+    setting: str  # preset and changes to it
     result: dict
     metrics: list
     paper: dict
     folder: RunFolder
 
     def curves(self):
-        """`{column: (x, y)}` of the columns of metrics.csv with two rows or more."""
+        """Curves `{column: (x, y)}` of the columns of metrics.csv with two rows or more."""
         found = {}
         for column in dict.fromkeys(name for row in self.metrics for name in row if name != "update"):
             points = [(row["update"], row[column]) for row in self.metrics if column in row]
@@ -51,10 +54,10 @@ class Run(NamedTuple):
 
 
 def finished_runs(paths, modules):
-    """The finished runs in and below some folders, as `Run`s; runs of experiments not in `modules` are left out.
+    """Find the finished runs in and below some folders, as `Run`s, for the experiments in `modules`.
 
-    Of several runs that have a setting and their seeds in common, copies say, the first counts. A line says which are
-    left out for that, and which cannot be read.
+    Of runs with the same setting and seeds, such as copies, the first counts. Lines report the others, and runs that
+    cannot be read.
     """
     files = {file.resolve(): file for path in paths for file in [path / "result.json", *path.glob("**/result.json")]}
     runs, counted = [], {}
@@ -81,7 +84,7 @@ def _say(text):
 
 
 def _finished_run(folder, modules):
-    """The `Run` in a folder; None where its experiment is not in `modules`.
+    """Read the `Run` in a folder; None if its experiment is not in `modules`.
 
     Raises:
       RunFolderError: a file of it is damaged.
@@ -107,8 +110,8 @@ def _finished_run(folder, modules):
 
 
 def _setting(about, module):
-    """The preset and what was changed in it; a field that an older run does not have was at its default."""
-    from tfmem.training import config_defaults, config_fields  # brings TensorFlow, which the module has loaded
+    """Name the preset and changes to it; a field that an older run lacks had its default."""
+    from tfmem.training import config_defaults, config_fields  # imports TensorFlow, which the module has loaded
 
     preset = about.get("preset")
     original = as_json(config_fields(module.PRESETS[preset])) if preset in [*module.PRESETS] else {}
@@ -121,7 +124,7 @@ def _setting(about, module):
 
 
 def rows(runs):
-    """`{paper: [row, ...]}` of table rows, texts in the order of COLUMNS; runs that differ in the seed alone share."""
+    """Table rows `{paper: [row, ...]}`, texts in the order of COLUMNS; runs that differ only in the seed share one."""
     groups = collections.defaultdict(list)
     for run in runs:
         groups[run.experiment, run.setting].append(run)
@@ -149,13 +152,13 @@ def rows(runs):
 
 
 def mean(values):
-    """The mean as a text, of several values with half their 90 % confidence interval."""
+    """Format the mean, for several values with half of their 90 % confidence interval."""
     middle, half = plotting.mean_and_confidence(values)
     return number(middle) if len(values) == 1 else f"{number(middle)} ± {half:.2g}"
 
 
 def curves(runs):
-    """`{(experiment, column): {setting: [(x, y) of each seed]}}` of metrics.csv's columns with two rows or more."""
+    """Curves `{(experiment, column): {setting: [(x, y) of each seed]}}` of columns with two rows or more."""
     found = collections.defaultdict(lambda: collections.defaultdict(list))
     for run in runs:
         for column, points in run.curves().items():
@@ -164,7 +167,7 @@ def curves(runs):
 
 
 def write_report(paths, out, modules):
-    """Prints the tables and writes them with the curves to `out` (report.md, *.png).
+    """Print the tables and write them with the curves to `out` (report.md, *.png).
 
     Raises:
       RunFolderError: there is no finished run in `paths`.
@@ -194,5 +197,5 @@ def write_report(paths, out, modules):
 
 
 def markdown(cells):
-    """A row of a Markdown table."""
+    """Format a row of a Markdown table."""
     return f"| {' | '.join(cells)} |"

@@ -1,4 +1,4 @@
-"""Run folders and experiments as commands need them: opened, or refused in one line."""
+"""Run folders and experiments for commands: opened, or refused in one line."""
 
 import contextlib
 import sys
@@ -9,11 +9,11 @@ from tfmem.training.run_folder import RunFolder, RunFolderError, run_config
 
 
 class UsageError(Exception):
-    """The command line is wrong; nothing was written."""
+    """Error of a wrong command line; nothing was written."""
 
 
 def load(name, modules):
-    """The module of an experiment, or a `UsageError`; as `load_experiment`."""
+    """Load an experiment's module by `load_experiment`; errors are `UsageError`s."""
     try:
         return load_experiment(name, modules)
     except ValueError as error:
@@ -22,7 +22,7 @@ def load(name, modules):
 
 @contextlib.contextmanager
 def refusals():
-    """Raise as `UsageError` what a configuration cannot know: devices, data, sizes that do not fit or are too large."""
+    """Context that raises errors of devices, data and sizes, unknown to a configuration, as `UsageError`."""
     import tensorflow as tf
 
     try:
@@ -34,7 +34,7 @@ def refusals():
 
 
 def reason(error):
-    """An error in one line; one of TensorFlow's runtime without its list of graph nodes."""
+    """Format an error in one line; those of TensorFlow's runtime without the list of graph nodes."""
     if isinstance(error, MemoryError):
         return f"out of memory: {error}".removesuffix(": ")
     if hasattr(error, "message"):  # tf.errors.OpError
@@ -53,7 +53,7 @@ def open_run(path, modules=None):
       `(module, experiment, checkpoint)`.
 
     Raises:
-      RunFolderError: there is no run, no checkpoint, or the run is of another version.
+      RunFolderError: there is no run or no checkpoint, or the run is of another version.
       UsageError: the experiment cannot be built here.
     """
     modules = experiment_modules() if modules is None else modules

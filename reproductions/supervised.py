@@ -36,7 +36,7 @@ class Config(SupervisedConfig):
     task: AnyTask
     """The task."""
     core: AnyCoreConfig
-    """The memory."""
+    """The core."""
 
 
 PRESETS = {

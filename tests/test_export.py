@@ -137,7 +137,7 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match="input_shape: None, must be"):
         tfmem.export.saved_model(SonnetToy(5, {}), tmp_path / "a")
     for wrong in (keras.layers.Dense(3), snt.Linear(3), "core"):
-        with pytest.raises(ValueError, match="model_or_core: .*, must be"):
+        with pytest.raises(ValueError, match=r"model_or_core: .*, must be"):
             tfmem.export.saved_model(wrong, tmp_path / "a", input_shape=(4,))
     for shape in (4, np.int64(4), "4", (None,), (4, True), ((4,), (0,)), 4.0):
         with pytest.raises(ValueError, match=r"input_shape: .*, such as \(4,\)"):
@@ -287,7 +287,7 @@ def test_a_layer_that_sees_other_steps_is_refused_by_name(tmp_path, kind):
 def test_models_without_memory_or_of_a_given_state_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"must hold a tfmem.RNN"):
         tfmem.export.saved_model(sequential(keras.layers.Dense(3)), tmp_path)
-    with pytest.raises(ValueError, match="input_shape: .*, must be None"):
+    with pytest.raises(ValueError, match=r"input_shape: .*, must be None"):
         tfmem.export.saved_model(sequential(memory()), tmp_path, input_shape=(3,))
     x, state = keras.Input([None, 3]), [keras.Input([4]), keras.Input([4, 4])]
     model = keras.Model([x, *state], memory(name="bad")(x, initial_state=state))

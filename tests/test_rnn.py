@@ -266,7 +266,7 @@ def test_stateful_goes_on_and_resets_to_the_cells_initial_state(sequences):
         layer.reset_state()
     close(layer.states, cell.get_initial_state(3))
     assert len(layer.weights) == 2
-    with pytest.raises(ValueError, match="sequences: shape .*, must have a fixed batch size"):
+    with pytest.raises(ValueError, match=r"sequences: shape .*, must have a fixed batch size"):
         tfmem.RNN(KerasToy(5), stateful=True).build([(None, 6, 4), (None, 6, 4)])
 
 

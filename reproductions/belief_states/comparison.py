@@ -1,11 +1,11 @@
-"""Pictures of several finished runs of random_city, terrain or geco_sweep, as the paper's figures 9, 10 and 12.
+"""Figures of several finished runs of random_city, terrain or geco_sweep, as the paper's figures 9, 10 and 12.
 
-Runs that differ in their seed alone are one model.
+Runs that differ only in the seed are one model.
 
-    decoded_maps.png   the maps that each model decodes from the same episodes; of several seeds the first
+    decoded_maps.png   maps that each model decodes from the same episodes, for the first seed
     map_error.png      the decoded map's error along a trajectory, mean over episodes; mean and confidence over seeds
-    map_mse.png        the error while training, mean and confidence over seeds (Appendix E)
-    kappa.png          the error after training against GECO's kappa, where generative runs have several
+    map_mse.png        the error during training, mean and confidence over seeds (Appendix E)
+    kappa.png          the error after training against GECO's kappa, if generative runs have several
 """
 
 import collections
@@ -18,25 +18,25 @@ from tfmem.training.run_folder import RunFolderError
 
 
 def describe(config):
-    """A name of a model and its setting."""
+    """Name of a model and its setting."""
     if not config["train_core"]:
         return f"{config['core']}, untrained"
     return f"{config['core']}, {config['model']}, $L_o$ = {config['overshoot']}"
 
 
 def names(configs):
-    """A name of each configuration: `describe` and, where that is the same, the other fields that differ."""
+    """Name each configuration by `describe` and, if that is not unique, by the other fields that differ."""
     found = []
     for config in configs:
         alike = [other for other in configs if describe(other) == describe(config)]
-        # A field that an older run does not have makes no difference.
+        # A field that an older run lacks makes no difference.
         differ = [k for k, value in config.items() if k != "seed" and any(o.get(k, value) != value for o in alike)]
         found.append(", ".join([describe(config), *(f"{k} = {config[k]}" for k in differ)]))
     return found
 
 
 def compare(folders, out):
-    """Draw the pictures of runs, `RunFolder`s, into the folder `out`.
+    """Draw the figures of runs, `RunFolder`s, into the folder `out`.
 
     Raises:
       RunFolderError: runs have other episodes than the first.

@@ -1,7 +1,7 @@
 """ConvDRAW as an unconditional model of MNIST digits or of frames, with GECO (Gregor et al. 2019, appendices A and G).
 
 A, F and G below are the paper's appendices; it trains ConvDRAW on frames of its environments, not on digits. Digits
-have a border of zeros to 32x32, so the states are 4x4 where those of 64x64 frames are 8x8. Values are from 0 to 1.
+are padded with zeros to 32x32, so their states are 4x4; those of 64x64 frames are 8x8. Values are from 0 to 1.
 """
 
 import dataclasses
@@ -21,56 +21,59 @@ from tfmem.training import Evaluation, RunConfig, check_range, numbered
 from tfmem.training.run_folder import RunFolder
 
 EVALUATION_SEED = -1  # config.seed is not negative
-EPISODE_FRAMES, EPISODE_LOOK = 20, 0.05  # of random_city: as many frames of each walk, which looks around seldom; ours
+# Frames per walk of random_city, and probability to look around. Not specified; we use these.
+EPISODE_FRAMES, EPISODE_LOOK = 20, 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
     num_steps: int = 8
-    """Steps of ConvDRAW; A, Table 2."""
+    """Steps of ConvDRAW. Paper: 8 (A, Table 2)."""
     data: Literal["mnist", "random_city"] = "mnist"
-    """What is modelled: digits, or frames of Random City."""
+    """Data to model: digits, or frames of Random City."""
     frame_size: int = 64
-    """Side of the frames of random_city; A."""
+    """Side of the frames of random_city. Paper: 64 (A)."""
     num_episodes: int = 500
-    """Walks through cities that the frames are of; the evaluation's are a tenth; unknown, ours."""
+    """Walks through cities that give the frames; a tenth is for evaluation. Not specified; we use this."""
     latent_channels: int = 16
-    """Of the latents of a step; unknown, ours."""
+    """Channels of the latents of a step. Not specified; we use this."""
     encoder_hidden: tuple[int, int] = (16, 16)
-    """Channels of the encoder's layers; A."""
+    """Channels of the encoder's layers. Paper: appendix A."""
     encoder_channels: int = 64
-    """Of the encoder's state; unknown, ours: as the other states."""
+    """Channels of the encoder's state. Not specified; we use the other states' number."""
     prior_channels: int = 64
-    """Of the prior network's state; A."""
+    """Channels of the prior network's state. Paper: appendix A."""
     decoder_channels: int = 64
-    """Of the decoder's state; A."""
+    """Channels of the decoder's state. Paper: appendix A."""
     decoder_hidden: tuple[int, int] = (32, 32)
-    """Channels of the decoder's layers; A."""
+    """Channels of the decoder's layers. Paper: appendix A."""
     conditioning_channels: int = 16
-    """Of the learned map that stands where a conditioning would; ours."""
+    """Channels of the learned map in place of a conditioning. Not specified; we use this."""
     min_stddev: float = 0.01
-    """Floor of the latents' standard deviations; ours."""
+    """Floor of the latents' standard deviations. Not specified; we use this."""
     kappa: float = 1e-3
-    """Squared error per pixel that GECO allows; G: about 1e-3 is best for maps (per pixel: our reading)."""
+    """Squared error per pixel that GECO allows. Paper: about 1e-3 is best for maps (G). Not specified per what; we use
+    pixels."""
     multiplier_rate: float = 0.1
-    """Of lambda: an update multiplies it by about exp(4 times this times the constraint per pixel); unknown, ours."""
+    """Rate of lambda; an update multiplies it by about exp(4 rate * constraint per pixel). Not specified; we use
+    0.1."""
     batch_size: int = 100
-    """Images of an update; unknown, ours."""
+    """Images of an update. Not specified; we use this."""
     learning_rate: float = 2e-4
-    """Of Adam; Table 2: 1e-4 to 2e-4."""
+    """Learning rate of Adam. Paper: 1e-4 to 2e-4 (Table 2)."""
     beta_1: float = 0.9
-    """Of Adam; Table 2: 0 to 0.95."""
+    """Decay of Adam's first moment. Paper: 0 to 0.95 (Table 2)."""
     beta_2: float = 0.999
-    """Of Adam; Table 2: 0.99 to 0.999."""
+    """Decay of Adam's second moment. Paper: 0.99 to 0.999 (Table 2)."""
     eval_batches: int = 100
-    """Batches of test images, from the first, in an evaluation; ours: 100 of 100 are all digits."""
+    """Batches of an evaluation, from the first test image. Not specified; we use 100 of 100: all digits."""
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("batch_size", "eval_batches"):
             check_range(self, name, 1)
         check_range(self, "num_episodes", 10)
-        if self.data == "random_city":  # an evaluation has to fill a batch too
+        if self.data == "random_city":  # an evaluation must fill a batch too
             check_range(self, "batch_size", 1, self.num_episodes // 10 * EPISODE_FRAMES)
         for name in ("kappa", "learning_rate"):
             if not getattr(self, name) > 0:
@@ -81,9 +84,9 @@ class Config(RunConfig):
                 raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")
 
 
-# Number of updates: unknown, ours.
+# Number of updates: not specified; we use this.
 _PAPER = Config(num_updates=200_000, updates_per_call=10, log_every=50, eval_every=5_000, checkpoint_seconds=600.0)
-# Ours: half the channels and a larger error, for two CPU cores and about twenty minutes.
+# Not specified; we use half the channels and a larger error, for two CPU cores and about twenty minutes.
 _DEMO = Config(
     latent_channels=8,
     encoder_hidden=(8, 16),
@@ -194,12 +197,12 @@ class Experiment(training.Experiment):
         }
 
     def _frame_loss(self, batch, seed, number):
-        """The model's `FrameLoss` of a batch; noise follows from the seed and the batch's number."""
+        """Compute the `FrameLoss` of a batch; noise depends on the seed and the batch's number."""
         frames = tf.cast(batch["images"], tf.float32) / 255.0
         return self.model(frames, None, tf.stack([tf.constant(seed, tf.int32), tf.cast(number, tf.int32)]))
 
     def _bound(self, error, kl):
-        """-log p(x) <= KL - log N(x; c_T, kappa), in nats per dimension, of values from 0 to 1."""
+        """Bound -log p(x) <= KL - log N(x; c_T, kappa), in nats per dimension, of values from 0 to 1."""
         variance = self.config.kappa
         return kl / self.dimensions + error / (2 * variance) + math.log(2 * math.pi * variance) / 2
 
@@ -207,21 +210,21 @@ class Experiment(training.Experiment):
         weights, w = self.model.trainable_variables, self.geco.multiplier.w
         with tf.GradientTape() as tape:
             frame_loss = self._frame_loss(batch, self.config.seed, update)
-            told = self.geco(frame_loss.error, frame_loss.kl)
-        *gradients, ascent = tape.gradient(told.loss, [*weights, w])
+            terms = self.geco(frame_loss.error, frame_loss.kl)
+        *gradients, ascent = tape.gradient(terms.loss, [*weights, w])
         self.optimizer.apply(gradients, weights)
         w.assign_sub(ascent)
         return carry, {
-            "loss": told.loss,
-            "error_per_pixel": told.error,
-            "kl_nats": told.kl,
-            "constraint": told.constraint,
-            "multiplier": told.multiplier,
+            "loss": terms.loss,
+            "error_per_pixel": terms.error,
+            "kl_nats": terms.kl,
+            "constraint": terms.constraint,
+            "multiplier": terms.multiplier,
             "gradient_norm": tf.linalg.global_norm(gradients),
         }
 
     def evaluation(self):
-        """Test images: the carry is the sum of the batches' mean errors and KLs."""
+        """Evaluate test images; the carry is the sum of the batches' mean errors and KLs."""
         return Evaluation(self.config.eval_batches, (tf.constant(0.0), tf.constant(0.0)), self._evaluate_step)
 
     def _evaluation_step(self, number, batch, carry):
@@ -241,8 +244,10 @@ class Experiment(training.Experiment):
         samples = self.model.sample(64, tf.constant([EVALUATION_SEED, 0])).numpy()
         image_grid(samples.reshape(8, 8, *samples.shape[1:])).save(folder / "samples.png")
         images = self.stream("evaluation").images[:48]
-        told = self._frame_loss({"images": images}, EVALUATION_SEED, 0).reconstruction.numpy()
-        pairs = zip((images / 255.0).reshape(4, -1, *told.shape[1:]), told.reshape(4, -1, *told.shape[1:]), strict=True)
+        model = self._frame_loss({"images": images}, EVALUATION_SEED, 0).reconstruction.numpy()
+        pairs = zip(
+            (images / 255.0).reshape(4, -1, *model.shape[1:]), model.reshape(4, -1, *model.shape[1:]), strict=True
+        )
         image_grid([row for pair in pairs for row in pair]).save(folder / "reconstructions.png")
         rows = [row for row in RunFolder(folder.parent).metrics() if "train/loss" in row]
         geco_figure(rows, self.config.kappa, self.name).savefig(folder / "geco.png", dpi=120)

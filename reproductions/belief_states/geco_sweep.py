@@ -1,4 +1,4 @@
-"""How GECO's threshold shapes beliefs: random_city for several kappa (Gregor et al. 2019, Appendix G, Figure 9).
+"""Effect of GECO's threshold on beliefs: random_city for several kappa (Gregor et al. 2019, App. G, Figure 9).
 
 Random City with one preset for each kappa. Paper: the best is about 1e-3; the others are not readable. Not specified;
 we use half decades.

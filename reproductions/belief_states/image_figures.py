@@ -1,4 +1,4 @@
-"""Pictures of the belief-states experiments, from numpy arrays alone."""
+"""Figures of the belief-states experiments, from numpy arrays alone."""
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -7,11 +7,11 @@ from PIL import Image
 
 
 def image_grid(images, scale=3, gap=2):
-    """Images side by side as a PIL picture.
+    """Join images into a PIL picture.
 
     Args:
       images: [rows, columns, height, width, channels] from 0 to 1 (clipped), with 1 or 3 channels.
-      scale: pixels of the picture for one of an image.
+      scale: pixels of the picture per pixel of an image.
       gap: white pixels between images.
     """
     cells = np.clip(np.asarray(images, np.float32), 0, 1).repeat(scale, 2).repeat(scale, 3)
@@ -23,11 +23,11 @@ def image_grid(images, scale=3, gap=2):
 
 
 def geco_figure(rows, kappa, title=""):
-    """How GECO went: the error and kappa, the multiplier, the KL, each against updates on a logarithmic axis.
+    """Draw GECO's course: error and kappa, the multiplier, the KL, against updates on a logarithmic axis.
 
     Args:
       rows: of metrics.csv, with train/error_per_pixel, train/multiplier and train/kl_nats.
-      kappa: the error that is allowed.
+      kappa: the allowed error.
     """
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     FigureCanvasAgg(figure)

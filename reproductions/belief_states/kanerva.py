@@ -1,10 +1,10 @@
-"""The dynamic Kanerva machine alone: episodes of MNIST digits, denoising and generation (Wu et al. 2018).
+"""Dynamic Kanerva machine alone: episodes of MNIST digits, denoising and generation (Wu et al. 2018).
 
-The memory is that of LSTM + Kanerva in Gregor et al. 2019; the paper it is from (arXiv 1811.09556) stores Omniglot,
-CIFAR and DMLab images. CODE below is github.com/deepmind/dynamic-kanerva-machines, which is the memory alone.
+The memory is that of LSTM + Kanerva in Gregor et al. 2019. Its own paper (arXiv 1811.09556) stores Omniglot, CIFAR and
+DMLab images. CODE below is github.com/deepmind/dynamic-kanerva-machines, which has the memory alone.
 
-Digits have a border of zeros to 32x32; a pixel is 1 where it is 128 or more, else 0. What CODE does not say (encoder,
-decoder, likelihood, optimiser, noise of the cues) is our choice.
+Digits are padded with zeros to 32x32; pixels of 128 or more are 1, others 0. Not specified: encoder, decoder,
+likelihood, optimizer and noise of the cues; we use those of the fields below.
 """
 
 import dataclasses
@@ -29,37 +29,38 @@ CUES = ("clean", "salt_and_pepper", "occlusion")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
     code_size: int = 100
-    """Of a code; CODE's README: 100 for Omniglot."""
+    """Size of a code. Public code: 100 for Omniglot (README)."""
     memory_size: int = 32
-    """Rows of the memory; CODE's README: 32 for Omniglot."""
+    """Rows of the memory. Public code: 32 for Omniglot (README)."""
     num_opt_iters: int = 1
-    """Times that weights and posterior are refined when a code is written; CODE's default."""
+    """Refinements of weights and posterior at each write of a code. Public code: 1 (default)."""
     w_prior_stddev: float = 1.0
-    """Of the weights; CODE's default."""
+    """Prior standard deviation of the weights. Public code: 1 (default)."""
     obs_noise_stddev: float = 1.0
-    """Of codes; CODE's default. Zero: trained, from 1."""
+    """Standard deviation of codes. Public code: 1 (default). 0: trained, from 1."""
     sample: bool = False
-    """Whether training reads samples of weights and memory, which makes its objective a bound, or their means; CODE's
-    default: means."""
+    """Read samples of weights and memory in training, so that its objective is a bound; else their means. Public code:
+    means (default)."""
     memory_kl: Literal["public", "exact"] = "public"
-    """The memory's divergence that training subtracts: CODE's README names `get_dkl_total`, which has the diagonals of
-    the covariances alone and no factor one half. Reports have the exact one."""
+    """Divergence of the memory that training subtracts. Public code: `get_dkl_total` (README), with only the diagonals
+    of the covariances and without a factor one half. Reports have the exact divergence."""
     channels: tuple[int, int, int] = (32, 64, 128)
-    """Of the encoder's layers, and of the decoder's from its end; ours."""
+    """Channels of the encoder's layers, and of the decoder's from its end. Not specified; we use these."""
     episode_size: int = 32
-    """Images of an episode; ours: as many as rows."""
+    """Images of an episode. Not specified; we use the number of rows."""
     batch_size: int = 16
-    """Episodes of an update; ours."""
+    """Episodes of an update. Not specified; we use this."""
     learning_rate: float = 1e-4
-    """Of Adam, whose other settings are the usual ones; ours."""
+    """Learning rate of Adam, with its default constants. Not specified; we use this."""
     noise_fraction: float = 0.15
-    """Of a cue's pixels that salt-and-pepper noise sets to 0 or 1, equally often; ours."""
+    """Fraction of a cue's pixels that salt-and-pepper noise sets to 0 or 1, equally often. Not specified; we use this.
+    """
     occlusion: int = 12
-    """Side of the square of a cue that is set to 0, anywhere in the image; ours."""
+    """Side of the square, anywhere in a cue, that is set to 0. Not specified; we use this."""
     num_reads: int = 5
-    """Reads of a cue in an evaluation, each with the image of the one before; ours."""
+    """Reads of a cue in an evaluation, each with the image of the one before. Not specified; we use this."""
     eval_batches: int = 19
-    """Batches of test images, from the first, in an evaluation; ours: 19 are all whole batches."""
+    """Batches of an evaluation, from the first test image. Not specified; we use 19: all whole batches."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -75,10 +76,10 @@ class Config(RunConfig):
 
 
 PRESETS = {
-    # Number of updates: ours.
+    # Number of updates: not specified; we use this.
     "paper": Config(num_updates=200_000, updates_per_call=10, log_every=50, eval_every=5_000, checkpoint_seconds=600.0),
-    # Ours: minutes on two CPU cores, and a true bound. With 16 rows the memory's KL falls: the weights alone then carry
-    # the digit.
+    # Not specified; we use sizes for minutes on two CPU cores, and a true bound. With 16 rows the memory's KL falls:
+    # then the weights alone carry the digit.
     "demo": Config(
         code_size=50,
         memory_size=8,
@@ -122,18 +123,18 @@ def _seed(seed, number):
 
 
 def _fractions(shape, seed):
-    """float32 from 0 to less than 1, the same under XLA and without."""
+    """Draw float32 numbers from 0 to less than 1, the same under XLA and without."""
     return tf.cast(tf.random.stateless_uniform(shape, seed, 0, 2**24, tf.int32, alg="philox"), tf.float32) / 2**24
 
 
 def salt_and_pepper(images, fraction, seed):
-    """Images with this fraction of their pixels set to 0 or 1, equally often."""
+    """Set this fraction of the images' pixels to 0 or 1, equally often."""
     draw = _fractions(tf.shape(images), seed)
     return tf.where(draw < fraction / 2, 0.0, tf.where(draw < fraction, 1.0, images))
 
 
 def occlude(images, side, seed):
-    """Images [T, B, height, width, channels] with a square of zeros each, anywhere that it fits."""
+    """Set a square at a random location of each image [T, B, height, width, channels] to zero."""
     height, width = images.shape[2:4]
     first = _fractions([2, *images.shape[:2], 1], seed)
 
@@ -198,18 +199,18 @@ class Experiment(training.Experiment):
         weights = self.model.trainable_variables
         seed = _seed(self.config.seed, update) if self.config.sample else None
         with tf.GradientTape() as tape:
-            told = self.model(images, seed)
-            kl_memory = told.kl_memory if self.config.memory_kl == "exact" else told.public_kl_memory
-            bound = told.log_likelihood - told.kl_w - kl_memory / self.config.episode_size
-            loss = -tf.reduce_mean(bound + told.autoencoder)
+            terms = self.model(images, seed)
+            kl_memory = terms.kl_memory if self.config.memory_kl == "exact" else terms.public_kl_memory
+            bound = terms.log_likelihood - terms.kl_w - kl_memory / self.config.episode_size
+            loss = -tf.reduce_mean(bound + terms.autoencoder)
         gradients = tape.gradient(loss, weights)
         self.optimizer.apply(gradients, weights)
-        return carry, {"loss": loss, **self._told(told), "gradient_norm": tf.linalg.global_norm(gradients)}
+        return carry, {"loss": loss, **self._terms(terms), "gradient_norm": tf.linalg.global_norm(gradients)}
 
-    def _told(self, told):
-        """The terms of an `EpisodeLoss`, in nats per image."""
+    def _terms(self, loss):
+        """Terms of an `EpisodeLoss`, in nats per image."""
         size = self.config.episode_size
-        values = told.elbo / size, told.log_likelihood, told.autoencoder, told.kl_w, told.kl_memory / size
+        values = loss.elbo / size, loss.log_likelihood, loss.autoencoder, loss.kl_w, loss.kl_memory / size
         return dict(zip(TERMS, map(tf.reduce_mean, values), strict=True))
 
     def _cues(self, images, number):
@@ -220,22 +221,22 @@ class Experiment(training.Experiment):
         return dict(zip(CUES, (images, *noisy), strict=True))
 
     def _scores(self, batch, number):
-        """The bound with samples and at the means, and squared errors per pixel, of one batch.
+        """Compute the bound with samples and at the means, and squared errors per pixel, of one batch.
 
         Errors, for every kind of cue: of the cue itself, of the autoencoder without a memory, of a read from the prior
-        memory, after 1, 2, ... reads, and after as many reads with the code of the one before it.
+        memory, after 1, 2, ... reads, and after as many reads with the code of the previous read.
         """
         images = self._episodes(batch)
         at_means = self.model(images)
         scores = {
-            **self._told(self.model(images, _seed(EVALUATION_SEED, number))),
+            **self._terms(self.model(images, _seed(EVALUATION_SEED, number))),
             "elbo_at_means_nats_per_image": tf.reduce_mean(at_means.elbo) / self.config.episode_size,
         }
         prior = self.model.initial_state(self.config.batch_size)
         state = self.model.write(images, prior)
 
-        def error(told):
-            return tf.reduce_mean(tf.square(told - images))
+        def error(predicted):
+            return tf.reduce_mean(tf.square(predicted - images))
 
         for name, cues in self._cues(images, number).items():
             scores[f"{name}_cue_error"] = error(cues)
@@ -250,7 +251,7 @@ class Experiment(training.Experiment):
         return scores
 
     def evaluation(self):
-        """Test images: the carry is the sums of the batches' scores."""
+        """Evaluate test images; the carry is the sums of the batches' scores."""
         return Evaluation(self.config.eval_batches, tf.zeros([len(self.scores)]), self._evaluate_step)
 
     def _evaluation_step(self, number, batch, carry):

@@ -1,7 +1,7 @@
 """SimCore in Random City: beliefs that hold the map (Gregor et al. 2019, §4, appendices F, G, H, K).
 
-An agent walks among boxes of random size and colour and sees 64x64 frames. Its beliefs get neither
-the map nor its place; probes measure how much of them they hold. Not specified: the world; see docs/envs.md.
+An agent walks among boxes of random size and colour and sees 64x64 frames. Its beliefs get neither the map nor its
+position; probes measure how much of both they hold. Not specified: the world; see docs/envs.md.
 """
 
 import dataclasses

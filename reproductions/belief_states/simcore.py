@@ -1,19 +1,19 @@
-"""What the SimCore experiments share: episodes of a world, beliefs, the model that shapes them, probes, pictures.
+"""Common part of the SimCore experiments: episodes of a world, beliefs, the model that shapes them, probes, figures.
 
-Gregor et al. 2019; A, B, E, F, G, H, I, K in the fields' texts below are its appendices. How to write one:
+Paper: Gregor et al. 2019; A, B, E, F, G, H, I, K in the fields' texts below are its appendices. How to write one:
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Config(SimCoreConfig):
         num_blocks: int = 20
-        \"\"\"Blocks of the world; I.\"\"\"
+        \"\"\"Blocks of the world. Paper: 20 (I).\"\"\"
 
     class Experiment(SimCoreExperiment):
         name = "belief_states/terrain"
 
         def world(self):        # World("tfmem/Terrain-v0", arguments for gymnasium.make_vec, length of the sides)
 
-An update sees whole episodes of L_u frames from their start. Loss: GECO's of frames modelled in rollouts (generative)
-or their summed squared error (deterministic), plus the probes' losses, whose gradients end at the beliefs.
+An update uses whole episodes of L_u frames. The loss is GECO's for frames modelled in rollouts (generative) or their
+summed squared error (deterministic), plus the probes' losses, without gradients into the beliefs.
 """
 
 import abc
@@ -37,97 +37,100 @@ from tfmem.training import Evaluation, RunConfig, check_range, numbered
 from tfmem.training.run_folder import RunFolder
 
 EVALUATION_SEED = -1  # config.seed is not negative
-TRAINING_EPISODES, EVALUATION_EPISODES = 0, 1  # seeds of the files, which serve all runs
+TRAINING_EPISODES, EVALUATION_EPISODES = 0, 1  # seeds of the files, shared by all runs
 MOST_FOR_THE_MEAN_MAP = 1_000
-SHOWN_AT = 0.7  # of the trajectory: H shows the maps at step 70 of 100
+SHOWN_AT = 0.7  # fraction of the trajectory; H shows the maps at step 70 of 100
 SHOWN_MAPS, SHOWN_ROLLOUTS, SHOWN_STEPS, SHOWN_SAMPLES, ROLLOUT = 8, 3, 5, 3, 12
-DECODED = "decoded_maps.npz"  # what comparison.py reads
+DECODED = "decoded_maps.npz"  # input of comparison.py
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimCoreConfig(RunConfig):
-    """Fields of every SimCore experiment; the defaults are those of `paper`."""
+    """Fields of every SimCore experiment; the defaults are `paper`'s."""
 
     core: Literal["lstm", "rma", "kanerva"] = "lstm"
-    """Of the belief and the simulation network: LSTM, LSTM + RMA or LSTM + Kanerva; B."""
+    """Core of the belief and the simulation network. Paper: LSTM, LSTM + RMA or LSTM + Kanerva (B)."""
     overshoot: int = 12
-    """L_o, steps of a rollout; Table 2: 1, 2, 3, 6, 12."""
+    """L_o, steps of a rollout. Paper: 1, 2, 3, 6, 12 (Table 2)."""
     model: Literal["generative", "deterministic"] = "generative"
-    """Of frames: ConvDRAW with GECO, or its decoder alone with the squared error; A, G. The latter's form is ours."""
+    """Model of frames. Paper: ConvDRAW with GECO, or a deterministic one (A, G). Not specified: the form of the latter;
+    we use ConvDRAW's decoder with the squared error."""
     train_core: bool = True
-    """Whether SimCore is trained; else the probes alone, on an untrained core's beliefs (a baseline of ours)."""
+    """Train SimCore; else only the probes on an untrained core's beliefs, a baseline that the paper lacks."""
     unroll_length: int = 100
-    """L_u, frames of a trajectory; Table 2: 24 to 100."""
+    """L_u, frames of a trajectory. Paper: 24 to 100 (Table 2)."""
     num_start_points: int = 6
-    """N_t, rollouts of a trajectory; Table 2."""
+    """N_t, rollouts of a trajectory. Paper: Table 2."""
     num_offsets: int = 2
-    """N_g, frames modelled of a rollout, at most L_o; Table 2."""
+    """N_g, modelled frames of a rollout, at most L_o. Paper: Table 2."""
     hidden_size: int = 1024
-    """Units of each LSTM; Table 2: 512 to 1024."""
+    """Units of each LSTM. Paper: 512 to 1024 (Table 2)."""
     memory_size: int = 1350
-    """K, rows of the memory of rma (Table 3: 1350) or kanerva (Table 4: 32)."""
+    """K, rows of the memory. Paper: rma 1350 (Table 3), kanerva 32 (Table 4)."""
     word_size: int = 200
-    """D, size of a row of rma (Table 3: 200) or kanerva (Table 4: 512)."""
+    """D, size of a row. Paper: rma 200 (Table 3), kanerva 512 (Table 4)."""
     num_reads: int = 3
-    """Reads of rma; Table 3."""
+    """Reads of rma. Paper: 3 (Table 3)."""
     read_projection: Literal["linear", "mlp"] = "linear"
-    """Of kanerva's cue; C's text and Figure 8 (Table 4 has the two the other way round)."""
+    """Projection of kanerva's cue. Paper: linear (text of C, Figure 8); Table 4 swaps the two projections."""
     write_projection: Literal["linear", "mlp"] = "mlp"
-    """Of what kanerva writes; C's text and Figure 8."""
+    """Projection of kanerva's written word. Paper: MLP (text of C, Figure 8)."""
     top_k: int = 50
-    """Rows that a read of rma looks at; Table 3."""
+    """Rows in each read of rma. Paper: 50 (Table 3)."""
     frame_size: int = 64
-    """Side of the frames; A."""
+    """Side of the frames. Paper: 64 (A)."""
     frame_channels: tuple[int, ...] = (16, 32, 32)
-    """Channels of the frame encoder's layers; unknown, ours."""
+    """Channels of the frame encoder's layers. Not specified; we use these."""
     embedding_size: int = 256
-    """Of a frame; unknown, ours."""
+    """Size of a frame's embedding. Not specified; we use this."""
     num_draw_steps: int = 8
-    """Of ConvDRAW, and of the deterministic decoder; Table 2."""
+    """Steps of ConvDRAW and of the deterministic decoder. Paper: 8 (Table 2)."""
     latent_channels: int = 16
-    """Of the latents of a step; unknown, ours."""
+    """Channels of the latents of a step. Not specified; we use this."""
     encoder_hidden: tuple[int, int] = (16, 16)
-    """Channels of ConvDRAW's encoder layers; A."""
+    """Channels of ConvDRAW's encoder layers. Paper: appendix A."""
     state_channels: int = 64
-    """Of ConvDRAW's states; A, the encoder's ours."""
+    """Channels of ConvDRAW's states. Paper: appendix A. Not specified for the encoder; we use the same."""
     decoder_hidden: tuple[int, int] = (32, 32)
-    """Channels of ConvDRAW's decoder layers; A."""
+    """Channels of ConvDRAW's decoder layers. Paper: appendix A."""
     conditioning_channels: int = 16
-    """Of the map that ConvDRAW makes of a belief; unknown, ours."""
+    """Channels of ConvDRAW's map of a belief. Not specified; we use this."""
     kappa: float = 1e-3
-    """Squared error per pixel that GECO allows; G: about 1e-3 is best for maps (per pixel: our reading)."""
+    """Squared error per pixel that GECO allows. Paper: about 1e-3 is best for maps (G). Not specified per what; we use
+    pixels."""
     multiplier_rate: float = 0.1
-    """Of GECO's lambda; see convdraw; unknown, ours."""
+    """Rate of GECO's lambda; see convdraw. Not specified; we use this."""
     map_size: int = 32
-    """Side of the map; unknown, ours."""
+    """Side of the map. Not specified; we use this."""
     map_channels: tuple[int, int, int] = (64, 32, 16)
-    """Channels of the map decoder's layers; unknown, ours."""
+    """Channels of the map decoder's layers. Not specified; we use these."""
     map_samples: bool = False
-    """Whether a ConvDRAW learns to sample maps given the belief (I), at N_t steps of each trajectory (ours)."""
+    """Train a ConvDRAW to sample maps given the belief. Paper: yes in terrain (I). Not specified at which steps; we use
+    N_t steps of each trajectory."""
     cells_per_side: int = 8
-    """Of the grid whose cell the position decoder names; unknown, ours."""
+    """Cells per side of the grid in which the position decoder predicts a cell. Not specified; we use this."""
     position_hidden: int = 256
-    """Units of the position decoder; unknown, ours."""
+    """Units of the position decoder. Not specified; we use this."""
     speed: float
-    """Length of a move, in units of the world; unknown, ours."""
+    """Length of a move, in units of the world. Not specified; presets choose it."""
     num_headings: int = 12
-    """Turns of a full circle; unknown, ours."""
+    """Turns of a full circle. Not specified; we use this."""
     field_of_view: float = 80.0
-    """Of the agent, degrees; unknown, ours."""
+    """Field of view of the agent, degrees. Not specified; we use this."""
     look: float = 0.05
-    """Probability, at each step, that the exploring agent stops to look around; unknown, ours."""
+    """Probability per step that the exploring agent stops to look around. Not specified; we use this."""
     num_episodes: int = 20_000
-    """Episodes in the training file; unknown, ours."""
+    """Episodes in the training file. Not specified; we use this."""
     eval_episodes: int = 256
-    """Episodes of other worlds in the evaluation file; unknown, ours."""
+    """Episodes of other worlds in the evaluation file. Not specified; we use this."""
     batch_size: int = 16
-    """Trajectories of an update; unknown, ours."""
+    """Trajectories of an update. Not specified; we use this."""
     learning_rate: float = 2e-4
-    """Of Adam; Table 2: 1e-4 to 2e-4."""
+    """Learning rate of Adam. Paper: 1e-4 to 2e-4 (Table 2)."""
     beta_1: float = 0.9
-    """Of Adam; Table 2: 0 to 0.95."""
+    """Decay of Adam's first moment. Paper: 0 to 0.95 (Table 2)."""
     beta_2: float = 0.999
-    """Of Adam; Table 2: 0.99 to 0.999."""
+    """Decay of Adam's second moment. Paper: 0.99 to 0.999 (Table 2)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -155,9 +158,9 @@ class SimCoreConfig(RunConfig):
 
 KANERVA = {"core": "kanerva", "memory_size": 32, "word_size": 512}  # Table 4
 RMA = {"core": "rma"}  # Table 3: the defaults
-# Ours: small frames, networks and worlds, for one CPU core and about a quarter of an hour. After a turn of 30 degrees a
-# view of 110 degrees has most of the frame before, without which beliefs take long to start to learn. In 23 actions the
-# agent makes about four moves and looks around between them.
+# Not specified; we use small frames, networks and worlds, for one CPU core and about a quarter of an hour. After a turn
+# of 30 degrees, a view of 110 degrees shares most of the frame with the one before; otherwise beliefs start to learn
+# late. In 23 actions the agent makes about four moves and looks around between them.
 DEMO = {
     "overshoot": 2,
     "model": "deterministic",
@@ -214,7 +217,7 @@ SMOKE = {
     "log_every": 2,
     "checkpoint_every": 4,
 }
-PAPER_UPDATES = {  # all ours
+PAPER_UPDATES = {  # not specified; we use these
     "num_updates": 200_000,
     "updates_per_call": 10,
     "log_every": 50,
@@ -227,28 +230,28 @@ SIGNATURES = {"step", "initial_state", "simulate", "render"}
 
 
 class World(NamedTuple):
-    """Where the episodes are from."""
+    """World of the episodes."""
 
     id: str
     arguments: dict
-    """Of `gymnasium.make_vec`."""
+    """Arguments of `gymnasium.make_vec`."""
     side: float
     """Length of the world's sides."""
 
 
-class SimCoreTold(NamedTuple):
-    """What an update, or a step of an evaluation, knows of a batch."""
+class SimCoreOutput(NamedTuple):
+    """Output for a batch, of an update or of a step of an evaluation."""
 
     loss: tf.Tensor
     scores: dict
-    errors: tf.Tensor  # [L_u, B], the decoded map's
+    errors: tf.Tensor  # [L_u, B], of the decoded map
     decoded: tf.Tensor  # [L_u, B, M, M, 3]
     states: Any  # nest of [L_u, B, ...]
     beliefs: tf.Tensor  # [L_u, B, C]
 
 
 class SimCoreExperiment(training.Experiment):
-    """A world, a belief model, probes; see the top of this file."""
+    """World, belief model and probes; see the top of this file."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -308,7 +311,7 @@ class SimCoreExperiment(training.Experiment):
 
     @abc.abstractmethod
     def world(self):
-        """The `World` of the configuration."""
+        """Return the `World` of the configuration."""
 
     # Data
 
@@ -348,20 +351,20 @@ class SimCoreExperiment(training.Experiment):
         return {k: v for name, module in modules.items() for k, v in numbered(name, module.variables).items()}
 
     def _inputs(self, batch):
-        """Frames from 0 to 1 and, one-hot, the actions that led to them, of which the first frame has none."""
+        """Return frames from 0 to 1 and the one-hot actions before them; the first frame has none."""
         frames = tf.cast(batch["frames"], tf.float32) / 255.0
         actions = tf.one_hot(batch["actions"], len(ACTIONS))
         return frames, tf.concat([tf.zeros_like(actions[:1]), actions], 0)
 
-    def _tell(self, batch, seed, training):
-        """The `SimCoreTold` of a batch; in training GECO's averages are updated."""
+    def _output(self, batch, seed, training):
+        """Compute the `SimCoreOutput` of a batch; in training, update GECO's averages."""
         seeds = tf.unstack(tf.random.split(seed, 3, alg="philox"))
         frames, actions = self._inputs(batch)
         beliefs, states, _ = self.model.belief(frames, actions)
         losses, scores = [], {}
         if self.config.train_core:
-            told = self.head(frames, actions, states, seeds[0])
-            losses.append(self._frame_loss("model", told, training, scores))
+            output = self.head(frames, actions, states, seeds[0])
+            losses.append(self._frame_loss("model", output, training, scores))
         maps = tf.cast(batch["maps"], tf.float32) / 255.0
         decoded = self.map_decoder(beliefs)
         errors = map_mse(decoded, maps)
@@ -374,8 +377,8 @@ class SimCoreExperiment(training.Experiment):
             times = tf.random.stateless_uniform([size], seeds[1], 0, steps, tf.int32, alg="philox")
             beliefs_then = tf.stop_gradient(tf.reshape(tf.gather(beliefs, times), [-1, beliefs.shape[-1]]))
             maps_then = tf.reshape(tf.gather(maps, times), [-1, *maps.shape[2:]])
-            told = self.map_model(maps_then, beliefs_then, seeds[2])
-            losses.append(self._frame_loss("map_model", told, training, scores))
+            output = self.map_model(maps_then, beliefs_then, seeds[2])
+            losses.append(self._frame_loss("map_model", output, training, scores))
         scores |= {
             "map_mse": tf.reduce_mean(errors),
             "map_mse_last": tf.reduce_mean(errors[-1]),
@@ -383,24 +386,24 @@ class SimCoreExperiment(training.Experiment):
             "position_accuracy": tf.reduce_mean(tf.cast(right, tf.float32)),
         }
         loss = tf.add_n([*losses, scores["map_mse"], position_loss])
-        return SimCoreTold(loss, scores, errors, decoded, states, beliefs)
+        return SimCoreOutput(loss, scores, errors, decoded, states, beliefs)
 
-    def _frame_loss(self, name, told, training, scores):
-        """What is minimised of a model of frames; puts what is to be logged into `scores`."""
+    def _frame_loss(self, name, output, training, scores):
+        """Loss of a model of frames; adds its metrics to `scores`."""
         prefix = "" if name == "model" else "map_samples_"
         if name not in self.gecos:
-            scores[f"{prefix}error_per_pixel"] = tf.reduce_mean(told.error) / self.dimensions
-            return tf.reduce_mean(told.error)
+            scores[f"{prefix}error_per_pixel"] = tf.reduce_mean(output.error) / self.dimensions
+            return tf.reduce_mean(output.error)
         geco = self.gecos[name]
         if not training:
-            scores[f"{prefix}error_per_pixel"] = tf.reduce_mean(told.error) / geco.dimensions
-            scores[f"{prefix}kl_nats"] = tf.reduce_mean(told.kl)
+            scores[f"{prefix}error_per_pixel"] = tf.reduce_mean(output.error) / geco.dimensions
+            scores[f"{prefix}kl_nats"] = tf.reduce_mean(output.kl)
             return tf.constant(0.0)
-        told = geco(told.error, told.kl)
-        named = {"error_per_pixel": told.error, "kl_nats": told.kl}
-        named |= {"constraint": told.constraint, "multiplier": told.multiplier}
+        terms = geco(output.error, output.kl)
+        named = {"error_per_pixel": terms.error, "kl_nats": terms.kl}
+        named |= {"constraint": terms.constraint, "multiplier": terms.multiplier}
         scores.update({prefix + score: value for score, value in named.items()})
-        return told.loss
+        return terms.loss
 
     def train_step(self, update, batch, carry):
         seed = tf.stack([tf.constant(self.config.seed, tf.int32), tf.cast(update, tf.int32)])
@@ -409,22 +412,22 @@ class SimCoreExperiment(training.Experiment):
             geco.multiplier.w for name, geco in self.gecos.items() if self.config.train_core or name != "model"
         ]
         with tf.GradientTape() as tape:
-            told = self._tell(batch, seed, training=True)
-        gradients = tape.gradient(told.loss, [*weights, *multipliers], unconnected_gradients="zero")
+            output = self._output(batch, seed, training=True)
+        gradients = tape.gradient(output.loss, [*weights, *multipliers], unconnected_gradients="zero")
         self.optimizer.apply(gradients[: len(weights)], weights)
         for multiplier, ascent in zip(multipliers, gradients[len(weights) :], strict=True):
             multiplier.assign_sub(ascent)
         norm = tf.linalg.global_norm(gradients[: len(weights)])
-        return carry, {"loss": told.loss, **told.scores, "gradient_norm": norm}
+        return carry, {"loss": output.loss, **output.scores, "gradient_norm": norm}
 
     # Evaluation
 
     def _scores(self, number, batch):
         seed = tf.stack([tf.constant(EVALUATION_SEED, tf.int32), tf.cast(number, tf.int32)])
-        return self._tell(batch, seed, training=False)
+        return self._output(batch, seed, training=False)
 
     def evaluation(self):
-        """Unseen episodes: the carry holds the sums of the batches' scores."""
+        """Evaluate unseen episodes; the carry holds the sums of the batches' scores."""
         names = ["map_mse", "map_mse_last", "position_accuracy", "position_loss"]
         names += ["error_per_pixel"] * self.config.train_core + ["kl_nats"] * (
             self.config.train_core and self.generative
@@ -447,7 +450,7 @@ class SimCoreExperiment(training.Experiment):
 
     @functools.cached_property
     def _mean_map(self):
-        """The mean of training maps, and the cell that is visited most."""
+        """Return the mean of training maps, and the most visited cell."""
         file, config = self.stream("train").file, self.config
         total, visits = np.zeros([config.map_size] * 2 + [3]), np.zeros(config.cells_per_side**2)
         number = min(len(file), MOST_FOR_THE_MEAN_MAP)
@@ -461,12 +464,12 @@ class SimCoreExperiment(training.Experiment):
         return position_cells(positions, self.world().side, self.config.cells_per_side).numpy().ravel()
 
     def _unseen(self):
-        """The batches of an evaluation."""
+        """Iterate over the batches of an evaluation."""
         stream = self.stream("evaluation")
         return (stream.batch(number) for number in range(self.evaluation().num_steps))
 
     def baselines(self):
-        """What needs no belief: always telling the mean map, and the most frequent cell, of training episodes."""
+        """Scores without a belief: predict the mean map and the most frequent cell of training episodes."""
         mean_map, most_frequent = self._mean_map
         errors, right = [], []
         for batch in self._unseen():
@@ -496,8 +499,8 @@ class SimCoreExperiment(training.Experiment):
             figure.savefig(folder / f"curve_{name}.png", dpi=120)
 
         batch = self.stream("evaluation").batch(0)
-        told = self._scores(0, tf.nest.map_structure(tf.constant, batch))
-        frames, maps, decoded = batch["frames"] / 255.0, batch["maps"] / 255.0, told.decoded.numpy()
+        output = self._scores(0, tf.nest.map_structure(tf.constant, batch))
+        frames, maps, decoded = batch["frames"] / 255.0, batch["maps"] / 255.0, output.decoded.numpy()
         step, model = round(SHOWN_AT * (config.unroll_length - 1)), f"{config.core}, {config.model}"
         shown = slice(SHOWN_MAPS)
         setting = f"$L_o$ = {config.overshoot}" if config.train_core else "untrained"
@@ -505,7 +508,7 @@ class SimCoreExperiment(training.Experiment):
         figure.savefig(folder / "decoded_maps.png", dpi=120)
 
         along, mean_map = self._errors_along()
-        errors = {"this trajectory": told.errors[:, 0].numpy(), "mean of all": along, "mean map": mean_map}
+        errors = {"this trajectory": output.errors[:, 0].numpy(), "mean of all": along, "mean map": mean_map}
         steps = np.unique(np.linspace(0, config.unroll_length - 1, SHOWN_STEPS).round().astype(int))
         pictures = {int(t): (maps[t, 0], decoded[t, 0], frames[t, 0]) for t in steps}
         plotting.map_error_figure(errors, pictures, title=self.name).savefig(folder / "map_error.png", dpi=120)
@@ -517,12 +520,12 @@ class SimCoreExperiment(training.Experiment):
             mean_map_errors=mean_map,
         )
         if config.train_core:
-            self._rollouts(batch, told, step).savefig(folder / "rollouts.png", dpi=120)
+            self._rollouts(batch, output, step).savefig(folder / "rollouts.png", dpi=120)
         if config.map_samples:
-            self._map_samples(told, maps[:, 0], steps).save(folder / "map_samples.png")
+            self._map_samples(output, maps[:, 0], steps).save(folder / "map_samples.png")
 
     def _errors_along(self):
-        """Mean errors [L_u] of the evaluation's maps at each step: of the decoded ones, of the mean map."""
+        """Mean errors [L_u] of the evaluation's maps at each step: of the decoded maps, of the mean map."""
         decoded = tf.function(lambda number, batch: self._scores(number, batch).errors, autograph=False)
         errors = []
         for number, batch in enumerate(self._unseen()):
@@ -531,20 +534,20 @@ class SimCoreExperiment(training.Experiment):
             errors.append([decoded(tf.constant(number), tensors).numpy().mean(1), mean_map.mean(1)])
         return np.mean(errors, 0)
 
-    def _rollouts(self, batch, told, start):
-        """Simulated in latent space from `start`, frames sampled: inputs over samples (Figures 13 and 14)."""
+    def _rollouts(self, batch, output, start):
+        """Simulate in latent space from `start` and sample frames: inputs over samples (Figures 13 and 14)."""
         frames, actions = self._inputs(batch)
         start = min(start, self.config.unroll_length - 2)
         end = min(start + 1 + ROLLOUT, self.config.unroll_length)
-        state = tf.nest.map_structure(lambda s: s[start], told.states)
+        state = tf.nest.map_structure(lambda s: s[start], output.states)
         beliefs, _ = self.model.simulate(state, actions[start + 1 : end])
         beliefs = beliefs[:, :SHOWN_ROLLOUTS]
         samples = self.model.render(beliefs, tf.constant([EVALUATION_SEED, 0])).numpy().swapaxes(0, 1)
         inputs = frames[start + 1 : end, :SHOWN_ROLLOUTS].numpy().swapaxes(0, 1)
         return plotting.rollout_figure(inputs, samples, title=f"{self.name}: rollouts from step {start}")
 
-    def _map_samples(self, told, maps, steps):
-        """A column for each of `steps`: the true map, the decoded one, samples (Figure 11)."""
-        beliefs = tf.gather(told.beliefs[:, 0], steps)
+    def _map_samples(self, output, maps, steps):
+        """Columns of `steps`: the true map, the decoded one, samples (Figure 11)."""
+        beliefs = tf.gather(output.beliefs[:, 0], steps)
         samples = [self.map_model.sample(beliefs, tf.constant([EVALUATION_SEED, n])) for n in range(SHOWN_SAMPLES)]
-        return image_grid([maps[steps], told.decoded.numpy()[steps, 0], *samples])
+        return image_grid([maps[steps], output.decoded.numpy()[steps, 0], *samples])

@@ -1,8 +1,8 @@
 """SimCore in Procedural Terrain: beliefs that hold a landscape (Gregor et al. 2019, Appendix I, Figures 11 and 12).
 
-As random_city, in a larger world with a slower agent, and with a ConvDRAW that samples maps given the belief. The paper
-trains here by reinforcement as well; here, a policy explores (tfmem.envs.exploration) and the model's loss alone shapes
-the beliefs.
+Like random_city, in a larger world with a slower agent, and with a ConvDRAW that samples maps given the belief. Paper:
+trained with reinforcement learning as well. Here a policy explores (tfmem.envs.exploration), and only the model's loss
+shapes the beliefs.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ class Config(SimCoreConfig):
     map_size: int = 64
     """Side of the map. Not specified; we use a pixel for a point of the terrain."""
     map_samples: bool = True
-    """Whether a ConvDRAW learns to sample maps given the belief (I), at N_t steps of each trajectory. Not specified
-    where; we use these steps."""
+    """Train a ConvDRAW to sample maps given the belief. Paper: yes (I). Not specified at which steps; we use N_t steps
+    of each trajectory."""
     speed: float = 0.4
     """Length of a move, in units of the world. Paper: slower than in the city (App. I). Not specified; we use this."""
     size: int = 64
-    """Points of a side of the height map; I."""
+    """Points of a side of the height map. Paper: 64 (I)."""
     num_blocks: int = 20
-    """Yellow blocks; I."""
+    """Yellow blocks. Paper: 20 (I)."""
 
     def __post_init__(self):
         super().__post_init__()

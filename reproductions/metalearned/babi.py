@@ -1,7 +1,7 @@
 """bAbI, word by word, all tasks jointly, with a metalearned memory (Munkhdalai et al. 2019, §4.2; Tables 1, 3, 4).
 
-M below is the paper. The models: MNM-p and MNM-g, LSTM+SALU, DNC and EntNet. Table 1's numbers for DNC and EntNet are
-those papers' own. EntNet's read sentences; here it reads words like the others.
+M below is the paper. Its models are MNM-p and MNM-g, LSTM+SALU, DNC and EntNet. Table 1's numbers for DNC and EntNet
+come from their own papers. There EntNet reads sentences; here it reads words like the others.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from tfmem.training import SupervisedConfig, SupervisedExperiment
 class Config(SupervisedConfig):
     task: Babi
     """Paper: all 20 tasks, each question after its story, "standard data splits" (M App. A). Not specified whether 1k
-    or 10k; we use 10k, as the DNC's paper."""
+    or 10k; we use 10k, as in the DNC's paper."""
 
 
 PAPER_CONFIG = Config(
@@ -66,8 +66,8 @@ PRESETS = {
     "paper_lstm_salu": dataclasses.replace(
         PAPER_CONFIG, core=LookupMemoryConfig(units=256, num_heads=3, word_size=100)
     ),
-    # Graves et al. 2016 as Mostafa-Samir/DNC-tensorflow has it: one-hot words, whole stories one at a time. Not
-    # specified; we clip the gradient's norm, that code clips each element at 10.
+    # Paper: Graves et al. 2016. Public code: Mostafa-Samir/DNC-tensorflow: one-hot words, whole stories one at a time,
+    # each element of the gradient clipped at 10. We clip the gradient's norm.
     "paper_dnc": dataclasses.replace(
         PAPER_CONFIG,
         task=Babi(encoding="story"),
@@ -123,7 +123,7 @@ class Experiment(SupervisedExperiment):
             self.similarities().savefig(folder / "similarities.png", dpi=120)
 
     def similarities(self):
-        """Figure 5: reads and writes of a test story against what was written before them."""
+        """Compute Figure 5: similarities of a test story's reads and writes to the earlier writes."""
         task = self.config.task
         sequences = babi.encode(task.stories["test"], task.words, "question")
         sequence = next((s for s in sequences if 30 <= len(s.inputs) <= 60), sequences[-1])

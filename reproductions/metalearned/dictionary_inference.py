@@ -1,7 +1,7 @@
 """Dictionary inference: translate a word after k examples of an unknown language (Munkhdalai et al. 2019, §4.1).
 
-Every episode, of training and of evaluation, draws a new mapping of 13 letters to the 13 others; evaluation draws from
-seeds that training never meets.
+Every episode, in training and in evaluation, draws a new mapping of 13 letters to the 13 others; evaluation uses seeds
+that training never uses.
 """
 
 import dataclasses

@@ -40,6 +40,6 @@ STATUS = "demo"
 
 
 class Experiment(SupervisedExperiment):
-    """`error` is the share of wrong bits."""
+    """Priority sort; `error` is the fraction of wrong bits."""
 
     name = "metalearned/priority_sort"

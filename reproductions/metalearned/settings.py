@@ -1,6 +1,6 @@
-"""The sizes that the algorithmic experiments of Munkhdalai et al. 2019 share. Table 2 and App. A are the paper's.
+"""Common sizes of the algorithmic experiments of Munkhdalai et al. 2019. Table 2 and App. A are the paper's.
 
-An input is embedded (d_i numbers), the core gives d_o numbers, a linear map of them the logits (§3.1, "external
+Inputs are embedded (size d_i), the core's output has size d_o, and a linear map of it gives the logits (§3.1, "external
 modules").
 """
 
@@ -15,15 +15,15 @@ PAPER_SETTINGS = dict(
     embedding_size=100,  # d_i; Table 2
     batch_size=32,  # App. A
     learning_rate=1e-3,  # App. A: Adam's default, as beta_1 = 0.9
-    gradient_norm_clip=10.0,  # Not specified; we use 10: above the norms of training that goes well
+    gradient_norm_clip=10.0,  # Not specified; we use 10: above the norms of stable training
     num_updates=100_000,  # Not specified; we use 100,000
     updates_per_call=20,
     log_every=100,
     eval_every=1_000,
     checkpoint_seconds=600.0,
 )
-# Not specified; we use the paper's batch and learning rate with a tenth of the memory's weights. Shorter keys bear a
-# higher rate.
+# Not specified; we use the paper's batch and learning rate with a tenth of the memory's weights. Shorter keys allow
+# a higher rate.
 DEMO_MNM_P = MetalearnedMemoryConfig(units=64, memory_size=32, word_size=32, write="local", initial_rate=0.25)
 DEMO_MNM_G = MetalearnedMemoryConfig(units=64, memory_size=32, word_size=32, write="gradient", initial_rate=0.25)
 DEMO_LSTM = LSTMConfig(units=64)

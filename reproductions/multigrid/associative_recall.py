@@ -1,8 +1,8 @@
 """Associative recall of random bits (Huynh et al. 2020, Table 2; supplement B.2).
 
-The writer sees a sequence of 3x3 patches; the reader sees one of them again and predicts the next one. P-App below is
-the paper's supplement, CODE github.com/trihuynh88/multigrid_mem (which has the task for MNIST); how many items there
-are and how they are drawn is in no source we found.
+The writer gets a sequence of 3x3 patches; the reader gets one of them again and predicts the next one. P-App below is
+the paper's supplement, CODE is github.com/trihuynh88/multigrid_mem (which has the task for MNIST). Not specified: the
+number of items and their distribution.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """bAbI, word by word, all tasks jointly, with 1-D multigrid memory (Huynh et al. 2020, Table 3; supplement B.3).
 
 P-App below is the paper's supplement. Its Table 3, Figure 9 (the network) and all widths and lengths of training are
-not readable in any source we found.
+not readable in the sources that we found.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from tfmem.training import SupervisedConfig, SupervisedExperiment
 class Config(SupervisedConfig):
     task: Babi
     """Paper: all 20 tasks jointly (P-App B.3). Not specified; we use en-valid-10k, whole stories with their questions,
-    as the DNC's paper has them (|V| = 159 is that of its words)."""
+    as in the DNC's paper (|V| = 159 counts its words)."""
     core: Annotated[AnsweringNetworkConfig, subcommand("multigrid")] | AnyCoreConfig
     """Paper: multigrid against DNC (P-App C)."""
 

@@ -1,7 +1,7 @@
 """Mapping and localization in mazes (Huynh et al. 2020, §4.1; supplement B.1; public code mapping_localization).
 
-An agent walks through a maze and sees 3x3 cells at a time. The writer keeps a map; readers predict where the agent has
-seen a queried patch. CODE below is github.com/trihuynh88/multigrid_mem, P-App the paper's supplement.
+An agent walks through a maze and sees 3x3 cells at a time. The writer stores a map; readers predict the locations of a
+queried patch. CODE below is github.com/trihuynh88/multigrid_mem, P-App is the paper's supplement.
 """
 
 import dataclasses
@@ -32,18 +32,18 @@ class Config(SequenceConfig):
     map_size: int = 25
     """Side of the maze with its outer wall. Public code: 25 (MAP_SIZE)."""
     walk: Literal["spiral", "random"] = "spiral"
-    """How the agent moves. Public code: spiral. Not specified how the random walk moves; we use uniform moves."""
+    """Walk of the agent. Public code: spiral. Not specified for the random walk; we use uniform moves."""
     episode_length: int | None = None
-    """Steps of an episode; None: one for each inner cell, as in the public code's spiral."""
+    """Steps of an episode; None: one per inner cell. Public code: one per inner cell."""
     query_sizes: tuple[int, ...] = (3,)
     """Sides of the queried patches. Paper: 3 and 9 (P-App B.1.1). Public code: 3."""
     label_after_move: bool = True
-    """Whether the label is made after the agent's move. Public code: yes."""
+    """Compute the label after the agent's move. Public code: yes."""
     centred: bool = False
-    """Whether the start is the center of the answer's map. Paper: yes (P-App B.1.1). Public code: no, (map_size,
-    map_size)."""
+    """Put the start at the center of the answer's map. Paper: yes (P-App B.1.1). Public code: no, (map_size, map_size).
+    """
     hold_out: int = 0
-    """One maze in so many is for evaluation alone; 0: none. Not specified; we use 0: large mazes hardly ever repeat."""
+    """Reserve one maze in this many for evaluation; 0: none. Not specified; we use 0: large mazes rarely repeat."""
     writer_levels: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 5)
     """Levels of each memory layer from 3x3 up, as in the public code."""
     writer_filters: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 16)
@@ -61,27 +61,27 @@ class Config(SequenceConfig):
     decoder_residuals: tuple[tuple[int, int], ...] = ((2, 4), (4, 6))
     """The same in its second half."""
     peepholes: bool = False
-    """Whether gates see the cell. Paper: yes (equations). Public code: no."""
+    """Peephole connections. Paper: yes (equations). Public code: no."""
     batch_size: int = 32
-    """Mazes at a time. Public code: 32 (BATCH_SIZE)."""
+    """Mazes of an update. Public code: 32 (BATCH_SIZE)."""
     window: int = 20
     """Steps of truncated back-propagation. Public code: 20 (LOCAL_T_MAX)."""
     optimizer: OptimizerName = "tf1_rmsprop"
-    """Public code: TF 1's RMSProp, momentum 0, with the two constants below."""
+    """Optimizer. Public code: TF 1's RMSProp, momentum 0, with the two constants below."""
     rms_decay: float = 0.99
-    """Public code: 0.99."""
+    """Decay of the mean square. Public code: 0.99."""
     epsilon: float | None = 0.1
-    """Public code: 0.1."""
+    """Epsilon of the optimizer. Public code: 0.1."""
     learning_rate: float = 1e-3
-    """At the start. Public code: 1e-3 (INITIAL_ALPHA)."""
+    """Learning rate at the start. Public code: 1e-3 (INITIAL_ALPHA)."""
     final_learning_rate: float = 1e-4
-    """After decay_steps. Public code: 1e-4 (END_ALPHA)."""
+    """Learning rate after decay_steps. Public code: 1e-4 (END_ALPHA)."""
     decay_steps: int = 1_000_000
     """Environment steps of the linear decay. Public code: 1e6 (END_DECAY_TIME)."""
     gradient_norm_clip: float | None = 1e4
-    """Largest global norm. Public code: 10000 (GRAD_NORM_CLIP)."""
+    """Largest global norm of the gradient. Public code: 10000 (GRAD_NORM_CLIP)."""
     eval_batches: int = 2
-    """Batches of unseen mazes in an evaluation, each walked through to its end. Not specified; we use 2."""
+    """Batches of unseen mazes in an evaluation, each for a whole episode. Not specified; we use 2."""
 
     supports_mixed_precision: ClassVar[bool] = True
 
@@ -120,7 +120,7 @@ SMALL = dict(
     decoder_residuals=((2, 4),),
 )
 
-# Not specified; we put the start in the center, so that the 5x5 places of a 7x7 map fit a 6x6 answer and two levels do.
+# Not specified; we put the start in the center: the 5x5 locations of a 7x7 map fit a 6x6 answer, so two levels suffice.
 TINY = dict(
     map_size=7,
     hold_out=4,
@@ -226,7 +226,7 @@ class Experiment(SequenceExperiment):
         return "tfmem.tasks.mapping:stream", arguments
 
     def environment_steps(self, update):
-        """Steps walked before update number `update`. Public code: global_t, which decays the learning rate."""
+        """Environment steps before update number `update`. Public code: global_t, which decays the learning rate."""
         windows = self.stream.windows_per_episode
         return update // windows * self.task.length + update % windows * self.config.window
 
@@ -236,11 +236,11 @@ class Experiment(SequenceExperiment):
         return linear_decay(steps, config.learning_rate, config.final_learning_rate, config.decay_steps)
 
     def forward(self, batch, carry, training):
-        """Logits of a window by name; the memory starts anew where an episode does."""
+        """Compute the logits of a window by name; the memory resets where an episode starts."""
         return self._window_logits(batch, self._begin(batch, carry))
 
     def scores(self, batch, outputs):
-        """The loss: a sum over readers, steps, batch and cells. Paper: supplement B.1.2."""
+        """Compute the loss, a sum over readers, steps, batch and cells. Paper: supplement B.1.2."""
         losses = [
             localization_loss(outputs[f"logits_{q}"], batch[f"target_{q}"], batch[f"asked_{q}"])
             for q in self.model.query_sizes
@@ -249,7 +249,7 @@ class Experiment(SequenceExperiment):
 
     @staticmethod
     def _begin(batch, state):
-        """The state, or zeros where an episode begins."""
+        """Return the state, or zeros where an episode begins."""
         return tf.nest.map_structure(lambda s: tf.where(batch["first"], tf.zeros_like(s), s), state)
 
     def _window_logits(self, batch, state):
@@ -258,7 +258,7 @@ class Experiment(SequenceExperiment):
         return {name: tf.cast(values, tf.float32) for name, values in logits.items()}, state
 
     def evaluation(self):
-        """Unseen mazes: the carry is the memory, and right and wrong cells by query size."""
+        """Evaluate unseen mazes; the carry is the memory, and right and wrong cells by query size."""
         counts = {q: Counts(*[tf.constant(0, tf.int64)] * 3) for q in self.model.query_sizes}
         steps = self.config.eval_batches * self.stream.windows_per_episode
         return Evaluation(steps, (self.initial_carry(), counts), self._score_step)
@@ -272,7 +272,7 @@ class Experiment(SequenceExperiment):
         return (state, totals), _scores({q: localization_scores(counts) for q, counts in totals.items()})
 
     def result(self, evaluation):
-        """The scores, and those of an untrained network and of the mean map of training episodes."""
+        """Return the scores and two baselines: an untrained network, and the mean map of training episodes."""
         trained = [v.numpy() for v in self.model.variables]
         fresh = self.make_model()
         for variable, value in zip(self.model.variables, fresh.variables, strict=True):
@@ -299,7 +299,7 @@ class Experiment(SequenceExperiment):
         return localization_scores(prior_counts(total(self.stream), total(self.unseen)))
 
     def frames(self, every=1, item=0):
-        """Predictions along an unseen episode: a `plotting.MappingFrame` every `every` steps."""
+        """Predict along an unseen episode: a `MappingFrame` every `every` steps."""
         episode = self.unseen.episode(0)
         size = self.model.query_sizes[-1]
         target_size = self.model.map_size
@@ -337,7 +337,7 @@ class Experiment(SequenceExperiment):
 
 
 def _scores(by_size):
-    """Scores by query size as one dict; 3x3 queries have the bare names."""
+    """Join scores by query size into one dict; 3x3 queries keep the bare names."""
     return {
         name if size == 3 else f"{name}_{size}x{size}": getattr(scores, name)
         for size, scores in by_size.items()

@@ -1,4 +1,4 @@
-"""What memories of sorting and recall hold over time (Huynh et al. 2020, Figure 3 of the supplement)."""
+"""Contents of memories over time in sorting and recall (Huynh et al. 2020, Figure 3 of the supplement)."""
 
 import tensorflow as tf
 
@@ -8,7 +8,7 @@ from tfmem.recurrence import unroll
 
 
 def memory(experiment):
-    """The memory of a `SupervisedExperiment` while its evaluation's first sequence is shown.
+    """Return the memory of a `SupervisedExperiment` over its evaluation's first sequence.
 
     Returns:
       `{name: [T, rows, columns]}`: grids of a multigrid network's last layer, means over channels; the slots of a DNC;
@@ -35,12 +35,12 @@ def memory(experiment):
 
 
 def core_name(experiment):
-    """The name of an experiment's core for pictures."""
+    """Name of an experiment's core for figures."""
     return type(experiment.config.core).__name__.removesuffix("Config")
 
 
 def draw_memory(experiment, folder):
-    """Draw `memory`, where there is one, into a folder."""
+    """Draw `memory`, if there is one, into a folder."""
     held = memory(experiment)
     if held:
         figure = plotting.memory_figure({core_name(experiment): held}, title=experiment.name)

@@ -1,7 +1,7 @@
 """MNIST associative recall and classification (Huynh et al. 2020, Table 2; supplement B.2; public code mnist_recall).
 
-The writer sees a sequence of digits; the reader is shown one of them again and names the class of the next one.
-CODE below is github.com/trihuynh88/multigrid_mem, P-App the paper's supplement.
+The writer gets a sequence of digits; the reader gets one of them again and predicts the class of the next one. CODE
+below is github.com/trihuynh88/multigrid_mem, P-App is the paper's supplement.
 """
 
 import dataclasses
@@ -32,25 +32,25 @@ class Config(SequenceConfig):
     decoder_filters: tuple[int, ...] = (16, 16, 16, 16, 10)
     """Channels of the reader's second half, as in the public code."""
     normalization: Literal["batch", "sequence"] | None = "batch"
-    """Public code: batch normalization by the statistics of the data at hand, in training and evaluation."""
+    """Normalization. Public code: batch normalization by the current batch's statistics, in training and evaluation."""
     peepholes: bool = False
-    """Whether gates see the cell. Paper: yes (equations). Public code: no."""
+    """Peephole connections. Paper: yes (equations). Public code: no."""
     batch_size: int = 32
-    """Sequences at a time. Public code: 32 (BATCH_SIZE)."""
+    """Sequences of an update. Public code: 32 (BATCH_SIZE)."""
     optimizer: OptimizerName = "tf1_rmsprop"
-    """Public code: TF 1's RMSProp, momentum 0, with the two constants below."""
+    """Optimizer. Public code: TF 1's RMSProp, momentum 0, with the two constants below."""
     rms_decay: float = 0.99
-    """Public code: 0.99."""
+    """Decay of the mean square. Public code: 0.99."""
     epsilon: float | None = 0.1
-    """Public code: 0.1."""
+    """Epsilon of the optimizer. Public code: 0.1."""
     learning_rate: float = 1e-3
-    """At the start. Public code: 1e-3 (INITIAL_ALPHA)."""
+    """Learning rate at the start. Public code: 1e-3 (INITIAL_ALPHA)."""
     final_learning_rate: float = 1e-4
-    """After decay_steps. Public code: 1e-4 (END_ALPHA)."""
+    """Learning rate after decay_steps. Public code: 1e-4 (END_ALPHA)."""
     decay_steps: int = 1_000_000
-    """Images per sequence, over which the rate falls linearly. Public code: 1e6 (END_DECAY_TIME)."""
+    """Images per sequence of the linear decay. Public code: 1e6 (END_DECAY_TIME)."""
     gradient_norm_clip: float | None = 1e5
-    """Largest global norm. Public code: 100000 (GRAD_NORM_CLIP)."""
+    """Largest global norm of the gradient. Public code: 100000 (GRAD_NORM_CLIP)."""
     eval_batches: int = 100
     """Batches of unseen digits in an evaluation. Not specified; we use 100."""
 
@@ -66,7 +66,7 @@ class Config(SequenceConfig):
 PRESETS = {
     # CODE: 2e6 images per sequence, 10 to an update.
     "paper": Config(num_updates=200_000, updates_per_call=10, log_every=50, eval_every=5_000, checkpoint_seconds=600.0),
-    # Not specified; we use three images, so that a laptop learns it.
+    # Not specified; we use three images, which a laptop can learn.
     "demo": Config(
         steps=3,
         batch_size=64,
@@ -157,19 +157,19 @@ class Experiment(SequenceExperiment):
         return tf.cast(logits, tf.float32), carry
 
     def scores(self, batch, outputs):
-        """Public code: the loss is the cross entropy summed over the batch."""
+        """Compute the scores. Public code: the loss is the cross entropy summed over the batch."""
         loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], outputs))
         return {"loss": loss, "accuracy": accuracy(outputs, batch["label"])}
 
     def _answers(self, count):
-        """Batches of the test set and the digits that the model predicts for them."""
+        """Iterate over batches of the test set and the model's predicted digits."""
         stream = self.stream("test")
         for number in range(count):
             batch = stream.batch(number)
             yield batch, tf.argmax(self._logits(tf.nest.map_structure(tf.constant, batch)), -1).numpy()
 
     def result(self, evaluation):
-        """The scores, and the accuracy of always predicting the most frequent digit of the test episodes."""
+        """Return the scores, and the accuracy of always predicting the most frequent digit of the test episodes."""
         stream = self.stream("test")
         labels = np.concatenate([stream.batch(n)["label"] for n in range(self.config.eval_batches)])
         return {**evaluation, "majority_accuracy": float(np.bincount(labels).max() / len(labels))}

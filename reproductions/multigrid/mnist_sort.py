@@ -1,8 +1,8 @@
 """Priority sort and classification of MNIST digits (Huynh et al. 2020, Table 2; supplement B.2).
 
 Images come with priorities; the answer is their digits in the order of the priorities. P-App below is the paper's
-supplement, CODE github.com/trihuynh88/multigrid_mem. Figure 8, which shows the network, is in no source we found; the
-supplement says that MNIST recall's is like it.
+supplement, CODE is github.com/trihuynh88/multigrid_mem. Figure 8, the network, is not in the sources that we found;
+the supplement describes MNIST recall's network as similar.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ PAPER_CONFIG = Config(
     task=MNISTSort(num_items=20, num_outputs=20, side=12),
     core=SortNetworkConfig(
         writer_levels=(3, 3, 3, 3, 3),  # P-App B.2: five layers of three scales, 3x3 to 12x12
-        writer_filters=(4, 4, 8, 8, 16),  # CODE, MNIST recall, as all that follows
+        writer_filters=(4, 4, 8, 8, 16),  # CODE, MNIST recall; the following as well
         writer_residuals=((1, 3), (3, 5)),
         decoder_levels=(3, 3, 2, 2, 1),
         decoder_filters=(16, 16, 16, 16, 10),
@@ -79,7 +79,7 @@ compare = memories.compare
 
 
 class Experiment(SupervisedExperiment):
-    """All models see the images at the multigrid's finest size, the priority and the mark of the end."""
+    """MNIST sort; all models get images at the multigrid's finest size, the priority and the end mark."""
 
     name = "multigrid/mnist_sort"
 

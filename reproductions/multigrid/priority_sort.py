@@ -1,8 +1,8 @@
 """Priority sort of random bits (Huynh et al. 2020, Table 2; supplement B.2).
 
-Vectors come with priorities, as 3x3 patches; the answer is the vectors in the order of their priorities. P-App below
-is the paper's supplement, CODE github.com/trihuynh88/multigrid_mem. How many vectors there are and how they are drawn
-is in no source we found.
+Vectors come with priorities, as 3x3 patches; the answer is the vectors in the order of their priorities. P-App below is
+the paper's supplement, CODE is github.com/trihuynh88/multigrid_mem. Not specified: the number of vectors and their
+distribution.
 """
 
 import dataclasses

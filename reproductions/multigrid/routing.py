@@ -8,12 +8,12 @@ from tfmem.cores.multigrid import MultigridConv
 
 
 def reach(sizes, num_layers, source_level, source):
-    """Find which cells feel one cell of the first layer: those that differ when it does, through `MultigridConv`.
+    """Find the reach of one cell of the first layer through `MultigridConv`: the cells that change with it.
 
-    Weights and inputs are positive, so that no ReLU is closed and nothing cancels.
+    Weights and inputs are positive, so that every ReLU is open and nothing cancels.
 
     Args:
-      sizes: sides of the levels; every layer has them all. One side alone is a standard architecture.
+      sizes: sides of the levels; every layer has all of them. A single side is a standard architecture.
       num_layers: m, the first included.
       source_level: index into `sizes`.
       source: (row, column) in that level, from 0.
@@ -24,7 +24,7 @@ def reach(sizes, num_layers, source_level, source):
     generator = np.random.default_rng(0)
     layers = [MultigridConv(sizes, 1, activation="linear", dtype="float64") for _ in range(num_layers - 1)]
     inputs = [np.repeat(generator.uniform(1, 2, [1, size, size, 1]), 2, axis=0) for size in sizes]
-    # The largest of its block in both elements of the batch, so that max-pooling hands it on.
+    # The largest of its block in both elements of the batch, so that it passes max-pooling.
     inputs[source_level][:, source[0], source[1], 0] = 1e6, 2e6
     stages = [[tf.constant(x) for x in inputs]]
     for layer in layers:
@@ -42,7 +42,7 @@ def proposition_1(layer, level):
 
 
 def figure_1(num_layers=6):
-    """The figure: from cell (26, 26) of the finest level, multigrid above, standard below."""
+    """Draw the figure: from cell (26, 26) of the finest level, multigrid above, standard below."""
     sizes = (6, 12, 24, 48)
     multigrid = reach(sizes, num_layers, len(sizes) - 1, (25, 25))
     standard = [stage[0] for stage in reach(sizes[-1:], num_layers, 0, (25, 25))]

@@ -1,7 +1,7 @@
-"""Settings that sorting and recall share (Huynh et al. 2020, Table 2; supplement B.2).
+"""Common settings of sorting and recall (Huynh et al. 2020, Table 2; supplement B.2).
 
-P-App below is the paper's supplement, CODE github.com/trihuynh88/multigrid_mem, DNC google-deepmind/dnc.
-The loss is the cross entropy summed over batch and answers (P-App B.2.2; CODE sums), `error` the share of wrong bits or
+P-App below is the paper's supplement, CODE is github.com/trihuynh88/multigrid_mem, DNC is google-deepmind/dnc. The loss
+is the cross entropy summed over batch and answers (P-App B.2.2; CODE sums); `error` is the fraction of wrong bits or
 classes.
 """
 
@@ -25,7 +25,7 @@ PAPER = dict(
     eval_batches=100,
     checkpoint_seconds=600.0,
 )
-# What the baselines change.
+# Changes of the baselines.
 DNC = dict(
     optimizer="tf1_rmsprop",  # DNC, train.py: learning rate 1e-4, no momentum, epsilon 1e-10
     rms_decay=0.9,
@@ -36,7 +36,7 @@ DNC = dict(
 )
 # Not specified; we use Adam. The paper has no LSTM here.
 LSTM = dict(optimizer="adam", epsilon=1e-8, learning_rate=1e-3, final_learning_rate=1e-4, gradient_norm_clip=1600.0)
-# Not specified; we use fewer items and small networks, so that two CPU cores learn it in minutes.
+# Not specified; we use fewer items and small networks, for minutes on two CPU cores.
 DEMO = dict(
     **LOSS,
     batch_size=64,
@@ -64,16 +64,16 @@ SMOKE = dict(
 
 
 def paper_dnc(units, answer):
-    """The DNC that the paper compares with, for answers of so many numbers.
+    """DNC baseline of the paper, for answers of size `answer`.
 
-    Paper: 500 slots of 16, four read heads, one write head, as many parameters as the others (P-App C). Not specified;
-    we choose `units` for that.
+    Paper: 500 slots of 16, four read heads, one write head, as many parameters as the others (P-App C). Not specified:
+    the units; `units` gives that number of parameters.
     """
     return DNCConfig(memory_size=500, word_size=16, num_reads=4, hidden_size=units, output_size=answer)
 
 
 def demo_dnc(answer):
-    """A small DNC for answers of so many numbers."""
+    """Small DNC for answers of size `answer`."""
     return DNCConfig(memory_size=32, word_size=16, num_reads=1, hidden_size=64, output_size=answer)
 
 

@@ -1,6 +1,6 @@
 """Language modelling, word by word (Santoro et al. 2018, §5.4; appendix A.4; Figure 12, Table 3).
 
-A4 below is the paper's appendix A.4. Texts are read in contiguous parts; states are handed from window to window.
+A4 below is the paper's appendix A.4. Texts are read in contiguous parts; states pass from window to window.
 """
 
 import dataclasses
@@ -32,34 +32,34 @@ class Config(SequenceConfig):
     corpus: Literal["wikitext-2", "wikitext-103", "pg19", "gigaword"] = "wikitext-103"
     """The text. Paper: WikiText-103, Project Gutenberg, GigaWord v5 (§5.4); it has no WikiText-2."""
     vocabulary_size: int | None = None
-    """Words that are kept; None: all of the training text, WikiText's 267,735. Paper: about 250,000 in all texts (A4).
-    """
+    """Size of the vocabulary; None: all words of the training text, WikiText's 267,735. Paper: about 250,000 in all
+    texts (A4)."""
     core: AnyCoreConfig
-    """The core. Paper: RMC; its LSTM is that of Rae et al. 2018."""
+    """The core. Paper: RMC; its LSTM is from Rae et al. 2018."""
     embedding_size: int = 512
     """Size of the word embeddings, which the softmax shares. Paper: 512 (A4)."""
     dropout: float = 0.5
-    """Rate at which units of the embeddings are dropped. Paper: 0.5 (A4). Not specified where; we drop inputs alone."""
+    """Dropout rate of the embeddings' units. Paper: 0.5 (A4). Not specified where; we drop only inputs."""
     window: int = 100
     """Steps of truncated back-propagation. Paper: 100 (A4)."""
     softmax_chunk: int = 2048
-    """Places whose logits exist at the same time; without effect on the numbers. Not specified; we use 2048. The
-    softmax is the full one, as the paper names no other."""
+    """Places with logits in memory at the same time; it does not change results. Not specified; we use 2048, and the
+    full softmax, as the paper names no other."""
     replicas: int = 1
     """Devices that share a batch (tf.distribute.MirroredStrategy, without XLA). Paper: 6 GPUs, 64 sequences each."""
     eval_streams: int = 8
-    """Streams that a text is cut into for an evaluation, each from the start state. Not specified; we use 8. Figure 12
-    has one."""
+    """Streams of a text in an evaluation, each from the start state. Paper: one in Figure 12. Not specified elsewhere;
+    we use 8."""
     eval_words: int = 0
     """Words of the validation text that an evaluation during training reads; 0: all. Not specified; we use all."""
     unroll_lengths: tuple[int, ...] = (10, 25, 50, 100, 250, 500, 1000)
-    """Steps after which the state is reset at test time. Not specified; we read them off the axis of Figure 12."""
+    """Steps between resets of the state at test time. Not specified; we use those of Figure 12's axis."""
     unroll_words: int = 0
-    """Words of the test text that are read for that; 0: all. Not specified; we use all."""
+    """Words of the test text for those; 0: all. Not specified; we use all."""
     result_words: int = 0
-    """Words of the validation and the test text that are scored; 0: all. Not specified; we use all."""
+    """Scored words of the validation and the test text; 0: all. Not specified; we use all."""
     frequency_bounds: tuple[int, ...] = (10_000, 1_000)
-    """Occurrences in the training text that part the words of Table 3."""
+    """Occurrences in the training text that separate the words of Table 3."""
 
     supports_mixed_precision: ClassVar[bool] = True
 
@@ -76,7 +76,7 @@ class Config(SequenceConfig):
         if self.batch_size % self.replicas:
             raise ValueError(f"replicas: {self.replicas}, must divide batch_size ({self.batch_size})")
         if self.replicas > 1 and self.jit_compile is not False:
-            raise ValueError(f"jit_compile: {self.jit_compile!r}, must be False where replicas is above 1")
+            raise ValueError(f"jit_compile: {self.jit_compile!r}, must be False if replicas is above 1")
         if any(length < 1 for length in self.unroll_lengths):
             raise ValueError(f"unroll_lengths: {self.unroll_lengths}, must be at least 1 each")
 
@@ -94,7 +94,7 @@ PAPER_CONFIG = Config(
     checkpoint_seconds=1200.0,
     eval_words=100_000,
 )
-# Not specified; we use WikiText-2 with all of its words and a small model, so that two CPU cores learn it in minutes.
+# Not specified; we use WikiText-2 with all its words and a small model, for minutes on two CPU cores.
 DEMO_CONFIG = Config(
     corpus="wikitext-2",
     core=RelationalMemoryConfig(mem_slots=1, head_size=64, num_heads=4, attention_mlp_layers=2),
@@ -114,7 +114,7 @@ DEMO_CONFIG = Config(
 )
 PRESETS = {
     "paper": PAPER_CONFIG,
-    # Not specified; we use as many units as the RMC has, in one layer.
+    # Not specified; we use the RMC's number of units, in one layer.
     "paper_lstm": dataclasses.replace(PAPER_CONFIG, core=LSTMConfig(units=2500)),
     "paper_6_gpus": dataclasses.replace(PAPER_CONFIG, replicas=6, jit_compile=False),
     "paper_gutenberg": dataclasses.replace(PAPER_CONFIG, corpus="pg19", vocabulary_size=250_000),
@@ -199,7 +199,7 @@ class Experiment(SequenceExperiment):
             core = type(config.core).__name__
             raise ValueError(f"core: {core}, must have a state of constant size: states pass from window to window")
         counts = self.corpus.vocabulary.counts + 1.0
-        # Not specified; we start the softmax as the words' frequencies.
+        # Not specified; we initialize the softmax to the words' frequencies.
         model.word_bias.assign(np.log(counts / counts.sum()))
         return model
 
@@ -210,14 +210,14 @@ class Experiment(SequenceExperiment):
         return self.model.get_initial_state(self.config.batch_size)
 
     def forward(self, batch, carry, training):
-        """Features and the state; both start from the model's own state where the text starts anew."""
+        """Run the model: features and state; where the text starts, from the model's own state."""
         fresh = self.model.get_initial_state(batch["inputs"].shape[1])
         state = tf.nest.map_structure(lambda new, old: tf.where(batch["first"], new, old), fresh, carry)
         seed = batch["dropout_seed"] if training else None
         return self.model.read(batch["inputs"], state, seed)
 
     def losses(self, batch, features):
-        """Nats of each word, [T, B]."""
+        """Compute the nats of each word, [T, B]."""
         size = self.config.embedding_size
         losses = chunked_softmax_cross_entropy(
             tf.reshape(features, [-1, size]),
@@ -253,7 +253,7 @@ class Experiment(SequenceExperiment):
             norm = tf.linalg.global_norm(gradients)
             if config.gradient_norm_clip is not None:
                 gradients, _ = tf.clip_by_global_norm(gradients, config.gradient_norm_clip, use_norm=norm)
-            # Keras's optimizer adds up the gradients of the replicas.
+            # Keras's optimizer sums the gradients of the replicas.
             self.optimizer.apply([g / config.replicas for g in gradients], variables)
             return loss, norm, state
 
@@ -270,7 +270,7 @@ class Experiment(SequenceExperiment):
         return self.model.get_initial_state(self.config.eval_streams)
 
     def _score_window(self, batch, carry):
-        """Nats and number of words of each bucket, [buckets] each; and the state."""
+        """Score a window: nats and number of words of each bucket, [buckets] each, and the state."""
         features, carry = self.forward(batch, carry, training=False)
         losses = self.losses(batch, features)
         buckets = tf.reshape(tf.gather(self.buckets, batch["targets"]), [-1])
@@ -282,12 +282,12 @@ class Experiment(SequenceExperiment):
         return tf.stack(sums), carry
 
     def nats(self, ids, window=None, transfer=True):
-        """Nats and number of words of each bucket in a text, float64 [2, buckets].
+        """Score a text: nats and number of words of each bucket, float64 [2, buckets].
 
         Args:
           ids: the text.
           window: steps of a window; default: that of training.
-          transfer: whether states are handed from window to window.
+          transfer: pass states from window to window. Default True.
         """
         config, carry, total = self.config, self._evaluation_state(), 0.0
         windows = EvaluationWindows(ids, config.eval_streams, window or config.window)
@@ -298,7 +298,7 @@ class Experiment(SequenceExperiment):
         return total
 
     def evaluation(self):
-        """The validation text; the carry is (nats, words) so far and the state."""
+        """Evaluate the validation text; the carry is (nats, words) so far and the state."""
         carry = tf.zeros([2]), self._evaluation_state()
         return Evaluation(len(self.validation), carry, self._scored_step)
 
@@ -333,11 +333,11 @@ class Experiment(SequenceExperiment):
 
     @staticmethod
     def _first_words(ids, words):
-        """The ids of so many words that are predicted, the first of all is not; 0: the whole text."""
+        """Ids for that many predicted words, after an unpredicted first; 0: the whole text."""
         return ids[: words + 1] if words else ids
 
     def unigram_perplexity(self):
-        """Of that test text by the words' frequencies in the training text, each counted once more than it occurred."""
+        """Perplexity of the test text under the words' counts in the training text plus one."""
         counts = self.corpus.vocabulary.counts + 1.0
         test = self._first_words(self.corpus.test, self.config.result_words)
         return float(np.exp(-np.mean(np.log(counts / counts.sum())[test[1:]])))
@@ -357,7 +357,7 @@ def perplexity(nats, words):
 
 
 def mirrored_strategy(replicas):
-    """A `MirroredStrategy` over so many GPUs, or CPUs where TensorFlow shows as many; None for one.
+    """Make a `MirroredStrategy` over that many GPUs, or CPUs if TensorFlow shows as many; None for one.
 
     Raises:
       ValueError: there are fewer devices.

@@ -1,6 +1,6 @@
 """Nth farthest: which vector is the nth farthest from vector m? (Santoro et al. 2018, §5.1; appendix A.1).
 
-A1 below is the paper's appendix A.1, CODE Sonnet 1's examples/rmc_nth_farthest.py. The sweep of Figure 4
+A1 below is the paper's appendix A.1, CODE is Sonnet 1's examples/rmc_nth_farthest.py. The sweep of Figure 4
 is `core:rmc --core.mem-slots 1, 8, 16 --core.num-heads 1, 8, 16 --core.gate-style unit, memory`, with
 `--core.head-size` so that all memories have 2048 units.
 """
@@ -31,7 +31,7 @@ PAPER_CONFIG = Config(
     eval_every=5_000,
     checkpoint_seconds=600.0,
 )
-# Not specified; we use four vectors of one number, for two CPU cores and minutes. A guess is right in half of all
+# Not specified; we use four vectors of size one, for minutes on two CPU cores. A guess is right in half of all
 # questions.
 DEMO_CONFIG = Config(
     task=NthFarthest(num_objects=4, num_features=1),
@@ -79,6 +79,6 @@ STATUS = "demo; paper 1%"
 
 
 class Experiment(SupervisedExperiment):
-    """`guess_accuracy` is the accuracy without looking at the vectors."""
+    """Nth farthest; `guess_accuracy` is the accuracy without the vectors."""
 
     name = "relational/nth_farthest"

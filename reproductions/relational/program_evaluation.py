@@ -1,7 +1,7 @@
 """Program evaluation: read a program by character, write its value (Santoro et al. 2018, §5.2; appendix A.2).
 
-A2 below is the paper's appendix A.2, CODE Sonnet 1's examples/rmc_learn_to_execute.py and learn_to_execute.py. With a
-DNC, A2 has an LSTM as controller, but for copy, reverse and double a feed-forward one
+A2 below is the paper's appendix A.2, CODE is Sonnet 1's examples/rmc_learn_to_execute.py and learn_to_execute.py. In A2
+the DNC's controller is an LSTM, but a feed-forward network for copy, reverse and double
 (`core:dnc --core.controller feedforward`).
 """
 
@@ -34,8 +34,9 @@ class Config(SequenceConfig):
     mlp_sizes: tuple[int, ...] = MLP_SIZES
     """Layers between the core's outputs and the logits. Paper: four of 256, for every core (A2)."""
     decoding: Literal["non_autoregressive", "teacher_forcing", "own_predictions"] = "non_autoregressive"
-    """Input of the writing core: nothing (CODE; A2: strongest), the answer so far, or the likeliest character so far.
-    The last two are evaluated on the likeliest character so far, teacher forcing on the answer so far as well."""
+    """Input of the decoder: nothing, the answer so far, or the likeliest character so far. Public code: nothing. Paper:
+    nothing is strongest (A2). The last two are evaluated on the likeliest character so far, teacher forcing also on the
+    answer so far."""
 
     supports_mixed_precision: ClassVar[bool] = True
 
@@ -58,7 +59,7 @@ PAPER_CONFIG = Config(
     eval_every=5_000,
     checkpoint_seconds=600.0,
 )
-# Not specified; we use sizes for two CPU cores and minutes.
+# Not specified; we use sizes for minutes on two CPU cores.
 DEMO_CONFIG = Config(
     task=LearningToExecute("addition", max_length=3, max_nesting=2),
     core=RelationalMemoryConfig(mem_slots=4, head_size=32, num_heads=2, gate_style="memory"),
@@ -150,7 +151,7 @@ class Experiment(SequenceExperiment):
         return {"trained": forced, "written": forced if training else write()}, carry
 
     def scores(self, batch, outputs):
-        """Loss and accuracy for each character of the answers; the share of answers that are wholly right."""
+        """Compute loss and accuracy per character of the answers, and the fraction of completely right answers."""
         answers = batch["targets"], batch["mask"]
         scores = {
             "loss": cross_entropy(outputs["trained"], *answers),
@@ -162,7 +163,7 @@ class Experiment(SequenceExperiment):
         return scores
 
     def result(self, evaluation):
-        """The scores, and the task's baselines."""
+        """Return the scores and the task's baselines."""
         batches = (Batch(**self.evaluation_batch(number)) for number in range(self.config.eval_batches))
         return {**evaluation, **self.config.task.baselines(batches)}
 

@@ -99,7 +99,7 @@ def test_a_table_that_cannot_grow_is_never_silent(small, jit_compile):
     assert np.all(np.isnan(outputs[7:]))
 
     empty = small()[0]
-    with pytest.raises(ValueError, match="states: capacity 0 .*must have room for the step"):
+    with pytest.raises(ValueError, match=r"states: capacity 0 .*must have room for the step"):
         tf.function(empty)(inputs[0], empty.get_initial_state(2))
 
 

@@ -175,7 +175,7 @@ def test_no_probe_teaches_the_beliefs():
     experiment = terrain.Experiment(dataclasses.replace(terrain.PRESETS["smoke"], train_core=False))
     batch = tf.nest.map_structure(tf.constant, experiment.batch(0))
     with tf.GradientTape() as tape:
-        loss = experiment._tell(batch, tf.constant([0, 0]), training=True).loss
+        loss = experiment._output(batch, tf.constant([0, 0]), training=True).loss
     core, probes = experiment.model.trainable_variables, experiment._trained()
     gradients = tape.gradient(loss, [*core, *probes])
     assert all(gradient is None for gradient in gradients[: len(core)])

@@ -81,7 +81,7 @@ def localization_scores(counts):
 
 
 class TargetSum(NamedTuple):
-    """How often each cell was a target, int64 [S, S], in how many rows, int64 scalar; added like `Counts`."""
+    """Counts of each cell as a target, int64 [S, S], and of rows, int64 scalar; added like `Counts`."""
 
     cells: tf.Tensor
     rows: tf.Tensor

@@ -1,8 +1,8 @@
-"""Configurations of models that stand where a core's does: `SupervisedConfig(task=..., core=SortNetworkConfig(...))`.
+"""Configurations of whole models in place of a core's: `SupervisedConfig(task=..., core=SortNetworkConfig(...))`.
 
-The multigrid networks read pyramids, so that no single core is taken out of them. A configuration has
+The multigrid networks read pyramids, so they contain no separate core. A configuration has
 
-    make_model(task, policy)        the built Keras model for a `tfmem.tasks.base.Task`
+    make_model(task, policy)        a built Keras model for a `tfmem.tasks.base.Task`
     run(model, task, inputs, lengths)   a `SequenceOutput` of the task's inputs, time-major
 
 Level n of a multigrid layer has side base * 2^(n-1).
@@ -35,13 +35,13 @@ class MultigridConfig:
     decoder_levels: tuple[int, ...]
     """Levels of the convolutions back to the coarsest grid."""
     decoder_filters: tuple[int, ...]
-    """Channels of these."""
+    """Channels of those convolutions."""
     decoder_residuals: tuple[tuple[int, int], ...] = ()
     """As writer_residuals, of the convolutions."""
     normalization: Literal["batch", "sequence"] | None = None
-    """Statistics of the data at hand that layers are normalized by; None: they are not."""
+    """Normalization of layers by statistics of the current batch, or of each sequence; None: no normalization."""
     peepholes: bool = False
-    """Whether gates see the cell. Paper: its equations do. Public code: no."""
+    """Peephole connections. Paper: yes (equations). Public code: no."""
 
     def arguments(self):
         """The fields by name."""
@@ -50,7 +50,7 @@ class MultigridConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SortNetworkConfig(MultigridConfig):
-    """The encoder-decoder of sorting (`SortModel`), for `PrioritySort` and `MNISTSort`. Paper: supplement B.2."""
+    """Encoder-decoder of sorting (`SortModel`), for `PrioritySort` and `MNISTSort`. Paper: supplement B.2."""
 
     def make_model(self, task, policy):
         size = task.input_size - 2
@@ -70,12 +70,12 @@ class SortNetworkConfig(MultigridConfig):
         return model
 
     def items(self, task, inputs):
-        """The vectors of inputs [T, B, ...] as patches [n, B, side, side, 2] of the vector and its priority."""
+        """Convert inputs [T, B, ...] to patches [n, B, side, side, 2] of the vector and its priority."""
         shown = inputs[: task.num_steps - 1 - task.num_outputs]
         return patches(shown[..., :-2], shown[..., -2])
 
     def run(self, model, task, inputs, lengths=None):
-        """Logits of the last `num_outputs` steps, which alone have answers."""
+        """Compute logits of the last `num_outputs` steps, the only ones with answers."""
         logits, state = model.run(self.items(task, inputs), task.num_outputs)
         return SequenceOutput(tf.cast(logits, tf.float32), (), state)
 
@@ -97,7 +97,7 @@ class RecallNetworkConfig(MultigridConfig):
         return model
 
     def items(self, task, inputs):
-        """The items of inputs [T, B, ...] as patches [n, B, 3, 3, 1]."""
+        """Convert inputs [T, B, ...] to items as patches [n, B, 3, 3, 1]."""
         return patches(inputs[: task.num_items, :, : task.num_bits])
 
     def run(self, model, task, inputs, lengths=None):

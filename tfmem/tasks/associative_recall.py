@@ -4,9 +4,9 @@
     input         item_t, 0     item_k, 1     0
     target                                    item_{k+1}
 
-One of the first n - 1 items is shown again, with a mark; the target is the item that followed it. Items are random
-bits. Not specified; we query an item that occurs once, where there is one, so that it has one answer, and add a blank
-step for the answer.
+One of the first n - 1 items is shown again, with a mark; the target is the item after it. Items are random bits. Not
+specified; we query an item that occurs once, if there is one, so that the answer is unique, and add a blank step for
+the answer.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ class AssociativeRecall(Task):
         return self.num_bits
 
     def baselines(self, batches):
-        """The error of predicting for each bit the value that most items have."""
+        """Return the error of predicting each bit's value in most items."""
 
         def error(batch):
             bits = batch.inputs[: self.num_items, :, : self.num_bits]
@@ -71,14 +71,14 @@ class AssociativeRecall(Task):
             return tf.random.stateless_uniform(shape, seed, 0, high, tf.int32, alg="philox")
 
         bits = integers(bits_seed, [self.num_items, batch_size, self.num_bits], 2)
-        # The largest of random numbers of the items that occur once: a uniform choice among them.
+        # The largest of random numbers for the items that occur once is a uniform choice among them.
         occurrences = tf.reduce_sum(tf.cast(tf.reduce_all(bits[:, tf.newaxis] == bits, axis=-1), tf.int32), axis=1)
         noise = integers(query_seed, [self.num_items - 1, batch_size], tf.int32.max)
         query_step = tf.argmax(tf.where(occurrences[:-1] == 1, noise, noise - tf.int32.max), 0, tf.int32)
         return self.batch(tf.cast(bits, tf.float32), query_step)
 
     def batch(self, bits, query_step):
-        """The batch of given sequences.
+        """Make the batch of given sequences.
 
         Args:
           bits: float32 [n, B, num_bits] of zeros and ones.

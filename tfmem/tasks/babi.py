@@ -28,12 +28,12 @@ from tfmem.validation import check_array
 NUM_TASKS = 20
 PLACEHOLDER = "-"
 FAILED_ABOVE = 5.0  # percent
-# Lengths that batches are padded to, so that few shapes are compiled; longer sequences make a multiple of the last.
+# Padded lengths of batches, so that few shapes are compiled; longer sequences get a multiple of the last.
 LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
 class Encoded(NamedTuple):
-    """One sequence: int32 [T] each. `questions` is 1, 2, ... at the placeholders of each question, else 0."""
+    """Encoded sequence: int32 [T] each. `questions` is 1, 2, ... at the placeholders of each question, else 0."""
 
     task: int
     inputs: np.ndarray
@@ -48,7 +48,7 @@ def vocabulary(stories):
 
 
 def read_tasks(version, tasks, data_dir=None):
-    """The vocabulary of some tasks in all splits of a version, and their stories by split.
+    """Read the vocabulary of some tasks in all splits of a version, and their stories by split.
 
     Arguments and errors are those of `tfmem.data.datasets.babi`.
     """
@@ -57,13 +57,13 @@ def read_tasks(version, tasks, data_dir=None):
 
 
 def training_batches(version, tasks, encoding, **arguments):
-    """The `Batches` of the training stories (see `read_tasks`, `encode`); `arguments` are its own."""
+    """Make the `Batches` of the training stories (see `read_tasks`, `encode`); `arguments` are those of `Batches`."""
     words, stories = read_tasks(version, tasks)
     return Batches(encode(stories["train"], words, encoding), **arguments)
 
 
 def encode(stories, vocabulary, encoding="story"):
-    """Stories as a list of `Encoded` sequences.
+    """Encode stories as a list of `Encoded` sequences.
 
     Args:
         stories: `Story`s.
@@ -96,12 +96,12 @@ def encode(stories, vocabulary, encoding="story"):
             if encoding == "story" and answers:
                 encoded.append(_sequence(story.task, inputs, answers))
     except KeyError as error:
-        raise ValueError(f"vocabulary: has no {error.args[0]!r}, must have all words of task {story.task}") from None
+        raise ValueError(f"vocabulary: without {error.args[0]!r}, must have all words of task {story.task}") from None
     return encoded
 
 
 def _sequence(task, inputs, answers):
-    """`answers` are pairs (place behind the last placeholder, ids)."""
+    """Make an `Encoded`; `answers` are pairs (place after the last placeholder, ids)."""
     targets, questions = np.zeros(len(inputs), np.int32), np.zeros(len(inputs), np.int32)
     for number, (end, answer) in enumerate(answers, start=1):
         targets[end - len(answer) : end] = answer
@@ -110,12 +110,12 @@ def _sequence(task, inputs, answers):
 
 
 def padded_length(length):
-    """The least of `LENGTHS`, or multiple of the last, that holds `length` steps."""
+    """Smallest of `LENGTHS`, or multiple of the last, that holds `length` steps."""
     return next((bound for bound in LENGTHS if length <= bound), -(-length // LENGTHS[-1]) * LENGTHS[-1])
 
 
 def pad(sequences, steps=0):
-    """A batch of `Encoded` sequences, padded behind with the placeholder to `steps`; 0: a common `padded_length`.
+    """Batch `Encoded` sequences, padded at the end with the placeholder to `steps`; 0: a common `padded_length`.
 
     Returns:
         dict: inputs, targets [T, B] int32; mask [T, B] float32, 1 at placeholders of answers; lengths [B] int32.
@@ -138,7 +138,7 @@ class Batches:
         group_by_length: batches have sequences of one padded length, drawn with its probability among all sequences;
             else a batch is as long as its longest sequence. Not specified; we use the former: less padding, but a batch
             then has fewer different tasks.
-        max_words: sequences that are longer are left out, and every batch is padded to it; 0: neither.
+        max_words: leave out longer sequences and pad every batch to it; 0: neither.
         seed: non-negative integer.
 
     Raises:
@@ -157,7 +157,7 @@ class Batches:
         self.lengths = np.array([padded_length(len(s.inputs)) for s in self.sequences])
 
     def batch(self, update):
-        """The batch of an update, drawn with replacement: as `pad` makes it."""
+        """Draw the batch of an update with replacement, as from `pad`."""
         generator = np.random.default_rng([self.seed, update])
         if self.group_by_length:
             among = np.flatnonzero(self.lengths == generator.choice(self.lengths))
@@ -167,9 +167,9 @@ class Batches:
         return pad([self.sequences[i] for i in chosen], self.steps)
 
     def all(self):
-        """Every sequence once, by length: an iterator of (batch, its sequences).
+        """Iterate over (batch, its sequences) with every sequence once, by length.
 
-        The last batch of a length is filled up with repeats of its first sequence, which are not among "its sequences".
+        The last batch of a length is filled with repeats of its first sequence, which are not among "its sequences".
         """
         for length in np.unique(self.lengths):
             among = np.flatnonzero(self.lengths == length)
@@ -179,7 +179,7 @@ class Batches:
 
 
 class ErrorCounts:
-    """Counts wrong answers by task: `add` batches, then read `errors`, `mean` and `failed`."""
+    """Counter of wrong answers by task: `add` batches, then read `errors`, `mean` and `failed`."""
 
     def __init__(self):
         self.wrong, self.asked = np.zeros(NUM_TASKS + 1, np.int64), np.zeros(NUM_TASKS + 1, np.int64)

@@ -1,4 +1,4 @@
-"""Supervised sequence tasks: inputs, targets, and how predictions are scored.
+"""Supervised sequence tasks: inputs, targets, and scores of predictions.
 
 A task is a frozen dataclass that derives from `Task`. How to write one:
 
@@ -12,8 +12,8 @@ A task is a frozen dataclass that derives from `Task`. How to write one:
             bits = tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32, alg="philox")
             return Batch(tf.cast(bits, tf.float32), tf.reduce_sum(bits[..., 0], 0) % 2)
 
-A task whose data come from files, or from numpy, has `data_source` in place of `__call__`. Its module imports no
-TensorFlow at its top: compiled bundles read their data through it.
+A task with data from files, or from numpy, has `data_source` in place of `__call__`. Its module must not
+import TensorFlow at its top: compiled bundles read their data through it.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 
 class Batch(NamedTuple):
-    """Time-major sequences and their answers, tensors or numpy arrays.
+    """Time-major sequences and their answers, as tensors or numpy arrays.
 
     Attributes:
       inputs: float32 [T, B, ...], or tokens, int32 [T, B].
@@ -41,13 +41,13 @@ class Batch(NamedTuple):
 
 
 class Task:
-    """Base of the tasks. A task has these attributes:
+    """Base of the tasks.
 
     Attributes:
       num_steps: T, steps of a sequence; None: batches differ in length.
-      input_size: features of an input; of tokens, how many there are.
-      output_size: numbers that a model gives for an answer: classes or bits.
-      every_step: whether there is an answer at every step; else one, after the last.
+      input_size: features of an input; for tokens, their number.
+      output_size: logits of an answer: classes or bits.
+      every_step: True if there is an answer at every step; else one, after the last.
     """
 
     every_step = True
@@ -57,12 +57,12 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__}: must have __call__ or data_source")
 
     def data_source(self, split, batch_size, seed):
-        """Where batches come from that are not drawn in the graph.
+        """Return the source of batches that are not drawn in the graph.
 
         Args:
           split: "train" or "evaluation".
           batch_size: sequences of a batch.
-          seed: of the draws; evaluations ignore it: every run meets the same.
+          seed: of the draws; evaluations ignore it, so every run has the same.
 
         Returns:
           `(factory, arguments)` as of `tfmem.training.Experiment.data_source`, whose batches are dicts of
@@ -71,7 +71,7 @@ class Task:
         return None
 
     def source(self, split, batch_size, seed):
-        """The opened `data_source`, an object with `batch(number)`; None for a task that draws its batches."""
+        """Open `data_source`, an object with `batch(number)`; None for a task that draws its batches."""
         described = self.data_source(split, batch_size, seed)
         if described is None:
             return None
@@ -84,8 +84,8 @@ class Task:
         By default classes are scored by their cross entropy and bits by that of each bit.
 
         Returns:
-          `{name: (sum, count)}`. "loss" is minimized; "error" is the share of wrong classes or bits, "unsolved" that
-          of sequences with a wrong class.
+          `{name: (sum, count)}`. "loss" is minimized; "error" is the fraction of wrong classes or bits,
+          "unsolved" that of sequences with a wrong class.
         """
         import tensorflow as tf
 
@@ -104,10 +104,10 @@ class Task:
         return {"loss": binary_cross_entropy(logits, batch.targets, mask), "error": (count - right, count)}
 
     def evaluate(self, predict, split, batch_size):
-        """Score predictions on all of a split, for a task whose evaluation is not a number of like batches.
+        """Score predictions on all of a split, for a task whose evaluation is not a number of equal batches.
 
         Args:
-          predict: function of a dict of `Batch.arrays`, as `source` gives them, that returns classes, int [T, B].
+          predict: function of a dict of `Batch.arrays`, as from `source`, that returns classes, int [T, B].
           split: "valid" or "test".
           batch_size: sequences of a batch.
 
@@ -117,9 +117,9 @@ class Task:
         return None
 
     def baselines(self, batches):
-        """Scores without memory, floats by name, that belong in a result; {} by default.
+        """Compute scores without memory for a result, floats by name; {} by default.
 
         Args:
-          batches: iterator of the evaluation's `Batch`es, numpy arrays; empty where the task has `evaluate`.
+          batches: iterator of the evaluation's `Batch`es, numpy arrays; empty if the task has `evaluate`.
         """
         return {}

@@ -1,14 +1,14 @@
 """Learning to execute (Zaremba & Sutskever 2014; Santoro et al. 2018, §4.2): read a small program, write its value.
 
-Programs and draws are those of Sonnet 1's examples/learn_to_execute.py, in its order: a seeded `random.Random` gives
-its samples. A program of length L and nesting D is made in D rounds; each draws an operation and its operands, which
-are literals of exactly L digits but for the first one, which from the second round on is the program so far:
+Public code: Sonnet 1's examples/learn_to_execute.py; programs and order of draws are the same, so a seeded
+`random.Random` gives its samples. A program of length L and nesting D is made in D rounds. Each draws an operation and
+its operands: literals of exactly L digits, except that from the second round on the first is the program so far:
 
     add  a+b     subtract  a-b     multiply  a*b     if  aifb<celsed (or >)     for  x=afor[k]x+=b,  k from 1 to 9
     copy  a  -> a     reverse  a  -> its digits backwards     double  a  -> its digits twice
 
-Values of the first five are taken modulo 10^(L+1) at the end. The paper prints `% 10**length`; its own answers have
-L+1 digits. Text is read and written by character. numpy and the standard library only.
+Values of the first five are taken modulo 10^(L+1) at the end. Paper: `% 10**length` in print, but L+1 digits in its
+answers. Text is read and written by character. numpy and the standard library only.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import numpy as np
 from tfmem.tasks.base import Batch, Task
 from tfmem.validation import check_array
 
-# The public vocabulary, in the order of its indices. Words and the first three are never produced by character.
+# The public vocabulary in the order of its indices. Programs by character never contain words or the first three.
 VOCABULARY = (
     *("_unk_", "_null_", "_eos_", "|", " ", "!", "(", ")", "*", "+", "-", ".", "/", *"0123456789", ":", "<", "=", ">"),
     *("[", "]", "a", "e", "else", "f", "for", "g", "i", "if", "l", "n", "o", "r", "range", "s", "x", "~"),
@@ -28,7 +28,7 @@ VOCABULARY = (
 START, PADDING = VOCABULARY.index("~"), VOCABULARY.index(".")
 _TABLE = bytes(VOCABULARY.index(chr(c)) if chr(c) in VOCABULARY else 0 for c in range(256))
 
-# Operations of a task, in the order in which the public code lists them; its name for the task behind it.
+# Operations of a task in the public code's order; its name for the task is in the comment.
 TASKS = {
     "addition": ("add",),  # ADDITION
     "algebra": ("add", "subtract", "multiply"),  # ALGEBRA
@@ -50,7 +50,7 @@ class Expression(NamedTuple):
 
 
 def apply(operation, operands, rng):
-    """An operation on `Expression`s; `rng` draws the comparison of `if` and the rounds of `for`."""
+    """Apply an operation to `Expression`s; `rng` draws the comparison of `if` and the rounds of `for`."""
     a, b, c, d = (*operands, None, None, None)[:4]
     match operation:
         case "add":
@@ -87,17 +87,17 @@ class LearningToExecute(Task):
     program: Literal["addition", "control", "full_program", "copy", "reverse", "double", "algebra", "if_for"] = (
         "addition"
     )
-    """The operations of a program, one of `TASKS`."""
+    """Operations of a program, one of `TASKS`."""
     max_length: int = 5
-    """The longest literals, in digits."""
+    """Length of the longest literals, in digits."""
     max_nesting: int = 2
-    """The deepest nesting; 1 for copy, double and reverse, as in the public code."""
+    """Deepest nesting; 1 for copy, double and reverse, as in the public code."""
     modulus_digits_beyond_length: Literal[0, 1] = 1
     """Values are modulo 10^(length + this). Public code: 1. Paper: 1 in its answers, 0 in its programs."""
     curriculum: Literal["mix", "combine", "naive"] = "mix"
     """Lengths and nestings of training samples (`Curriculum`). Evaluations have the largest of both."""
     updates_per_level: int = 10
-    """Updates after which combine and naive rise. Public code: by the loss, which is every 10 unless it grows."""
+    """Updates after which combine and naive rise. Public code: by the loss, every 10 unless it grows."""
 
     def __post_init__(self):
         if self.program not in TASKS:
@@ -133,7 +133,7 @@ class LearningToExecute(Task):
         return self.max_length + self.modulus_digits_beyond_length
 
     def sample(self, length, nesting, rng):
-        """A program and its answer, both text, drawn with `rng`, a `random.Random`."""
+        """Draw a program and its answer, both text, with `rng`, a `random.Random`."""
         operations, made = TASKS[self.program], None
         low, high = 10 ** (length - 1), 10**length - 1
         for _ in range(nesting):
@@ -148,7 +148,7 @@ class LearningToExecute(Task):
         return made.text, str(made.value % 10 ** (length + self.modulus_digits_beyond_length))
 
     def batch(self, batch_size, curriculum, rng):
-        """`batch_size` samples as a `Batch`; each draws length and nesting, then the program, from `rng`."""
+        """Draw `batch_size` samples as a `Batch`; each draws length and nesting, then the program, from `rng`."""
         samples = [self.sample(*curriculum.draw(rng), rng) for _ in range(batch_size)]
         programs, answers = zip(*samples, strict=True)
         inputs, lengths = tokens(programs, self.num_steps)
@@ -165,7 +165,7 @@ class LearningToExecute(Task):
         return "tfmem.tasks.learning_to_execute:ProgramStream", arguments
 
     def baselines(self, batches):
-        """The accuracy of predicting each place's most frequent character."""
+        """Return the accuracy of predicting each place's most frequent character."""
         batches = list(batches)
         targets, mask = (np.concatenate([getattr(b, name) for b in batches], axis=1) for name in ("targets", "mask"))
         places = [row[counts > 0] for row, counts in zip(targets, mask, strict=True)]
@@ -174,20 +174,20 @@ class LearningToExecute(Task):
 
 
 def tokens(texts, num_steps):
-    """Texts as tokens, int32 [num_steps, B], padded with "."; and their lengths, int32 [B].
+    """Convert texts to tokens, int32 [num_steps, B], padded with ".", and their lengths, int32 [B].
 
     Raises:
       ValueError: a text is longer than `num_steps`.
     """
     lengths = np.array([len(text) for text in texts], np.int32)
     if lengths.max() > num_steps:
-        raise ValueError(f"texts: {max(texts, key=len)!r} has {lengths.max()} characters, must be at most {num_steps}")
+        raise ValueError(f"texts: {max(texts, key=len)!r} of {lengths.max()} characters, must have at most {num_steps}")
     padded = "".join(text.ljust(num_steps, ".") for text in texts).encode("latin-1").translate(_TABLE)
     return np.frombuffer(padded, np.uint8).reshape(len(texts), num_steps).T.astype(np.int32), lengths
 
 
 def text(column, length):
-    """The text of tokens [T], up to `length`."""
+    """Convert tokens [T] to text, up to `length`."""
     return "".join(VOCABULARY[token] for token in column[:length])
 
 
@@ -199,13 +199,13 @@ class Curriculum:
         naive      the present level
         test       max_length and max_nesting
 
-    Levels go up in length first, then in nesting. The public code goes up by the losses. Here `ProgramStream` goes up
-    by the batch's number: data do not depend on losses.
+    Levels rise in length first, then in nesting. Public code: they rise by the losses. Here `ProgramStream` raises them
+    by the batch's number, so that data do not depend on losses.
 
     Args:
       kind: one of these four names.
       max_length, max_nesting: the last level.
-      rises: levels passed so far.
+      rises: number of levels passed.
     """
 
     KINDS = ("mix", "combine", "naive", "test")
@@ -220,12 +220,12 @@ class Curriculum:
 
     @property
     def level(self):
-        """(length, nesting) of the present level."""
+        """Current level, (length, nesting)."""
         length = min(1 + self.rises, self.max_length)
         return length, min(1 + max(self.rises - (self.max_length - 1), 0), self.max_nesting)
 
     def draw(self, rng):
-        """(length, nesting) of a sample; `rng` is a `random.Random`."""
+        """Draw (length, nesting) of a sample; `rng` is a `random.Random`."""
         if self.kind == "test":
             return self.max_length, self.max_nesting
         if self.kind == "naive":
@@ -242,10 +242,10 @@ class ProgramStream:
       batch_size: programs of a batch.
       seed: of the draws, 0 to 2**32 - 1.
       curriculum: a kind of `Curriculum`.
-      updates_per_level: batches after which a curriculum of levels goes up one.
+      updates_per_level: batches per level of a curriculum.
 
     Raises:
-      ValueError: an argument is not as above, or as `LearningToExecute` and `Curriculum` want it.
+      ValueError: an argument is out of range, also of `LearningToExecute` and `Curriculum`.
     """
 
     def __init__(self, data, batch_size, seed, curriculum="mix", updates_per_level=1):
@@ -265,6 +265,6 @@ class ProgramStream:
         check_array(steps, batch_size, max_length=self.data.max_length, batch_size=batch_size)
 
     def batch(self, number):
-        """Arrays of the `Batch` of `number`, counted from 0."""
+        """Make the arrays of the `Batch` of `number`, counted from 0."""
         rng = random.Random(int(np.random.default_rng([self.seed, number]).integers(2**63)))
         return self.data.batch(self.batch_size, self._curriculum(number // self.updates_per_level), rng).arrays()

@@ -60,7 +60,7 @@ class DigitStream:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(update,)))
 
     def image_index(self, update):
-        """Which images update `update` (from 0) reads, [T, B]."""
+        """Indices of the images of update `update` (from 0), [T, B]."""
         number, block = divmod(update, self.blocks_per_pass)
         size = self.steps * self.batch_size
         return self._order(number)[block * size : (block + 1) * size].reshape(self.steps, self.batch_size)

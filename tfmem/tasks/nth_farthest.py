@@ -23,8 +23,8 @@ class NthFarthest(Task):
     Args:
       num_objects: N, vectors of a sequence.
       num_features: F, their size.
-      public_example: as Sonnet 1's examples/dataset_nth_farthest.py has it: n counts from the nearest (0 is m itself),
-        and rows are (vector; label; m; n). Not the task of the paper.
+      public_example: the variant of Sonnet 1's examples/dataset_nth_farthest.py: n counts from the nearest (0 is m
+        itself), and rows are (vector; label; m; n). Not the task of the paper.
 
     Raises:
       ValueError: a size is less than one, or an array would be too large.
@@ -56,11 +56,11 @@ class NthFarthest(Task):
         return self.num_objects
 
     def scores(self, logits, batch):
-        """Cross entropy and accuracy."""
+        """Compute cross entropy and accuracy."""
         return {"loss": cross_entropy(logits, batch.targets), "accuracy": accuracy(logits, batch.targets)}
 
     def baselines(self, batches):
-        """The accuracy without looking at a vector: m where n asks for m, else any other label."""
+        """Return the accuracy without the vectors: m if n asks for m, else any other label."""
         return {"guess_accuracy": min(2 / self.num_objects, 1.0)}
 
     def __call__(self, seed, batch_size):
@@ -79,11 +79,11 @@ class NthFarthest(Task):
         return self.batch(vectors, order, integers(n_seed, [batch], count), integers(m_seed, [batch], count))
 
     def batch(self, vectors, order, n, m):
-        """The batch of given vectors.
+        """Make the batch of given vectors.
 
         Args:
           vectors: float32 [B, N, F], by label.
-          order: int32 [B, N], the labels in the order in which their vectors come.
+          order: int32 [B, N], the labels in the order of their vectors.
           n, m: int32 [B], from 0: n = 0 is the farthest (`public_example`: the nearest).
 
         Returns:

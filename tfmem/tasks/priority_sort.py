@@ -58,7 +58,7 @@ class PrioritySort(Task):
         return self.num_bits
 
     def baselines(self, batches):
-        """The error of predicting for each bit the value that most vectors of the input have."""
+        """Return the error of predicting each bit's value in most vectors of the input."""
 
         def error(batch):
             bits = batch.inputs[: self.num_inputs, :, : self.num_bits]
@@ -71,14 +71,14 @@ class PrioritySort(Task):
         bits_seed, priorities_seed = tf.unstack(tf.random.split(seed, 2, alg="philox"))
         shape = [self.num_inputs, batch_size]
 
-        def integers(seed, shape, high):  # floats would differ between the plain graph and XLA
+        def integers(seed, shape, high):  # floats differ between the plain graph and XLA
             return tf.cast(tf.random.stateless_uniform(shape, seed, 0, high, tf.int32, alg="philox"), tf.float32)
 
         priorities = integers(priorities_seed, shape, 2**24) / 2**23 - 1.0
         return self.batch(integers(bits_seed, [*shape, self.num_bits], 2), priorities)
 
     def batch(self, bits, priorities):
-        """The batch of given vectors.
+        """Make the batch of given vectors.
 
         Args:
           bits: float32 [n, B, num_bits] of zeros and ones.
@@ -87,7 +87,7 @@ class PrioritySort(Task):
         Returns:
           A `Batch`.
         """
-        _, order = tf.math.top_k(tf.transpose(priorities), self.num_outputs)  # equal ones: the first one first
+        _, order = tf.math.top_k(tf.transpose(priorities), self.num_outputs)  # ties keep their order
         ordered = tf.transpose(tf.gather(tf.transpose(bits, [1, 0, 2]), order, batch_dims=1), [1, 0, 2])
         inputs = tf.concat([bits, priorities[..., tf.newaxis], tf.zeros_like(priorities)[..., tf.newaxis]], -1)
         end = tf.one_hot(tf.fill(tf.shape(priorities[:1]), self.num_bits + 1), self.input_size)
@@ -100,7 +100,7 @@ class PrioritySort(Task):
 
 
 def patches(vectors, *scalars):
-    """Vectors of s^2 numbers as square patches: row by row in the first channel, each scalar in all cells of one more.
+    """Convert vectors of size s^2 to square patches, row by row; each scalar fills one more channel.
 
     Args:
       vectors: [..., s^2].
@@ -110,7 +110,7 @@ def patches(vectors, *scalars):
       [..., s, s, 1 + number of scalars].
 
     Raises:
-      ValueError: the last axis of `vectors` is no square number.
+      ValueError: the last axis of `vectors` is not a square number.
     """
     side = math.isqrt(vectors.shape[-1])
     if side**2 != vectors.shape[-1]:

@@ -25,14 +25,14 @@ class Babi(Task):
     version: str = "en-valid-10k"
     """Folder of bAbI v1.2, one with a dev set."""
     tasks: tuple[int, ...] = tuple(range(1, babi.NUM_TASKS + 1))
-    """Tasks that are learned jointly."""
+    """Jointly learned tasks."""
     encoding: Literal["question", "story"] = "story"
     """Whole stories with their questions, or each question after its story."""
     group_by_length: bool = True
-    """Whether all sequences of a batch have about the same length. Not specified; we group them."""
+    """Batch sequences of about the same length. Not specified; we do."""
     max_words: int = 0
-    """Longest sequence of training; longer ones are left out and all are padded to it, as compiled bundles need. 0: no
-    limit, padded as a batch needs. Not specified; we use 0."""
+    """Longest training sequence; longer ones are left out and all are padded to it, as compiled bundles need. 0: no
+    limit, and padding by batch. Not specified; we use 0."""
     dev_questions: int = 0
     """Sequences of each task in an evaluation on the dev set; 0: all. Not specified; we use all."""
 
@@ -54,7 +54,7 @@ class Babi(Task):
 
     @property
     def words(self):
-        """The vocabulary of all splits and chosen tasks."""
+        """Vocabulary of all splits and chosen tasks."""
         return self._data[0]
 
     @property
@@ -86,33 +86,33 @@ class Babi(Task):
         }
 
     def data_source(self, split, batch_size, seed):
-        """The training batches where they are all of one length, as compiled bundles need them."""
+        """Return the training batches if all have one length, as compiled bundles need; else None."""
         if split != "train" or not self.max_words:
             return None
         data = {"version": self.version, "tasks": self.tasks, "encoding": self.encoding}
         return "tfmem.tasks.babi:training_batches", {**data, **self._batching(batch_size, seed)}
 
     def source(self, split, batch_size, seed):
-        """The training batches, of any length."""
+        """Open the training batches, of any length."""
         sequences = babi.encode(self.stories["train"], self.words, self.encoding)
         return babi.Batches(sequences, **self._batching(batch_size, seed))
 
     def scores(self, logits, batch):
-        """Cross entropy, and the accuracy of the answers' words."""
+        """Compute cross entropy and the accuracy of the answers' words."""
         from tfmem.losses.sequence import accuracy, cross_entropy
 
         answers = batch.targets, batch.mask
         return {"loss": cross_entropy(logits, *answers), "accuracy": accuracy(logits, *answers)}
 
     def errors(self, predict, split, batch_size):
-        """`babi.ErrorCounts` of a split; arguments as those of `evaluate`."""
+        """Count a split's errors in `babi.ErrorCounts`; arguments are those of `evaluate`."""
         counts = babi.ErrorCounts()
         for batch, sequences in babi.Batches(self._unseen[split], batch_size).all():
             counts.add(sequences, predict(batch))
         return counts
 
     def evaluate(self, predict, split, batch_size):
-        """Mean error (percent) and failed tasks; of the test set each task's error too."""
+        """Compute the mean error (percent) and failed tasks; for the test set, also each task's error."""
         counts = self.errors(predict, split, batch_size)
         if split == "valid":
             return {"dev_mean_error": counts.mean, "dev_failed_tasks": float(counts.failed)}
@@ -120,7 +120,7 @@ class Babi(Task):
         return {"mean_error": counts.mean, "failed_tasks": float(counts.failed), **by_task}
 
     def baselines(self, batches):
-        """Mean error (percent) of predicting each task's most frequent answer of the training stories."""
+        """Compute the mean error (percent) of predicting each task's most frequent training answer."""
 
         def answers(split, task):
             lines = [line for story in self.stories[split] if story.task == task for line in story.lines]

@@ -1,4 +1,6 @@
-"""What all supervised sequence experiments share. How to write one:
+"""Common part of all supervised sequence experiments.
+
+How to write one:
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Config(SequenceConfig):
@@ -15,14 +17,14 @@
 An experiment of a task and a core needs no class: `tfmem.training.supervised`.
 
 Model: `forward` runs it. By default it is `self.model.run(batch["inputs"])`, from the core's own initial state.
-Override it to give the model other inputs, to evaluate in another way than to train (`training=False`), or to hand
-states from update to update (`initial_carry`, `carry`). What it returns is the second argument of `scores`.
+Override it for other inputs, for an evaluation that differs from training (`training=False`), or to pass states from
+update to update (`initial_carry`, `carry`). Its result is the second argument of `scores`.
 
-Data: `draw(seed)` in the graph, where that is natural; else `batch(update)` and `evaluation_batch(number)` make nests
+Data: `draw(seed)` in the graph if natural; else `batch(update)` and `evaluation_batch(number)` make nests
 of numpy arrays, and `data_source` describes their source for a compiled bundle. Evaluation seeds are the same for every
 run and never seeds of training.
 
-Scores: scalars, or pairs (sum, count) where batches are averaged by what they count (tfmem.losses.sequence). Their
+Scores: scalars, or pairs (sum, count) if batches are weighted by counts (tfmem.losses.sequence). Their
 names become train/<name> and eval/<name> in metrics.csv. "loss" is minimized.
 
 Optimizer: the one that the configuration names; `learning_rate(update)` is a schedule.
@@ -53,13 +55,13 @@ class SequenceConfig(RunConfig):
     optimizer: OptimizerName = "adam"
     """Adam, Keras's RMSprop, TF 1's RMSProp (epsilon inside the root, mean square from 1), or gradient descent."""
     learning_rate: float
-    """Of the optimizer, at the start."""
+    """Learning rate at the start."""
     momentum: float = 0.0
-    """Of every optimizer but Adam."""
+    """Momentum of every optimizer except Adam."""
     rms_decay: float = 0.9
     """Decay of the mean square of the two RMSProps."""
     epsilon: float | None = None
-    """Of the optimizer; None: 1e-8 for Adam (as in TF 1), 1e-7 for RMSprop, 1e-10 for TF 1's RMSProp."""
+    """Epsilon of the optimizer; None: 1e-8 for Adam (as in TF 1), 1e-7 for RMSprop, 1e-10 for TF 1's RMSProp."""
     gradient_norm_clip: float | None = None
     """Largest global norm of the gradient; None: no clipping."""
     eval_batches: int = 10
@@ -81,12 +83,12 @@ class SequenceConfig(RunConfig):
 
 
 def value_of(score):
-    """A score, given as a scalar or as (sum, count), as a scalar."""
+    """Convert a score, a scalar or (sum, count), to a scalar."""
     return score[0] / tf.maximum(score[1], 1e-9) if isinstance(score, tuple) else score
 
 
 class SequenceExperiment(training.Experiment):
-    """A model, data, a loss; see the top of this file."""
+    """Model, data and loss; see the top of this file."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -101,17 +103,17 @@ class SequenceExperiment(training.Experiment):
 
     @abc.abstractmethod
     def make_model(self):
-        """The model of `self.config`: a built Keras model."""
+        """Make the model of `self.config`, a built Keras model."""
 
     def draw(self, seed):
-        """The batch of `seed`, int32 [2], drawn in the graph: a nest of tensors, time-major where there is time."""
+        """Draw the batch of `seed`, int32 [2], in the graph: a nest of tensors, time-major if there is time."""
         raise NotImplementedError("an experiment has `draw`, or `batch` and `evaluation_batch`")
 
     def batch(self, update):
         return {}
 
     def evaluation_batch(self, number):
-        """As `batch`, of the evaluation's data; `{}` where `draw` draws them."""
+        """Make an evaluation batch, as `batch`; `{}` if `draw` draws it."""
         return {}
 
     def forward(self, batch, carry, training):
@@ -120,10 +122,10 @@ class SequenceExperiment(training.Experiment):
 
     @abc.abstractmethod
     def scores(self, batch, outputs):
-        """`{name: scalar or (sum, count)}` with "loss"."""
+        """Compute `{name: scalar or (sum, count)}` with "loss"."""
 
     def learning_rate(self, update):
-        """The learning rate of an update (int64 scalar tensor); constant by default."""
+        """Learning rate of an update (int64 scalar tensor); constant by default."""
         return self.config.learning_rate
 
     def variables(self):
@@ -159,7 +161,7 @@ class SequenceExperiment(training.Experiment):
         return sorted(traced.structured_outputs[1])
 
     def evaluation(self):
-        """`eval_batches` batches of unseen data; carries are the model's and, of each score, (sum, count) so far."""
+        """Evaluate `eval_batches` unseen batches; carries are the model's and (sum, count) of each score so far."""
         totals = {name: tf.zeros([2]) for name in self._score_names}
         return Evaluation(self.config.eval_batches, (self.initial_carry(), totals), self._evaluate_step)
 

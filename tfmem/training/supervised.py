@@ -29,24 +29,24 @@ from tfmem.validation import check_array
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SupervisedConfig(SequenceConfig):
-    """A task, a core, and how the model of the core is trained."""
+    """Task, core, and training of the core's model."""
 
     task: Task
-    """What is learned: a `tfmem.tasks.base.Task`."""
+    """Task to learn, a `tfmem.tasks.base.Task`."""
     core: AnyCoreConfig
-    """The memory: a configuration of `tfmem.cores.config`, or any with its `make`."""
+    """Core: a configuration of `tfmem.cores.config`, or any object with its `make`."""
     mlp_sizes: tuple[int, ...] = ()
     """Widths of the ReLU layers between the core's output and the logits."""
     embedding_size: int | None = None
     """Size of a linear map of each input before the core; None: no such map."""
     loss_reduction: Literal["mean", "sequence_sum", "sum"] = "mean"
-    """Whether the loss is the mean over answers, the mean over sequences of their sums, or the sum over the batch."""
+    """Loss: mean over answers, mean over sequences of sums over their answers, or sum over the batch."""
     final_learning_rate: float | None = None
-    """The learning rate falls linearly to it over decay_updates; None: it is constant."""
+    """Final value of a linear decay over decay_updates; None: a constant learning rate."""
     decay_updates: int = 100_000
-    """Updates of the fall."""
+    """Updates of the decay."""
     select_by: str | None = None
-    """Score whose least value over the evaluations selects the weights of result and export; None: the last weights."""
+    """Score whose minimum over the evaluations selects the weights of result and export; None: the last weights."""
 
     supports_mixed_precision: ClassVar[bool] = True
 
@@ -75,7 +75,7 @@ class SupervisedConfig(SequenceConfig):
 
 
 class SupervisedExperiment(SequenceExperiment):
-    """The training of a `SupervisedConfig`.
+    """Training of a `SupervisedConfig`.
 
     Scores are the task's. A core with a loss of its own adds `task_loss` and `meta_loss`, whose weighted sum is `loss`.
     """
@@ -133,13 +133,13 @@ class SupervisedExperiment(SequenceExperiment):
         return self.config.task(seed, self.config.batch_size).arrays()
 
     def evaluation_data(self, number):
-        """Arrays of the evaluation's batch `number` by name, tensors, drawn or from files."""
+        """Tensors of the evaluation's batch `number` by name, drawn or from files."""
         return self._drawn(tf.nest.map_structure(tf.constant, self.evaluation_batch(number)), EVALUATION_SEED, number)
 
     # Model and scores
 
     def inputs(self, batch):
-        """The inputs of a batch as the model takes them: tokens are one-hot."""
+        """Convert the inputs of a batch for the model: tokens become one-hot."""
         inputs = tf.convert_to_tensor(batch["inputs"])
         return tf.one_hot(inputs, self.config.task.input_size) if inputs.dtype.is_integer else inputs
 
@@ -151,7 +151,7 @@ class SupervisedExperiment(SequenceExperiment):
 
     def scores(self, batch, outputs):
         batch, logits = Batch(**batch), outputs.logits
-        if self.config.task.every_step:  # a model may have logits of the last steps alone
+        if self.config.task.every_step:  # a model may have logits only for the last steps
             steps = logits.shape[0] or tf.shape(logits)[0]
             targets, mask = batch.targets[-steps:], None if batch.mask is None else batch.mask[-steps:]
             batch = batch._replace(targets=targets, mask=mask)
@@ -186,11 +186,11 @@ class SupervisedExperiment(SequenceExperiment):
         return tf.argmax(outputs.logits, -1)
 
     def predict(self, batch):
-        """Predicted classes of a batch of numpy arrays, a numpy array [T, B]."""
+        """Predict classes for a batch of numpy arrays; returns a numpy array [T, B]."""
         return self._predict(tf.nest.map_structure(tf.constant, batch)).numpy()
 
     def evaluation(self):
-        """None where batches differ in length, or weights are selected: `evaluate` does what cannot be compiled."""
+        """Return None if batches differ in length or weights are selected; `evaluate` then does the uncompiled work."""
         if self.config.task.num_steps is None or self.config.select_by is not None:
             return None
         return super().evaluation()
