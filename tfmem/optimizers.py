@@ -23,6 +23,7 @@ from typing import Literal
 import tensorflow as tf
 
 from tfmem.backend import keras
+from tfmem.validation import check_range
 
 OptimizerName = Literal["adam", "rmsprop", "tf1_rmsprop", "sgd"]
 
@@ -105,8 +106,7 @@ class TF1RMSprop(keras.optimizers.Optimizer):
         for argument, value in (("rho", rho), ("momentum", momentum)):
             if not 0 <= value < 1:
                 raise ValueError(f"{argument}: {value}, must be from 0 to less than 1")
-        if epsilon < 0:
-            raise ValueError(f"epsilon: {epsilon}, must be at least 0")
+        check_range("epsilon", epsilon, 0)
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.rho, self.momentum, self.epsilon, self.centered = rho, momentum, epsilon, centered
 
@@ -166,8 +166,7 @@ class SonnetAdam(keras.optimizers.Optimizer):
         for argument, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             if not 0 <= value < 1:
                 raise ValueError(f"{argument}: {value}, must be from 0 to less than 1")
-        if not epsilon >= 0:
-            raise ValueError(f"epsilon: {epsilon}, must be at least 0")
+        check_range("epsilon", epsilon, 0)
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 

@@ -17,8 +17,9 @@ from tfmem.data import episode_cache
 from tfmem.data.images import mnist_stream
 from tfmem.losses.geco import GECO
 from tfmem.models.convdraw import ConvDRAW
-from tfmem.training import Evaluation, RunConfig, check_range, numbered
+from tfmem.training import Evaluation, RunConfig, numbered
 from tfmem.training.run_folder import RunFolder
+from tfmem.validation import check_above_zero, check_range
 
 EVALUATION_SEED = -1  # config.seed is not negative
 # Frames per walk of random_city, and probability to look around. Not specified; we use these.
@@ -71,14 +72,12 @@ class Config(RunConfig):
     def __post_init__(self):
         super().__post_init__()
         for name in ("batch_size", "eval_batches"):
-            check_range(self, name, 1)
-        check_range(self, "num_episodes", 10)
+            check_range(name, getattr(self, name), 1)
+        check_range("num_episodes", self.num_episodes, 10)
         if self.data == "random_city":  # an evaluation must fill a batch too
-            check_range(self, "batch_size", 1, self.num_episodes // 10 * EPISODE_FRAMES)
-        for name in ("kappa", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be greater than 0")
-        check_range(self, "multiplier_rate", 0)
+            check_range("batch_size", self.batch_size, 1, self.num_episodes // 10 * EPISODE_FRAMES)
+        check_above_zero(kappa=self.kappa, learning_rate=self.learning_rate)
+        check_range("multiplier_rate", self.multiplier_rate, 0)
         for name in ("beta_1", "beta_2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")
@@ -141,7 +140,8 @@ class Experiment(training.Experiment):
     def __init__(self, config):
         super().__init__(config)
         self._streams = {}
-        check_range(config, "eval_batches", 1, self.stream("evaluation").batches_per_pass)  # no image twice
+        batches = self.stream("evaluation").batches_per_pass  # no image twice
+        check_range("eval_batches", config.eval_batches, 1, batches)
         frame_shape = self.stream("train").images.shape[1:]
         canvas = {"mnist": 0.0, "random_city": 0.5}[config.data]  # most of a digit's image is black
         self.model = ConvDRAW(

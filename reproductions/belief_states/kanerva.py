@@ -18,7 +18,8 @@ from reproductions.belief_states.image_figures import image_grid
 from tfmem import training
 from tfmem.data.images import MNIST_PADDING, mnist_stream
 from tfmem.models.kanerva_machine import KanervaMachine
-from tfmem.training import Evaluation, RunConfig, check_range, numbered
+from tfmem.training import Evaluation, RunConfig, numbered
+from tfmem.validation import check_above_zero, check_choice, check_range
 
 EVALUATION_SEED = -1  # config.seed is not negative
 TERMS = ("elbo_nats_per_image", "log_likelihood_nats", "autoencoder_nats", "kl_w_nats", "kl_memory_nats")
@@ -65,14 +66,12 @@ class Config(RunConfig):
     def __post_init__(self):
         super().__post_init__()
         for name in ("episode_size", "batch_size", "num_reads", "eval_batches"):
-            check_range(self, name, 1)
-        check_range(self, "obs_noise_stddev", 0)
-        check_range(self, "noise_fraction", 0, 1)
-        check_range(self, "occlusion", 0, 28 + 2 * MNIST_PADDING)
-        if self.memory_kl not in ("public", "exact"):
-            raise ValueError(f"memory_kl: {self.memory_kl!r}, must be 'public' or 'exact'")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: {self.learning_rate}, must be greater than 0")
+            check_range(name, getattr(self, name), 1)
+        check_range("obs_noise_stddev", self.obs_noise_stddev, 0)
+        check_range("noise_fraction", self.noise_fraction, 0, 1)
+        check_range("occlusion", self.occlusion, 0, 28 + 2 * MNIST_PADDING)
+        check_choice("memory_kl", self.memory_kl, ("public", "exact"))
+        check_above_zero(learning_rate=self.learning_rate)
 
 
 PRESETS = {
@@ -153,7 +152,8 @@ class Experiment(training.Experiment):
     def __init__(self, config):
         super().__init__(config)
         self._streams = {}
-        check_range(config, "eval_batches", 1, self.stream("evaluation").batches_per_pass)  # no image twice
+        batches = self.stream("evaluation").batches_per_pass  # no image twice
+        check_range("eval_batches", config.eval_batches, 1, batches)
         frame_shape = self.stream("train").images.shape[1:]
         self.model = KanervaMachine(
             frame_shape,

@@ -8,7 +8,7 @@ import dataclasses
 
 from reproductions.belief_states import comparison, simcore
 from reproductions.belief_states.simcore import SimCoreConfig, SimCoreExperiment, World
-from tfmem.training import check_range
+from tfmem.validation import check_range
 
 PAPER, SIGNATURES = simcore.PAPER, simcore.SIGNATURES
 DATASETS = ()
@@ -27,8 +27,8 @@ class Config(SimCoreConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range(self, "num_boxes", 0)
-        check_range(self, "side", 6)
+        check_range("num_boxes", self.num_boxes, 0)
+        check_range("side", self.side, 6)
 
 
 _DEMO = Config(**simcore.DEMO, num_boxes=4, side=6)

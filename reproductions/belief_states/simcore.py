@@ -33,8 +33,9 @@ from tfmem.envs.worlds import ACTIONS
 from tfmem.losses.geco import GECO
 from tfmem.models.belief import BeliefModel, MapDecoder, PositionDecoder, SimCoreHead, map_mse, position_cells
 from tfmem.models.convdraw import ConvDRAW, DeterministicFrameModel
-from tfmem.training import Evaluation, RunConfig, check_range, numbered
+from tfmem.training import Evaluation, RunConfig, numbered
 from tfmem.training.run_folder import RunFolder
+from tfmem.validation import check_above_zero, check_range
 
 EVALUATION_SEED = -1  # config.seed is not negative
 TRAINING_EPISODES, EVALUATION_EPISODES = 0, 1  # seeds of the files, shared by all runs
@@ -134,13 +135,11 @@ class SimCoreConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range(self, "overshoot", 1, self.unroll_length - 1)
-        check_range(self, "batch_size", 1, min(self.num_episodes, self.eval_episodes))
-        for name in ("kappa", "learning_rate", "speed"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be greater than 0")
-        check_range(self, "multiplier_rate", 0)
-        check_range(self, "look", 0, 1)
+        check_range("overshoot", self.overshoot, 1, self.unroll_length - 1)
+        check_range("batch_size", self.batch_size, 1, min(self.num_episodes, self.eval_episodes))
+        check_above_zero(kappa=self.kappa, learning_rate=self.learning_rate, speed=self.speed)
+        check_range("multiplier_rate", self.multiplier_rate, 0)
+        check_range("look", self.look, 0, 1)
         for name in ("beta_1", "beta_2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")

@@ -9,7 +9,7 @@ import dataclasses
 
 from reproductions.belief_states import comparison, simcore
 from reproductions.belief_states.simcore import SimCoreConfig, SimCoreExperiment, World
-from tfmem.training import check_range
+from tfmem.validation import check_range
 
 PAPER, SIGNATURES = simcore.PAPER, simcore.SIGNATURES
 DATASETS = ()
@@ -33,8 +33,8 @@ class Config(SimCoreConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range(self, "size", 16)
-        check_range(self, "num_blocks", 1)
+        check_range("size", self.size, 16)
+        check_range("num_blocks", self.num_blocks, 1)
 
 
 PRESETS = {

@@ -23,8 +23,9 @@ from tfmem.losses.localization import (
 from tfmem.models.multigrid import LocalizationModel
 from tfmem.optimizers import OptimizerName, linear_decay
 from tfmem.tasks.mapping import UNKNOWN, MappingStream, MappingTask, recentre
-from tfmem.training import Evaluation, check_range
+from tfmem.training import Evaluation
 from tfmem.training.sequence import SequenceConfig, SequenceExperiment
+from tfmem.validation import check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,8 @@ class Config(SequenceConfig):
     def __post_init__(self):
         super().__post_init__()
         for name in ("window", "decay_steps"):
-            check_range(self, name, 1)
-        check_range(self, "final_learning_rate", 0)
+            check_range(name, getattr(self, name), 1)
+        check_range("final_learning_rate", self.final_learning_rate, 0)
         self.task()
 
     def task(self):

@@ -15,8 +15,8 @@ from tfmem.losses.sequence import accuracy
 from tfmem.models.multigrid import MNISTRecallModel
 from tfmem.optimizers import OptimizerName, linear_decay
 from tfmem.tasks.mnist_recall import stream
-from tfmem.training import check_range
 from tfmem.training.sequence import SequenceConfig, SequenceExperiment
+from tfmem.validation import check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,9 @@ class Config(SequenceConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range(self, "steps", 2)
-        check_range(self, "decay_steps", 1)
-        check_range(self, "final_learning_rate", 0)
+        check_range("steps", self.steps, 2)
+        check_range("decay_steps", self.decay_steps, 1)
+        check_range("final_learning_rate", self.final_learning_rate, 0)
 
 
 PRESETS = {

@@ -23,8 +23,9 @@ from tfmem.tasks.language_modeling import (
     training_stream,
     validation_windows,
 )
-from tfmem.training import Evaluation, check_range
+from tfmem.training import Evaluation
 from tfmem.training.sequence import SequenceConfig, SequenceExperiment
+from tfmem.validation import check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,11 @@ class Config(SequenceConfig):
     def __post_init__(self):
         super().__post_init__()
         for name in ("embedding_size", "window", "softmax_chunk", "replicas", "eval_streams"):
-            check_range(self, name, 1)
+            check_range(name, getattr(self, name), 1)
         for name in ("eval_words", "unroll_words", "result_words"):
-            check_range(self, name, 0)
+            check_range(name, getattr(self, name), 0)
         if self.vocabulary_size is not None:
-            check_range(self, "vocabulary_size", 3)
+            check_range("vocabulary_size", self.vocabulary_size, 3)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout}, must be from 0 to less than 1")
         if self.batch_size % self.replicas:

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from tfmem.optimizers import TF1RMSprop, linear_decay
 from tfmem.training import Experiment as Base
-from tfmem.training import RunConfig, check_range, numbered
+from tfmem.training import RunConfig, numbered
+from tfmem.validation import check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Config(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_range(self, "width", 1, 64)
+        check_range("width", self.width, 1, 64)
 
 
 PRESETS = {

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal, Union
 from tyro.conf import subcommand
 
 from tfmem import cores
+from tfmem.validation import check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,8 +184,7 @@ class MetalearnedMemoryConfig(CoreConfig):
     """Activation of MNM-p's q^l. Not specified; we use tanh."""
 
     def __post_init__(self):
-        if self.meta_weight < 0:
-            raise ValueError(f"meta_weight: {self.meta_weight}, must be at least 0")
+        check_range("meta_weight", self.meta_weight, 0)
         if len(self.recall_weights) != self.recall_delay + 1:
             raise ValueError(
                 f"recall_weights: {self.recall_weights}, must be recall_delay + 1 = {self.recall_delay + 1} numbers"

@@ -37,7 +37,7 @@ import tensorflow as tf
 from tfmem.backend import keras
 from tfmem.cores.controller import MemoryController
 from tfmem.cores.keras_base import linear, tile_batch
-from tfmem.validation import check_choice, check_positive, is_integer
+from tfmem.validation import check_above_zero, check_choice, check_positive, is_integer
 
 
 class RecentWrites(NamedTuple):
@@ -174,8 +174,7 @@ class MetalearnedMemory(MemoryController):
             raise ValueError(f"recall_weights: {recall_weights}, must be recall_delay + 1 = {recall_delay + 1} numbers")
         if not 0 < initial_rate < 1:
             raise ValueError(f"initial_rate: {initial_rate}, must be between 0 and 1")
-        if not memory_gain > 0:
-            raise ValueError(f"memory_gain: {memory_gain}, must be greater than 0")
+        check_above_zero(memory_gain=memory_gain)
         keras.activations.get(feedback_activation)  # raises for an unknown name
         self.memory_layers = int(memory_layers)
         self.memory_size = int(memory_size)

@@ -20,7 +20,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from tfmem.cores.base import LayerNorm, Linear, RNNCore, matmul
-from tfmem.validation import is_integer
+from tfmem.validation import check_choice, is_integer
 
 GATE_STYLES = ("unit", "memory", None)
 
@@ -154,8 +154,7 @@ class RelationalMemory(RNNCore):
         for argument, size in sizes.items():
             if not is_integer(size):
                 raise ValueError(f"{argument}: {size!r}, must be an integer of at least 1")
-        if gate_style not in GATE_STYLES:
-            raise ValueError(f"gate_style: {gate_style!r}, must be one of {GATE_STYLES}")
+        check_choice("gate_style", gate_style, GATE_STYLES)
         if output_gate and gate_style is None:
             raise ValueError("output_gate: True, must be False if gate_style is None")
         self.mem_slots = mem_slots

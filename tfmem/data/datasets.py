@@ -19,6 +19,7 @@ from tfmem.data.babi import VERSIONS as BABI_VERSIONS
 from tfmem.data.babi import Line, Story, read_babi
 from tfmem.data.babi import splits as babi_splits
 from tfmem.data.files import DATA_DIR, CorruptDataError, MissingDataError, ask, ask_for, curl, missing_file
+from tfmem.validation import check_choice
 
 
 def mnist(split, data_dir=None):
@@ -90,8 +91,7 @@ def babi(version, split, tasks=range(1, 21), data_dir=None):
         MissingDataError: no archive, files of it that are missing (all are named), or nothing could be downloaded.
         CorruptDataError: an archive or a file in it that is damaged.
     """
-    if version not in BABI_VERSIONS:
-        raise ValueError(f"version: {version!r}, must be one of {BABI_VERSIONS}")
+    check_choice("version", version, BABI_VERSIONS)
     if split not in babi_splits(version):
         raise ValueError(f"split: {split!r}, must be one of {babi_splits(version)} for {version}")
     tasks = tuple(tasks)

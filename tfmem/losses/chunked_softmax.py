@@ -5,6 +5,8 @@ The full softmax of 250 thousand words at 38,400 places (Santoro et al. 2018, A.
 
 import tensorflow as tf
 
+from tfmem.validation import check_range
+
 
 def chunked_softmax_cross_entropy(features, embedding, bias, targets, chunk):
     """-log softmax(E x + b) at the targets, in nats.
@@ -23,8 +25,7 @@ def chunked_softmax_cross_entropy(features, embedding, bias, targets, chunk):
     Raises:
       ValueError: chunk is below 1.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk: {chunk}, must be at least 1")
+    check_range("chunk", chunk, 1)
     num_words, size = embedding.shape
 
     def logits(x, embedding, bias):

@@ -24,6 +24,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from tfmem.losses.gradients import clip_ascending, scale_gradient
+from tfmem.validation import check_above_zero, check_range
 
 
 class MovingAverage(snt.Module):
@@ -78,8 +79,7 @@ class LagrangeMultiplier(snt.Module):
         root = np.sqrt(np.asarray(initial, np.float64))
         if not np.all(root > 0):
             raise ValueError(f"initial: {initial}, must be greater than 0")
-        if not rate >= 0:
-            raise ValueError(f"rate: {rate}, must be at least 0")
+        check_range("rate", rate, 0)
         if valid_range is not None and not 0 <= valid_range[0] < valid_range[1]:
             raise ValueError(f"valid_range: {valid_range}, must be (low, high) with 0 <= low < high")
         self.rate, self.valid_range = rate, valid_range
@@ -131,10 +131,8 @@ class GECO(snt.Module):
 
     def __init__(self, kappa, dimensions, initial=1.0, rate=1.0, valid_range=(0.0, 1000.0), decay=0.99, name="GECO"):
         super().__init__(name=name)
-        if not kappa > 0:
-            raise ValueError(f"kappa: {kappa}, must be greater than 0")
-        if dimensions < 1:
-            raise ValueError(f"dimensions: {dimensions}, must be at least 1")
+        check_above_zero(kappa=kappa)
+        check_range("dimensions", dimensions, 1)
         self.kappa, self.dimensions = kappa, dimensions
         self.multiplier = LagrangeMultiplier(initial, rate / dimensions, valid_range)
         self.average = MovingAverage(decay)

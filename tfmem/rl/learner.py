@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfmem.rl import losses, returns
 from tfmem.rl.rollout import ActorState, draw_uniforms, initial_actor_state, rollout
 from tfmem.training import Evaluation
+from tfmem.validation import check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,8 +62,7 @@ class Objective:
             if threshold is not None and not threshold > 0:
                 raise ValueError(f"{name}: {threshold}, must be greater than 0, or None")
         for name in ("baseline_cost", "entropy_cost"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be at least 0")
+            check_range(name, getattr(self, name), 0)
         for name, choices in (
             ("regularizer", ("entropy", "concentration")),
             ("reward_mode", returns.REWARD_MODES),

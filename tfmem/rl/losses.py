@@ -6,6 +6,8 @@ means. A mean divides every gradient by T B, which RMSProp with its epsilon does
 
 import tensorflow as tf
 
+from tfmem.validation import check_choice
+
 REDUCTIONS = ("sum", "mean")
 
 
@@ -53,6 +55,5 @@ def concentration_loss(logits_tm1, reduction="sum"):
 
 
 def _reduced(values, reduction):
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: {reduction!r}, must be one of {', '.join(map(repr, REDUCTIONS))}")
+    check_choice("reduction", reduction, REDUCTIONS)
     return tf.reduce_sum(values) if reduction == "sum" else tf.reduce_mean(values)

@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmem.validation import check_choice, check_range
+
 REWARD_MODES = ("none", "abs_one", "soft_asymmetric")
 
 
@@ -56,8 +58,7 @@ def n_step_returns(r_t, discount_t, v_t, n):
     Raises:
       ValueError: shapes differ, the number of steps is not known, or `n` is less than 1.
     """
-    if n < 1:
-        raise ValueError(f"n: {n}, must be at least 1")
+    check_range("n", n, 1)
     r_t, discount_t, v_t = _aligned(r_t=r_t, discount_t=discount_t, v_t=v_t)
     values = tf.concat([tf.zeros_like(v_t[:1]), v_t], 0)
     return _steps_back(r_t, discount_t, values, min(n, r_t.shape[0]))
@@ -129,8 +130,7 @@ def clip_rewards(r_t, mode):
     Raises:
       ValueError: `mode` is none of these.
     """
-    if mode not in REWARD_MODES:
-        raise ValueError(f"mode: {mode!r}, must be one of {', '.join(map(repr, REWARD_MODES))}")
+    check_choice("mode", mode, REWARD_MODES)
     if mode == "abs_one":
         return tf.clip_by_value(r_t, -1.0, 1.0)
     if mode == "soft_asymmetric":

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmem.tasks.base import Batch, Task
-from tfmem.validation import check_array
+from tfmem.validation import check_array, check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,7 @@ class AssociativeRecall(Task):
 
     def __post_init__(self):
         for name, least in (("num_items", 2), ("num_bits", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be at least {least}")
+            check_range(name, getattr(self, name), least)
         sizes = {name: getattr(self, name) for name in ("num_items", "num_bits")}
         check_array(self.num_items, self.num_items + 2, self.num_bits + 1, **sizes)
 

@@ -23,7 +23,7 @@ from tfmem.data.babi import splits as splits_of
 from tfmem.data.babi import words
 from tfmem.data.datasets import babi
 from tfmem.tasks.base import Batch
-from tfmem.validation import check_array
+from tfmem.validation import check_array, check_choice, check_range
 
 NUM_TASKS = 20
 PLACEHOLDER = "-"
@@ -73,8 +73,7 @@ def encode(stories, vocabulary, encoding="story"):
     Raises:
         ValueError: an unknown encoding, or a word that is not in the vocabulary.
     """
-    if encoding not in ("story", "question"):
-        raise ValueError(f"encoding: {encoding!r}, must be 'story' or 'question'")
+    check_choice("encoding", encoding, ("story", "question"))
     ids = {word: number for number, word in enumerate(vocabulary)}
     encoded = []
     try:
@@ -149,8 +148,7 @@ class Batches:
         self.sequences = [s for s in sequences if not max_words or len(s.inputs) <= max_words]
         if not self.sequences:
             raise ValueError(f"sequences: none of at most max_words = {max_words}, must have at least one")
-        if batch_size < 1:
-            raise ValueError(f"batch_size: {batch_size}, must be at least 1")
+        check_range("batch_size", batch_size, 1)
         self.batch_size, self.group_by_length, self.seed = batch_size, group_by_length, seed
         self.steps = max_words
         check_array(max(max_words, *(len(s.inputs) for s in self.sequences)), batch_size, batch_size=batch_size)

@@ -19,7 +19,7 @@ import dataclasses
 import tensorflow as tf
 
 from tfmem.tasks.base import Batch, Task
-from tfmem.validation import check_array
+from tfmem.validation import check_array, check_range
 
 NUM_LETTERS = 26
 NUM_PAIRS = NUM_LETTERS // 2
@@ -46,8 +46,7 @@ class DictionaryInference(Task):
 
     def __post_init__(self):
         for name in ("support_size", "length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be at least 1")
+            check_range(name, getattr(self, name), 1)
         sizes = {name: getattr(self, name) for name in ("support_size", "length")}
         check_array(self.support_size + 1, self.length, max(QUERY_DRAWS, NUM_PAIRS), **sizes)
 

@@ -14,7 +14,7 @@ import dataclasses
 import tensorflow as tf
 
 from tfmem.tasks.base import Batch, Task
-from tfmem.validation import check_array
+from tfmem.validation import check_array, check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,7 @@ class DoubleCopy(Task):
 
     def __post_init__(self):
         for name in ("length", "num_characters"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be at least 1")
+            check_range(name, getattr(self, name), 1)
         check_array(self.num_steps, length=self.length)
         check_array(self.input_size, num_characters=self.num_characters)
 

@@ -23,7 +23,7 @@ from tfmem.atomic import replacing
 from tfmem.data.corpora import CORPORA, SPLITS
 from tfmem.data.datasets import text_file, text_lines
 from tfmem.data.files import CorruptDataError, cache_folder
-from tfmem.validation import check_array, check_positive
+from tfmem.validation import check_array, check_choice, check_positive
 
 END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
 _FORMAT = 2  # of the cache
@@ -113,8 +113,7 @@ def load_corpus(name, vocabulary_size=None, data_dir=None, cache_dir=None):
         ValueError: an unknown corpus; or as `Vocabulary`.
         MissingDataError, CorruptDataError: as `text_lines`; or a training text without words.
     """
-    if name not in CORPORA:
-        raise ValueError(f"name: {name!r}, must be one of {CORPORA}")
+    check_choice("name", name, CORPORA)
     files = {split: text_file(name, split, data_dir) for split in SPLITS}
     stats = {split: file and (str(file), file.stat().st_size, file.stat().st_mtime_ns) for split, file in files.items()}
     digest = hashlib.sha256(json.dumps([_FORMAT, name, vocabulary_size, stats], sort_keys=True).encode()).hexdigest()

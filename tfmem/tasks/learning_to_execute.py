@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from tfmem.tasks.base import Batch, Task
-from tfmem.validation import check_array
+from tfmem.validation import check_array, check_choice, check_range
 
 # The public vocabulary in the order of its indices. Programs by character never contain words or the first three.
 VOCABULARY = (
@@ -100,18 +100,15 @@ class LearningToExecute(Task):
     """Updates after which combine and naive rise. Public code: by the loss, every 10 unless it grows."""
 
     def __post_init__(self):
-        if self.program not in TASKS:
-            raise ValueError(f"program: {self.program!r}, must be one of {', '.join(TASKS)}")
-        if self.max_length < 1:
-            raise ValueError(f"max_length: {self.max_length}, must be at least 1")
+        check_choice("program", self.program, TASKS)
+        check_range("max_length", self.max_length, 1)
         if self.max_nesting < 1 or (self.program in MEMORY_TASKS and self.max_nesting > 1):
             raise ValueError(
                 f"max_nesting: {self.max_nesting}, must be at least 1, and 1 for {', '.join(MEMORY_TASKS)}"
             )
         if self.modulus_digits_beyond_length not in (0, 1):
             raise ValueError(f"modulus_digits_beyond_length: {self.modulus_digits_beyond_length}, must be 0 or 1")
-        if self.updates_per_level < 1:
-            raise ValueError(f"updates_per_level: {self.updates_per_level}, must be at least 1")
+        check_range("updates_per_level", self.updates_per_level, 1)
 
     input_size = output_size = len(VOCABULARY)
 
@@ -211,8 +208,7 @@ class Curriculum:
     KINDS = ("mix", "combine", "naive", "test")
 
     def __init__(self, kind, max_length, max_nesting, rises=0):
-        if kind not in self.KINDS:
-            raise ValueError(f"kind: {kind!r}, must be one of {', '.join(self.KINDS)}")
+        check_choice("kind", kind, self.KINDS)
         self.kind = kind
         self.max_length = max_length
         self.max_nesting = max_nesting

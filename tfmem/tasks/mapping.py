@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfmem.validation import check_array
+from tfmem.validation import check_array, check_choice, check_range
 
 FREE, WALL, UNKNOWN = 0, 1, 3  # cells; UNKNOWN: outside the maze, or a blank query
 VIEW = 3  # side of the agent's view; INPUT_SIZE of the public code
@@ -181,8 +181,7 @@ class MappingTask:
             raise ValueError(
                 f"query_sizes: {sizes}, must be different odd sizes from {VIEW} to map_size = {self.map_size}"
             )
-        if self.walk not in ("spiral", "random"):
-            raise ValueError(f"walk: {self.walk!r}, must be 'spiral' or 'random'")
+        check_choice("walk", self.walk, ("spiral", "random"))
         if self.episode_length is not None and self.episode_length < 1:
             raise ValueError(f"episode_length: {self.episode_length}, must be at least 1")
         if self.walk == "spiral" and self.length > (self.map_size - 2) ** 2:
@@ -230,8 +229,7 @@ class MappingTask:
         Raises:
             ValueError: a bad batch_size, maps of another shape or with other cells, an index of an unknown patch.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size: {batch_size}, must be at least 1")
+        check_range("batch_size", batch_size, 1)
         if init_maps is None:
             maps = self.mazes(rng, batch_size)
         else:
@@ -403,14 +401,10 @@ class MappingStream:
     """
 
     def __init__(self, task, batch_size, length=20, seed=0, split="train", hold_out=0):
-        if batch_size < 1:
-            raise ValueError(f"batch_size: {batch_size}, must be at least 1")
-        if length < 1:
-            raise ValueError(f"length: {length}, must be at least 1")
-        if seed < 0:
-            raise ValueError(f"seed: {seed}, must be at least 0")
-        if split not in ("train", "evaluation"):
-            raise ValueError(f"split: {split!r}, must be 'train' or 'evaluation'")
+        check_range("batch_size", batch_size, 1)
+        check_range("length", length, 1)
+        check_range("seed", seed, 0)
+        check_choice("split", split, ("train", "evaluation"))
         if hold_out < 0 or hold_out == 1:
             raise ValueError(f"hold_out: {hold_out}, must be 0 or at least 2")
         sizes = dict(map_size=task.map_size, batch_size=batch_size)

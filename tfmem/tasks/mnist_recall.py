@@ -10,6 +10,7 @@ import threading
 import numpy as np
 
 from tfmem.data.datasets import mnist
+from tfmem.validation import check_range
 
 
 class DigitStream:
@@ -39,12 +40,9 @@ class DigitStream:
             raise ValueError(f"images: {images.dtype} {images.shape}, must be uint8 [N, rows, columns]")
         if labels.shape != images.shape[:1]:
             raise ValueError(f"labels: {labels.shape}, must be {images.shape[:1]}, one per image")
-        if batch_size < 1:
-            raise ValueError(f"batch_size: {batch_size}, must be at least 1")
-        if steps < 2:
-            raise ValueError(f"steps: {steps}, must be at least 2")
-        if seed < 0:
-            raise ValueError(f"seed: {seed}, must be at least 0")
+        check_range("batch_size", batch_size, 1)
+        check_range("steps", steps, 2)
+        check_range("seed", seed, 0)
         if len(images) < steps * batch_size:
             raise ValueError(
                 f"images: {len(images)} of them, must be at least steps * batch_size = {steps * batch_size}"

@@ -17,7 +17,7 @@ import numpy as np
 from tfmem.data.datasets import mnist
 from tfmem.tasks.base import Batch, Task
 from tfmem.tasks.mnist_recall import DigitStream
-from tfmem.validation import check_array
+from tfmem.validation import check_array, check_range
 
 NUM_CLASSES = 10
 
@@ -42,12 +42,10 @@ class MNISTSort(Task):
     output_size = NUM_CLASSES
 
     def __post_init__(self):
-        if self.num_items < 2:
-            raise ValueError(f"num_items: {self.num_items}, must be at least 2")
+        check_range("num_items", self.num_items, 2)
         if not 1 <= self.num_outputs <= self.num_items:
             raise ValueError(f"num_outputs: {self.num_outputs}, must be from 1 to {self.num_items}")
-        if self.side < 1:
-            raise ValueError(f"side: {self.side}, must be at least 1")
+        check_range("side", self.side, 1)
         check_array(self.num_steps, self.input_size, num_items=self.num_items, side=self.side)
 
     @property

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfmem.losses.sequence import accuracy, cross_entropy
 from tfmem.tasks.base import Batch, Task
-from tfmem.validation import check_array
+from tfmem.validation import check_array, check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,7 @@ class NthFarthest(Task):
 
     def __post_init__(self):
         for name in ("num_objects", "num_features"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be at least 1")
+            check_range(name, getattr(self, name), 1)
         sizes = {name: getattr(self, name) for name in ("num_objects", "num_features")}
         check_array(self.num_objects, self.input_size, **sizes)
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmem.tasks.base import Batch, Task
-from tfmem.validation import check_array
+from tfmem.validation import check_array, check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,7 @@ class PrioritySort(Task):
 
     def __post_init__(self):
         for name in ("num_inputs", "num_outputs", "num_bits"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be at least 1")
+            check_range(name, getattr(self, name), 1)
         if self.num_outputs > self.num_inputs:
             raise ValueError(f"num_outputs: {self.num_outputs}, must be at most num_inputs = {self.num_inputs}")
         sizes = {name: getattr(self, name) for name in ("num_inputs", "num_outputs", "num_bits")}

@@ -12,6 +12,7 @@ import numpy as np
 from tfmem.data.babi import VERSIONS
 from tfmem.tasks import babi
 from tfmem.tasks.base import Task
+from tfmem.validation import check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,7 @@ class Babi(Task):
         if not self.tasks or not set(self.tasks) <= set(range(1, babi.NUM_TASKS + 1)):
             raise ValueError(f"tasks: {self.tasks}, must be numbers from 1 to {babi.NUM_TASKS}, at least one")
         for name in ("max_words", "dev_questions"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be at least 0")
+            check_range(name, getattr(self, name), 0)
 
     @functools.cached_property
     def _data(self):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmem.losses.masking import selected
-from tfmem.validation import check_array
+from tfmem.validation import check_above_zero, check_array, check_range
 
 
 class RepeatCopyBatch(NamedTuple):
@@ -54,13 +54,11 @@ class RepeatCopy:
 
     def __post_init__(self):
         for name in ("num_bits", "batch_size", "min_length", "min_repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be at least 1")
+            check_range(name, getattr(self, name), 1)
         for low, high in (("min_length", "max_length"), ("min_repeats", "max_repeats")):
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(f"{low}: {getattr(self, low)}, must be at most {high} = {getattr(self, high)}")
-        if not self.norm_max > 0:
-            raise ValueError(f"norm_max: {self.norm_max}, must be greater than 0")
+        check_above_zero(norm_max=self.norm_max)
         sizes = {name: getattr(self, name) for name in ("num_bits", "batch_size", "max_length", "max_repeats")}
         check_array(self.num_steps, self.batch_size, self.num_bits + 2, **sizes)
 

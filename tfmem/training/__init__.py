@@ -16,7 +16,6 @@ _MODULES = {
     "TrainingDivergedError": "tfmem.training.loop",
     "TrainingInterrupted": "tfmem.training.loop",
     "UpdateError": "tfmem.training.trainer",
-    "check_range": "tfmem.training.experiment",
     "checkpoint_arrays": "tfmem.training.experiment",
     "compiled_updates": "tfmem.training.experiment",
     "config_defaults": "tfmem.training.experiment",

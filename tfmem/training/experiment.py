@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfmem.backend import keras
 from tfmem.training.loop import fitting_arrays, pending_metrics
 from tfmem.training.run_folder import RunFolderError
+from tfmem.validation import check_above_zero, check_choice, check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,19 +47,17 @@ class RunConfig:
     supports_mixed_precision: ClassVar[bool] = False  # an experiment whose models take `policy` says True
 
     def __post_init__(self):
-        check_range(self, "seed", 0, 2**31 - 1)
+        check_range("seed", self.seed, 0, 2**31 - 1)
         for name in ("num_updates", "updates_per_call", "log_every"):
-            check_range(self, name, 1)
+            check_range(name, getattr(self, name), 1)
         for name in ("eval_every", "checkpoint_every"):
-            check_range(self, name, 0)
+            check_range(name, getattr(self, name), 0)
             if getattr(self, name) % self.updates_per_call:
                 raise ValueError(
                     f"{name}: {getattr(self, name)}, must be a multiple of updates_per_call ({self.updates_per_call})"
                 )
-        if not self.checkpoint_seconds > 0:
-            raise ValueError(f"checkpoint_seconds: {self.checkpoint_seconds}, must be greater than 0")
-        if self.jit_compile not in ("auto", True, False):
-            raise ValueError(f"jit_compile: {self.jit_compile!r}, must be 'auto', True or False")
+        check_above_zero(checkpoint_seconds=self.checkpoint_seconds)
+        check_choice("jit_compile", self.jit_compile, ("auto", True, False))
         if not isinstance(self.mixed_precision, bool):
             raise ValueError(f"mixed_precision: {self.mixed_precision!r}, must be True or False")
         if self.mixed_precision and not self.supports_mixed_precision:
@@ -68,14 +67,6 @@ class RunConfig:
     def policy(self):
         """The Keras dtype policy of the models, by its name."""
         return "mixed_bfloat16" if self.mixed_precision else "float32"
-
-
-def check_range(config, name, low, high=float("inf")):
-    """Raises a ValueError that names the field unless `low <= config.<name> <= high`."""
-    value = getattr(config, name)
-    if not low <= value <= high:
-        bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
-        raise ValueError(f"{name}: {value}, must be {bounds}")
 
 
 class Evaluation(NamedTuple):

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfmem.atomic import PARTIAL, is_leftover_of, lock_folder, remove_leftover, replacing
+from tfmem.validation import check_range
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{9,})\.npz")
 METADATA = "metadata.json"
@@ -65,8 +66,7 @@ class RunFolder:
     """
 
     def __init__(self, path, keep=2):
-        if keep < 1:
-            raise ValueError(f"keep: {keep}, must be at least 1")
+        check_range("keep", keep, 1)
         self.path = Path(os.path.expanduser(path))
         self.keep = keep
         self.config_path = self.path / "config.json"

@@ -40,8 +40,9 @@ import tensorflow as tf
 
 from tfmem import plotting, training
 from tfmem.optimizers import OptimizerName, apply_clipped, make_optimizer
-from tfmem.training import Evaluation, RunConfig, check_range, numbered, uses_xla
+from tfmem.training import Evaluation, RunConfig, numbered, uses_xla
 from tfmem.training.run_folder import RunFolder
+from tfmem.validation import check_above_zero, check_range
 
 EVALUATION_SEED = -1  # config.seed is not negative
 
@@ -70,14 +71,13 @@ class SequenceConfig(RunConfig):
     def __post_init__(self):
         super().__post_init__()
         for name in ("batch_size", "eval_batches"):
-            check_range(self, name, 1)
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: {self.learning_rate}, must be greater than 0")
+            check_range(name, getattr(self, name), 1)
+        check_above_zero(learning_rate=self.learning_rate)
         for name in ("momentum", "rms_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")
         if self.epsilon is not None:
-            check_range(self, "epsilon", 0)
+            check_range("epsilon", self.epsilon, 0)
         if self.gradient_norm_clip is not None and not self.gradient_norm_clip > 0:
             raise ValueError(f"gradient_norm_clip: {self.gradient_norm_clip}, must be greater than 0, or None")
 

@@ -22,9 +22,9 @@ from tfmem.losses.masking import selected
 from tfmem.models.sequence import SequenceModel
 from tfmem.optimizers import linear_decay
 from tfmem.tasks.base import Batch, Task
-from tfmem.training.experiment import check_range, numbered
+from tfmem.training.experiment import numbered
 from tfmem.training.sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment
-from tfmem.validation import check_array
+from tfmem.validation import check_array, check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,10 @@ class SupervisedConfig(SequenceConfig):
         if min(self.mlp_sizes, default=1) < 1:
             raise ValueError(f"mlp_sizes: {self.mlp_sizes}, must be at least 1 each")
         if self.embedding_size is not None:
-            check_range(self, "embedding_size", 1)
+            check_range("embedding_size", self.embedding_size, 1)
         if self.final_learning_rate is not None:
-            check_range(self, "final_learning_rate", 0)
-        check_range(self, "decay_updates", 1)
+            check_range("final_learning_rate", self.final_learning_rate, 0)
+        check_range("decay_updates", self.decay_updates, 1)
         task = self.task
         if task.num_steps is None:
             if self.updates_per_call != 1:

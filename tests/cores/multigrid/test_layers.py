@@ -111,7 +111,7 @@ def test_proposition_1_by_the_layers_by_the_formula_and_by_brute_force():
     [
         (lambda: MultigridConv((3,), 0), "filters: 0, must be a positive integer"),
         (lambda: MultigridConv((3, 6), 4, kernel_size=4), "kernel_size: 4, must be odd"),
-        (lambda: GridNormalization("layer"), "over: 'layer', must be 'batch' or 'sequence'"),
+        (lambda: GridNormalization("layer"), "over: 'layer', must be one of 'batch', 'sequence'"),
     ],
 )
 def test_bad_arguments(make, message):

@@ -275,7 +275,7 @@ def test_gymnasium_faces():
     ("arguments", "message"),
     [
         ({"viewport": None}, "viewport: None, must be True or False"),
-        ({"mode": "easy"}, r"mode: 'easy', must be one of \['regular', 'avoid'"),
+        ({"mode": "easy"}, "mode: 'easy', must be one of 'regular', 'avoid'"),
         ({"max_steps": 0}, "max_steps: 0, must be at least 1"),
         ({"max_ghosts": 2.0}, "max_ghosts: 2.0, must be an integer"),
     ],

@@ -15,7 +15,7 @@ from tfmem.cores.multigrid.routing import (
     routed_convolution,
     split_leading,
 )
-from tfmem.validation import positive_int
+from tfmem.validation import check_choice, positive_int
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
@@ -51,8 +51,7 @@ class GridNormalization(keras.layers.Layer):
 
     def __init__(self, over="batch", epsilon=1e-3, **kwargs):
         super().__init__(**kwargs)
-        if over not in ("batch", "sequence"):
-            raise ValueError(f"over: {over!r}, must be 'batch' or 'sequence'")
+        check_choice("over", over, ("batch", "sequence"))
         self.over = over
         self.epsilon = epsilon
 

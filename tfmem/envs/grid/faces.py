@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from tfmem.envs.grid.base import GridWorld, check_integer, select, take
+from tfmem.validation import check_choice
 
 _SCALE = 16  # pixels of a cell in `render`
 
@@ -52,8 +53,7 @@ class _Worlds:
     """
 
     def __init__(self, world_class, batch_size, render_mode, num_levels, level_seed, arguments):
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode: {render_mode!r}, must be None or 'rgb_array'")
+        check_choice("render_mode", render_mode, (None, "rgb_array"))
         self.world, self.state = world_class(**arguments), None
         num_levels = self.world.num_levels if num_levels is None else num_levels
         check_integer("num_levels", num_levels, 1)

@@ -35,6 +35,7 @@ import tensorflow as tf
 
 from tfmem.envs.grid.base import GridWorld, Outcome, check_integer, pick, select, take
 from tfmem.envs.grid.faces import GridEnv, GridVectorEnv
+from tfmem.validation import check_choice
 
 MAZE = (
     "###################",
@@ -179,8 +180,7 @@ class MiniPacman(GridWorld):
     def __post_init__(self):
         if not isinstance(self.viewport, bool):
             raise ValueError(f"viewport: {self.viewport!r}, must be True or False")
-        if self.mode not in MODES:
-            raise ValueError(f"mode: {self.mode!r}, must be one of {list(MODES)}")
+        check_choice("mode", self.mode, MODES)
         check_integer("max_steps", self.max_steps, 1)
         check_integer("max_ghosts", self.max_ghosts, 1)
 
