@@ -11,7 +11,7 @@ SMALL_GOLDENS = Path(__file__).parent / "goldens"
 
 
 def find_golden(relative):
-    """The path of a reference file or checkpoint prefix: the whole set where TFMEM_GOLDENS_DIR names it, else ours."""
+    """Path of a reference file or checkpoint prefix: in TFMEM_GOLDENS_DIR if set, else in tests/goldens."""
     for root in (os.environ.get("TFMEM_GOLDENS_DIR"), SMALL_GOLDENS):
         if root:
             path = Path(root) / relative
@@ -30,7 +30,7 @@ def relative_error(actual, expected):
 
 
 def at_once(*calls):
-    """What calls without arguments return, or the exceptions that they raise, when threads start them together."""
+    """Results of calls without arguments, or their exceptions, when threads start them together."""
     barrier = threading.Barrier(len(calls))
 
     def run(call):

@@ -1,4 +1,4 @@
-"""What a SavedModel of a core or model holds: names, shapes, the asset, and the errors."""
+"""Contents of a core's or model's SavedModel: names, shapes, the asset, and the errors."""
 
 import json
 import subprocess

@@ -255,7 +255,7 @@ def test_fit(sequences, jit_compile):
     assert history.history["loss"][-1] < 0.2 * history.history["loss"][0]
 
 
-def test_stateful_goes_on_and_resets_to_the_cells_initial_state(sequences):
+def test_stateful_continues_and_resets_to_the_cells_initial_state(sequences):
     cell = KerasToy(5)
     layer = tfmem.RNN(cell, stateful=True)
     whole = tfmem.RNN(cell)(sequences)

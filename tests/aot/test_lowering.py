@@ -1,4 +1,4 @@
-"""What TensorFlow gives to XLA, as jax reads it: loops with their gradients, constants of booleans."""
+"""TensorFlow's modules for XLA, as jax reads them: loops with their gradients, constants of booleans."""
 
 import jax
 import numpy as np

@@ -142,7 +142,7 @@ def test_wrong_arguments(bundle, tmp_path, monkeypatch, capsys):
     assert (status, "jax is missing or too old" in message) == (1, True)
 
 
-def test_data_of_another_shape_are_told(bundle):
+def test_data_of_another_shape_are_refused(bundle):
     from tfmem.aot.runner import Executable
 
     program = read_bundle(bundle).programs["update"]

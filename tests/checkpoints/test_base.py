@@ -51,7 +51,7 @@ def lstm(seed=0):
 
 @pytest.fixture
 def weights(rng):
-    """What a checkpoint of it holds below its scope."""
+    """Contents of its checkpoint below its scope."""
     return {"w_gates": rng.normal(size=[5, 12]).astype(np.float32), "b_gates": rng.normal(size=[12]).astype(np.float32)}
 
 

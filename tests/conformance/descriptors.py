@@ -254,7 +254,7 @@ def core_class(row):
 
 
 def is_core(value):
-    """Whether a value is the class of a core or cell, and not an abstract base."""
+    """Return whether a value is the class of a core or cell, and not an abstract base."""
     if not inspect.isclass(value):
         return False
     if issubclass(value, snt.RNNCore):

@@ -33,7 +33,7 @@ def attempt(folder):
 
 
 def has_toy(folder):
-    """Whether the file has a cell outside of tfmem, whose class must be known."""
+    """Return whether the file has a cell outside of tfmem; its class must be known."""
     with zipfile.ZipFile(folder / "model.keras") as archive:
         return b"tests.conformance.toys" in archive.read("config.json")
 

@@ -1,4 +1,4 @@
-"""What every row of the table must do. A property is a function of a row that raises AssertionError."""
+"""Properties of every row of the table. A property is a function of a row that raises AssertionError."""
 
 import concurrent.futures
 import contextlib

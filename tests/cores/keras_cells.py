@@ -1,4 +1,4 @@
-"""What the tests of the Keras cells share: random weights, and the properties that each of them must have."""
+"""Common part of the tests of the Keras cells: random weights, and properties of every cell."""
 
 import keras
 import numpy as np

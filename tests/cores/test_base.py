@@ -1,4 +1,4 @@
-"""What all cores share: which sizes are sizes."""
+"""Checks that all cores share: valid sizes."""
 
 import json
 

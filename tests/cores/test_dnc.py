@@ -61,7 +61,7 @@ def by_name(state):
 
 
 def with_public_names(core, values):
-    """Values of our trainable variables, e.g. gradients, under the public names below the core's scope."""
+    """Values of the core's trainable variables, e.g. gradients, under the public names below the core's scope."""
     ours = {v.ref(): value for v, value in zip(core.trainable_variables, values, strict=True)}
     get = lambda variable: np.asarray(ours[variable.ref()])  # noqa: E731
     controller = core.controller
@@ -216,7 +216,7 @@ def permute_slots(name, value, slots):
 
 
 def match_slots(ours, theirs):
-    """For each of their slots, the one of ours whose history is nearest."""
+    """For each of their slots, the slot of the core with the nearest history."""
 
     def histories(state):
         rows = [np.moveaxis(state[n], -1, 0) for n in ("usage", "read_weights", "write_weights", "precedence_weights")]

@@ -115,7 +115,7 @@ def tfds(tmp_path, monkeypatch):
 
 
 def test_tfds_builder(tfds, data_dir, arrays, monkeypatch, tmp_path):
-    """The real builder prepares our tiny files once; the second call needs no download."""
+    """The real builder prepares the tiny files once; the second call needs no download."""
     downloads = []
 
     def serve(manager, urls):

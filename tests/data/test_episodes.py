@@ -133,7 +133,7 @@ def test_other_worlds_and_policies(tmp_path):
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 
-def test_missing_file_tells_how_to_make_it(tmp_path):
+def test_missing_file_error_has_the_command_that_makes_it(tmp_path):
     where = tmp_path / "none.h5"
     with pytest.raises(MissingDataError, match=re.escape(f"{where} cannot be opened")) as told:
         episodes(where, 2)

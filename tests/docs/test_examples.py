@@ -1,4 +1,4 @@
-"""What a newcomer reads: every ```python block of README.md and docs runs, every core and experiment has a page."""
+"""Examples of the pages: every ```python block of README.md and docs runs, every core and experiment has a page."""
 
 import importlib
 import re

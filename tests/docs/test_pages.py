@@ -1,6 +1,9 @@
-"""The pages as text: links and anchors have targets, README.md is short, and the language is the field's."""
+"""Pages and docstrings as text: links and anchors have targets, README.md is short, and the language is the field's."""
 
+import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 SITE = sorted([README, *ROOT.glob("docs/**/*.md")])
+CODE_FOLDERS = ("tfmem", "reproductions", "benchmarks", "tests")
 LINKED = [*SITE, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("reproductions/**/*.md"))]
 
 FENCE = re.compile(r"^(```+).*?^\1 *$", re.MULTILINE | re.DOTALL)
@@ -18,6 +22,10 @@ STOP_LIST = re.compile(
     r"\b(?:told|tell|tells|teller|telling)\b|\bgoes\s+on\b|\bis\s+to\s+be\b|\bbeside\s+it\b|\bour\s+choice\b|\bWho\s",
     re.IGNORECASE,
 )
+
+# In docstrings and comments. Names in code are not read: some are in checkpoints.
+CODE_STOP_LIST = re.compile(rf"{STOP_LIST.pattern}|\bgo\s+on\b|\bare\s+to\s+be\b|\bours?\b|\bwho\b", re.IGNORECASE)
+FIRST_WORDS = re.compile(r"(?:What|Where|Who|Whether|How|Which|When|Why)\b")  # that a docstring must not begin with
 
 
 def page_id(page):
@@ -68,6 +76,25 @@ def stopped_words(page, root=ROOT):
     return [f"{page.relative_to(root)}:{line_of(text, hit.start())}: {hit[0].strip()}" for hit in hits]
 
 
+def docstrings_and_comments(text):
+    """`(line, text, is a docstring)` of each docstring, strings below fields included, and of each comment."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, ast.get_source_segment(text, node), True
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string, False
+
+
+def stopped_words_of_code(file, root=ROOT):
+    """`file:line: words` of every expression of the stop-list in a Python file, and of wrong first words."""
+    found = []
+    for line, text, is_docstring in docstrings_and_comments(file.read_text(encoding="utf-8")):
+        hits = [*CODE_STOP_LIST.finditer(text), *([FIRST_WORDS.match(text.lstrip('r"'))] if is_docstring else [])]
+        found += [(line + text.count("\n", 0, hit.start()), hit[0]) for hit in hits if hit]
+    return [f"{file.relative_to(root)}:{line}: {' '.join(words.split())}" for line, words in sorted(found)]
+
+
 @pytest.mark.parametrize("page", LINKED, ids=page_id)
 def test_relative_links_and_anchors_exist(page):
     assert broken_links(page) == []
@@ -76,6 +103,12 @@ def test_relative_links_and_anchors_exist(page):
 @pytest.mark.parametrize("page", SITE, ids=page_id)
 def test_language_stop_list(page):
     assert stopped_words(page) == []
+
+
+@pytest.mark.parametrize("folder", CODE_FOLDERS)
+def test_language_stop_list_of_docstrings_and_comments(folder):
+    files = [file for file in sorted((ROOT / folder).rglob("*.py")) if file != Path(__file__)]
+    assert [words for file in files for words in stopped_words_of_code(file)] == []
 
 
 def test_site_has_every_page_of_docs():
@@ -111,3 +144,35 @@ def test_stop_list_finds_each_expression_with_file_and_line(tmp_path):
     page.write_text("\n".join(lines), encoding="utf-8")
     found = [int(hit.split(":")[1]) for hit in stopped_words(page, tmp_path)]
     assert found == [1, 2, 3, 4, 6, 7, 8, 10, 11, 12, 14]
+
+
+def test_stop_list_of_code_reads_docstrings_and_comments_alone(tmp_path):
+    file = tmp_path / "code.py"
+    file.write_text(
+        '''"""What it is."""
+
+told = teller = "who is told"  # the one who reads
+
+
+class Field:
+    """Noun phrase.
+
+    It goes
+    on.
+    """
+
+    size: int = 1
+    """Whether it is."""
+    rate: int = 2
+    """Rate. Not specified; ours."""
+''',
+        encoding="utf-8",
+    )
+    found = stopped_words_of_code(file, tmp_path)
+    assert found == [
+        "code.py:1: What",
+        "code.py:3: who",
+        "code.py:9: goes on",
+        "code.py:14: Whether",
+        "code.py:16: ours",
+    ]

@@ -1,4 +1,4 @@
-"""What the tests of both worlds share."""
+"""Common part of the tests of both worlds."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ COPIED_KINDS.remove(("Gymnasium's vector", "pickle"))  # Gymnasium keeps a local
 
 
 def assert_vector_equals_singles(name, steps, max_episode_steps, **arguments):
-    """Our batched environment against Gymnasium's own around the single one, over the ends of episodes."""
+    """The batched environment against Gymnasium's own around the single one, over the ends of episodes."""
     arguments = {"max_episode_steps": max_episode_steps, **arguments}
     ours = gymnasium.make_vec(name, 3, **arguments)
     theirs = gymnasium.make_vec(name, 3, vectorization_mode="sync", **arguments)
@@ -85,5 +85,5 @@ def assert_copies_live_on_their_own(name, kind, copied, **arguments):
 
 
 def play(env, actions):
-    """What the steps give, and the first frames of the next two worlds."""
+    """Results of the steps, and the first frames of the next two worlds."""
     return [*(env.step(action) for action in actions), env.reset(), env.reset()]

@@ -29,7 +29,7 @@ def case(rng):
 
 
 def rows(mask):
-    """Which (t, b) count."""
+    """Mask of the (t, b) that count."""
     return [(t, b) for t in range(4) for b in range(3) if mask is None or np.broadcast_to(mask.T, (3, 4)).T[t, b]]
 
 
@@ -81,7 +81,7 @@ def test_loss_of_the_goldens(golden):
         assert relative_error(loss, io[f"{name}_loss"]) < 1e-5
 
 
-def test_loss_is_finite_where_the_sigmoid_is_not_told_from_0_and_1():
+def test_loss_is_finite_where_the_sigmoid_rounds_to_0_or_1():
     logits, targets = tf.constant([[[300.0, -300.0]]]), tf.constant([[[0, 1]]])
     assert float(localization_loss(logits, targets)) == 600.0
     assert localization_loss(tf.cast(logits, tf.bfloat16), targets).dtype == tf.bfloat16

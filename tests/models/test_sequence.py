@@ -261,7 +261,7 @@ def test_lengths_and_tokens_are_of_any_integer_type(writer, dtype, jit_compile):
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-def test_how_long_an_answer_is_must_be_told(writer):
+def test_number_of_answer_steps_must_be_given(writer):
     model, tokens, lengths = writer
     with pytest.raises(ValueError, match="num_steps: None"):
         model.run(tokens, lengths)

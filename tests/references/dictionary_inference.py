@@ -14,7 +14,7 @@ def read(observations):
 
 
 def translate(observations):
-    """The answer's letters as numbers, told from the examples; a KeyError where they do not tell it."""
+    """Infer the answer's letters as numbers from the examples; a KeyError if they do not determine it."""
     examples, question, _ = read(observations)
     dictionary = {}
     for source, target in examples:

@@ -1,4 +1,4 @@
-"""What a program of learning to execute evaluates to, from its text alone: a recursive-descent parser."""
+"""Value of a program of learning to execute, from its text alone: a recursive-descent parser."""
 
 import re
 

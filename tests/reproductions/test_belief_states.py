@@ -79,7 +79,7 @@ def test_actions_are_those_that_led_to_the_frames(experiment):
     assert not actions[0].numpy().any()
     np.testing.assert_array_equal(np.argmax(actions[1:], -1), batch["actions"])
     assert frames.numpy().max() <= 1
-    # Positions tell: who turned (2, 3) is where he was.
+    # Positions show it: after a turn (2, 3) the agent is where it was.
     moved = np.any(np.diff(batch["positions"], axis=0) != 0, -1)
     assert moved.any()
     assert not moved[np.argmax(actions[1:], -1) >= 2].any()
@@ -119,7 +119,7 @@ def test_baselines(experiment):
 
 
 def assert_all_moves(experiment):
-    """Two updates move all variables; returns what they told."""
+    """Two updates move all variables; returns their metrics."""
     modules = [experiment.model, *experiment.probes]
     before = [values(module) for module in modules]
     metrics = [update(experiment, n) for n in range(2)]
@@ -147,7 +147,7 @@ def test_the_deterministic_model_minimises_the_error():
 
 
 def test_updates_with_a_large_memory():
-    """Where TensorFlow's optimiser of memory sets in, which broke gradients of loops; see `tfmem.recurrence`."""
+    """Sizes where TensorFlow's memory optimizer starts, which broke gradients of loops; see `tfmem.recurrence`."""
     small = {"unroll_length": 40, "batch_size": 4, "hidden_size": 16, "frame_size": 16, "num_draw_steps": 1}
     few = {"model": "deterministic", "num_episodes": 8, "eval_episodes": 8}
     experiment = random_city.Experiment(dataclasses.replace(random_city.PRESETS["paper_rma"], **small, **few))

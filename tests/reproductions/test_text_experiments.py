@@ -120,7 +120,7 @@ def test_bad_babi_settings():
         ("relational/language_modeling", "train.txt or train.txt.gz or wiki.train.tokens is not in"),
     ],
 )
-def test_missing_data_are_told(name, said, tmp_path, monkeypatch, capsys):
+def test_missing_data_are_reported(name, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TFMEM_DATA_DIR", str(tmp_path / "nothing"))
     assert main(["run", name, "--preset", "smoke", "--folder", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
@@ -129,7 +129,7 @@ def test_missing_data_are_told(name, said, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_missing_tasks_are_told(data_dir, tmp_path, capsys):
+def test_missing_tasks_are_reported(data_dir, tmp_path, capsys):
     arguments = [
         "run",
         "metalearned/babi",

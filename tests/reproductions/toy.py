@@ -22,11 +22,11 @@ class Config(RunConfig):
     rate: float = 1e-2
     """Learning rate at the start; public code, train.py."""
     sizes: tuple[int, ...] = (1, 2)
-    """Something with several numbers; ours."""
+    """Field with several numbers. Not specified; we use one."""
     nan_at: int = -1
-    """Update whose data hold NaN; ours."""
+    """Update with NaN in its data. Not specified; we use none."""
     slow: float = 0.0
-    """Seconds that the data of an update take; ours."""
+    """Seconds that the data of an update take. Not specified; we use none."""
 
     def __post_init__(self):
         super().__post_init__()

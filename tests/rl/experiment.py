@@ -17,7 +17,7 @@ from tfmem.training import RunConfig, numbered
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
     memory: bool = True
-    """Whether the agent has a core."""
+    """Give the agent a core."""
     policy_lag: int = 0
     """Updates by which the actors are behind."""
     num_steps: int = 5

@@ -159,7 +159,7 @@ TRIALS = 200
 
 
 def in_two_processes(work, root):
-    """What `work(number, barrier, root)` returns in two processes, numbers 0 and 1, that start each trial together."""
+    """Results of `work(number, barrier, root)` in two processes, numbers 0 and 1, that start each trial together."""
     context = multiprocessing.get_context("spawn")
     barrier, queue = context.Barrier(2, timeout=60), context.SimpleQueue()
     processes = [context.Process(target=report_to, args=(queue, work, n, barrier, root)) for n in range(2)]

@@ -296,7 +296,7 @@ def test_the_update_is_traced_once_for_a_new_run(tmp_path, monkeypatch):
 
 
 def summaries(folder):
-    """What is in TensorBoard's files: {tag: values or serialized plug-in data}."""
+    """Contents of TensorBoard's files: {tag: values or serialized plug-in data}."""
     found = {}
     for file in sorted((folder / "tensorboard").iterdir()):
         for record in tf.data.TFRecordDataset(str(file)):

@@ -1,4 +1,4 @@
-"""What the tests of the multigrid cores share."""
+"""Common part of the tests of the multigrid cores."""
 
 
 def randomized(layer, rng):

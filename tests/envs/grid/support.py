@@ -1,4 +1,4 @@
-"""What the tests of the grid worlds share."""
+"""Common part of the tests of the grid worlds."""
 
 import gymnasium
 import numpy as np

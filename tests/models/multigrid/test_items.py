@@ -85,7 +85,7 @@ def test_items_one_by_one_then_answers_one_by_one(items):
     assert relative_error(model.answer(tuple(g[None] for g in grids))[0], whole[:, 0]) < 1e-5
 
 
-def test_recall_reads_after_the_last_item_and_goes_on(items):
+def test_recall_reads_after_the_last_item_and_continues(items):
     model = make(RecallModel)
     query = items[:, 1]
     whole, state = model({"items": items, "query": query}, return_state=True)
