@@ -12,6 +12,7 @@ import collections
 
 import numpy as np
 
+from reproductions.belief_states.figures import decoded_maps_figure
 from reproductions.belief_states.simcore import DECODED
 from tfmem import plotting
 from tfmem.training.run_folder import RunFolderError
@@ -59,7 +60,7 @@ def compare(folders, out):
         training[name].append(tuple(np.array([(row["update"], row["train/map_mse"]) for row in rows]).T))
         if config["train_core"] and config["model"] == "generative":
             kappas[config["kappa"]].append(result["ours"]["map_mse"])
-    plotting.decoded_maps_figure(maps, decoded).savefig(out / "decoded_maps.png", dpi=120)
+    decoded_maps_figure(maps, decoded).savefig(out / "decoded_maps.png", dpi=120)
     along["mean map"] = [(steps, mean_map)]
     plotting.curves_figure(along, "step of the trajectory", "map MSE").savefig(out / "map_error.png", dpi=120)
     plotting.curves_figure(training, "updates", "map MSE").savefig(out / "map_mse.png", dpi=120)

@@ -11,8 +11,8 @@ from typing import Literal
 import keras
 import tensorflow as tf
 
-from reproductions.belief_states.image_figures import geco_figure, image_grid
-from tfmem import training
+from reproductions.belief_states.figures import geco_figure
+from tfmem import plotting, training
 from tfmem.data import episode_cache
 from tfmem.data.images import mnist_stream
 from tfmem.losses.geco import GECO
@@ -242,12 +242,12 @@ class Experiment(training.Experiment):
 
     def figures(self, folder):
         samples = self.model.sample(64, tf.constant([EVALUATION_SEED, 0])).numpy()
-        image_grid(samples.reshape(8, 8, *samples.shape[1:])).save(folder / "samples.png")
+        plotting.image_grid(samples.reshape(8, 8, *samples.shape[1:])).save(folder / "samples.png")
         images = self.stream("evaluation").images[:48]
         model = self._frame_loss({"images": images}, EVALUATION_SEED, 0).reconstruction.numpy()
         pairs = zip(
             (images / 255.0).reshape(4, -1, *model.shape[1:]), model.reshape(4, -1, *model.shape[1:]), strict=True
         )
-        image_grid([row for pair in pairs for row in pair]).save(folder / "reconstructions.png")
+        plotting.image_grid([row for pair in pairs for row in pair]).save(folder / "reconstructions.png")
         rows = [row for row in RunFolder(folder.parent).metrics() if "train/loss" in row]
         geco_figure(rows, self.config.kappa, self.name).savefig(folder / "geco.png", dpi=120)

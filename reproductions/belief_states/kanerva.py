@@ -14,8 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from reproductions.belief_states.image_figures import image_grid
-from tfmem import training
+from tfmem import plotting, training
 from tfmem.data.images import MNIST_PADDING, mnist_stream
 from tfmem.models.kanerva_machine import KanervaMachine
 from tfmem.training import Evaluation, RunConfig, numbered
@@ -276,11 +275,11 @@ class Experiment(training.Experiment):
             reads = self.model.read_iteratively(cues, state, self.config.num_reads)
             rows += [] if name == "clean" else [first_episode(cues)]
             rows += [first_episode(reads[0]), first_episode(reads[-1])]
-        image_grid(rows).save(folder / "denoising.png")
+        plotting.image_grid(rows).save(folder / "denoising.png")
 
         seeds = tf.constant([[EVALUATION_SEED, n] for n in range(2)])
         count = len(rows[0])
         written = self.model.sample(4 * count, state, seeds[0]).numpy()[:, 0]
         prior = self.model.sample(4 * count, self.model.initial_state(1), seeds[1]).numpy()[:, 0]
         rows = np.concatenate([rows[0], written, prior]).reshape(9, count, *self.model.frame_shape)
-        image_grid(rows).save(folder / "samples.png")
+        plotting.image_grid(rows).save(folder / "samples.png")

@@ -26,7 +26,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from reproductions.belief_states.image_figures import geco_figure, image_grid
+from reproductions.belief_states.figures import decoded_maps_figure, geco_figure, map_error_figure, rollout_figure
 from tfmem import plotting, training
 from tfmem.data import episode_cache
 from tfmem.envs.worlds import ACTIONS
@@ -503,14 +503,14 @@ class SimCoreExperiment(training.Experiment):
         step, model = round(SHOWN_AT * (config.unroll_length - 1)), f"{config.core}, {config.model}"
         shown = slice(SHOWN_MAPS)
         setting = f"$L_o$ = {config.overshoot}" if config.train_core else "untrained"
-        figure = plotting.decoded_maps_figure(maps[step, shown], {model: {setting: decoded[step, shown]}}, self.name)
+        figure = decoded_maps_figure(maps[step, shown], {model: {setting: decoded[step, shown]}}, self.name)
         figure.savefig(folder / "decoded_maps.png", dpi=120)
 
         along, mean_map = self._errors_along()
         errors = {"this trajectory": output.errors[:, 0].numpy(), "mean of all": along, "mean map": mean_map}
         steps = np.unique(np.linspace(0, config.unroll_length - 1, SHOWN_STEPS).round().astype(int))
         pictures = {int(t): (maps[t, 0], decoded[t, 0], frames[t, 0]) for t in steps}
-        plotting.map_error_figure(errors, pictures, title=self.name).savefig(folder / "map_error.png", dpi=120)
+        map_error_figure(errors, pictures, title=self.name).savefig(folder / "map_error.png", dpi=120)
         np.savez_compressed(
             folder / DECODED,
             maps=maps[step, shown].astype(np.float32),
@@ -543,10 +543,10 @@ class SimCoreExperiment(training.Experiment):
         beliefs = beliefs[:, :SHOWN_ROLLOUTS]
         samples = self.model.render(beliefs, tf.constant([EVALUATION_SEED, 0])).numpy().swapaxes(0, 1)
         inputs = frames[start + 1 : end, :SHOWN_ROLLOUTS].numpy().swapaxes(0, 1)
-        return plotting.rollout_figure(inputs, samples, title=f"{self.name}: rollouts from step {start}")
+        return rollout_figure(inputs, samples, title=f"{self.name}: rollouts from step {start}")
 
     def _map_samples(self, output, maps, steps):
         """Columns of `steps`: the true map, the decoded one, samples (Figure 11)."""
         beliefs = tf.gather(output.beliefs[:, 0], steps)
         samples = [self.map_model.sample(beliefs, tf.constant([EVALUATION_SEED, n])) for n in range(SHOWN_SAMPLES)]
-        return image_grid([maps[steps], output.decoded.numpy()[steps, 0], *samples])
+        return plotting.image_grid([maps[steps], output.decoded.numpy()[steps, 0], *samples])

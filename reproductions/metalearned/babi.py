@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tfmem import plotting
+from reproductions.metalearned.figures import similarity_figure
 from tfmem.cores.config import (
     DNCConfig,
     EntityMemoryConfig,
@@ -151,4 +151,4 @@ class Experiment(SupervisedExperiment):
             row("write value", later, "write value"),
             row("write key", later, "write key"),
         ]
-        return plotting.similarity_figure(rows, words, f"task {sequence.task}")
+        return similarity_figure(rows, words, f"task {sequence.task}")

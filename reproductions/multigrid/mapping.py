@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import tensorflow as tf
 
+from reproductions.multigrid.figures import MappingFrame, mapping_figure, save_mapping_gif
 from reproductions.multigrid.routing import figure_1
-from tfmem import plotting
 from tfmem.losses.localization import (
     Counts,
     localization_counts,
@@ -317,7 +317,7 @@ class Experiment(SequenceExperiment):
                 if t % every and t != episode.length - 1:
                     continue
                 query = window[f"query_{size}"][step, item]
-                yield plotting.MappingFrame(
+                yield MappingFrame(
                     world=world,
                     path=episode.relative_positions[: t + 1, item],
                     view=episode.views(t, t + 1)[0, item],
@@ -332,9 +332,9 @@ class Experiment(SequenceExperiment):
     def figures(self, folder):
         figure_1().savefig(folder / "routing.png", dpi=100)
         frames = list(self.frames(every=max(1, self.task.length // 40)))
-        plotting.save_mapping_gif(folder / "mapping.gif", frames)
+        save_mapping_gif(folder / "mapping.gif", frames)
         for name, frame in (("mapping_middle", frames[len(frames) // 2]), ("mapping_end", frames[-1])):
-            plotting.mapping_figure(frame).savefig(folder / f"{name}.png", dpi=100)
+            mapping_figure(frame).savefig(folder / f"{name}.png", dpi=100)
 
 
 def _scores(by_size):

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import tensorflow as tf
 
-from tfmem import plotting
+from reproductions.multigrid.figures import recall_figure
 from tfmem.losses.sequence import accuracy
 from tfmem.models.multigrid import MNISTRecallModel
 from tfmem.optimizers import OptimizerName, linear_decay
@@ -181,5 +181,5 @@ class Experiment(SequenceExperiment):
             steps.append(int(batch["query_step"]))
             predictions.append(answers[0])
             labels.append(batch["label"][0])
-        figure = plotting.recall_figure(np.stack(images), steps, predictions, labels, "Recall on unseen digits")
+        figure = recall_figure(np.stack(images), steps, predictions, labels, "Recall on unseen digits")
         figure.savefig(folder / "recall.png", dpi=100)

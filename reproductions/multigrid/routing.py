@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfmem import plotting
+from reproductions.multigrid.figures import routing_figure
 from tfmem.cores.multigrid import MultigridConv
 
 
@@ -46,4 +46,4 @@ def figure_1(num_layers=6):
     sizes = (6, 12, 24, 48)
     multigrid = reach(sizes, num_layers, len(sizes) - 1, (25, 25))
     standard = [stage[0] for stage in reach(sizes[-1:], num_layers, 0, (25, 25))]
-    return plotting.routing_figure(multigrid, standard, "Where the information of one cell can be, layer by layer")
+    return routing_figure(multigrid, standard, "Where the information of one cell can be, layer by layer")

@@ -8,8 +8,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from reproductions.belief_states import convdraw
-from reproductions.belief_states.image_figures import image_grid
 from tfmem.data.images import ImageStream
+from tfmem.plotting import image_grid
 
 
 @pytest.fixture

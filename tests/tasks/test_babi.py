@@ -88,7 +88,7 @@ def test_question_encoding():
 
 
 def test_encoding_of_what_is_unknown():
-    with pytest.raises(ValueError, match="vocabulary: has no 'mary', must have all words of task 8"):
+    with pytest.raises(ValueError, match="vocabulary: without 'mary', must have all words of task 8"):
         babi.encode(STORIES, ("-", "."), "story")
     with pytest.raises(ValueError, match="encoding: 'x', must be one of 'story', 'question'"):
         babi.encode(STORIES, VOCABULARY, "x")
