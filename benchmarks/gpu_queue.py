@@ -404,8 +404,8 @@ def brief(event):
 def resume_from(source, name, bundle, folder, precision):
     """Copy an earlier run of the same configuration from `source` to `folder`, if there is one.
 
-    The bundle may have been recompiled since; `BundleRun` checks names and shapes of the checkpoint. A field that an older
-    version of the experiment lacks is as in the bundle.
+    The bundle may have been recompiled since; `BundleRun` checks names and shapes of the checkpoint. A field that an
+    older version of the experiment lacks is as in the bundle.
     """
     old = RunFolder(Path(source) / name) if source else None
     if old is None or not old.config_path.exists():

@@ -277,7 +277,7 @@ def import_checkpoint(arguments, modules, argv):
 
 def export_run(arguments, modules, argv):
     if arguments.out.exists():
-        raise UsageError(f"OUT: {arguments.out} exists already")
+        raise UsageError(f"OUT: {arguments.out}, must not exist")
     _, experiment, _ = open_run(arguments.run, modules)
     experiment.export(arguments.out)
     print(f"written: {arguments.out}")
@@ -290,7 +290,7 @@ def compile_experiment(arguments, modules, argv):
     preset, config = _preset(module, arguments.experiment, arguments.preset)
     config = parse_config(module, config, arguments.overrides, f"reproduce compile {arguments.experiment}")
     if arguments.out.exists():
-        raise UsageError(f"OUT: {arguments.out} exists already")
+        raise UsageError(f"OUT: {arguments.out}, must not exist")
     experiment = _experiment(module, config)
     with refusals():
         bundle = make_bundle(experiment, preset)
@@ -306,7 +306,7 @@ def import_bundle_run(arguments, modules, argv):
     if "bundle" not in about:
         raise RunFolderError(f"{arguments.run} is not a run of `python -m tfmem.aot`; it can be used as it is")
     if arguments.out.exists():
-        raise UsageError(f"OUT_RUN: {arguments.out} exists already")
+        raise UsageError(f"OUT_RUN: {arguments.out}, must not exist")
     module, experiment, checkpoint = open_run(arguments.run, modules)
     from tfmem.training import run_description, train
 

@@ -23,15 +23,15 @@ def test_parse():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("2 Mary left.\n", "line 1 is '2 Mary left.', must be '1 <text>'"),
+        ("2 Mary left.\n", "line 1: '2 Mary left.', must be '1 <text>'"),
         ("1 Mary left.\n3 John left.\n", "line 2"),
-        ("1 Mary left.\nJohn left.\n", "line 2 is 'John left.'"),
+        ("1 Mary left.\nJohn left.\n", "line 2: 'John left.'"),
         ("1 Where?\tkitchen\n", "line 1"),
         ("1 Where?\t\t1\n", "line 1"),
-        ("1 Where?\tkitchen\tx\n", "supporting lines must be numbers"),
-        ("1 Where?\tkitchen\t²\n", "supporting lines must be numbers"),
-        ("1 How many?\t2\t1\n", "line 1 is .* its answer must have a word of letters"),
-        ("1 What?\t,\t1\n", "its answer must have a word of letters"),
+        ("1 Where?\tkitchen\tx\n", "must have numbers as supporting lines"),
+        ("1 Where?\tkitchen\t²\n", "must have numbers as supporting lines"),
+        ("1 How many?\t2\t1\n", "line 1: .* must have an answer with a word of letters"),
+        ("1 What?\t,\t1\n", "must have an answer with a word of letters"),
     ],
 )
 def test_lines_of_another_form(text, message):

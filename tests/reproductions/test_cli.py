@@ -249,7 +249,7 @@ def test_the_life_of_a_run(reproduce, tmp_path):
     assert served.serve(tf.ones([2, 4])).shape == (2, 1)
     status, _, errors = reproduce("export", run, "model")
     assert status == 2
-    assert "model exists already" in errors
+    assert "model, must not exist" in errors
 
     assert reproduce(*command[:5], 2, *command[6:])[0] == 0
     status, output, _ = reproduce("report")

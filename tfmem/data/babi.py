@@ -87,11 +87,11 @@ def parse(text, task):
             lines, expected = [], "1"
         answer, supporting = fields[1] if len(fields) == 3 else "", fields[2] if len(fields) == 3 else ""
         if number != expected or not fields[0] or len(fields) not in (1, 3) or (len(fields) == 3 and not answer):
-            raise ValueError(f"line {place} is {row!r}, must be '{expected} <text>', a tab, an answer and its support")
+            raise ValueError(f"line {place}: {row!r}, must be '{expected} <text>', a tab, an answer and its support")
         if not all(part.isdecimal() for part in supporting.split()):
-            raise ValueError(f"line {place} is {row!r}, its supporting lines must be numbers")
+            raise ValueError(f"line {place}: {row!r}, must have numbers as supporting lines")
         if answer and not words(answer):
-            raise ValueError(f"line {place} is {row!r}, its answer must have a word of letters")
+            raise ValueError(f"line {place}: {row!r}, must have an answer with a word of letters")
         lines.append(Line(fields[0], tuple(words(answer)), tuple(int(part) for part in supporting.split())))
     if lines:
         stories.append(Story(task, tuple(lines)))
