@@ -24,7 +24,7 @@ def texts(figure):
 
 
 def assert_tidy(figure):
-    """Draws the figure; all its texts lie inside it and none covers another."""
+    """Draw the figure; all its texts lie inside it and none covers another."""
     figure.canvas.draw()
     width, height = figure.canvas.get_width_height()
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts(figure)]

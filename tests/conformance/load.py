@@ -1,4 +1,4 @@
-"""Loads .keras files where nothing but `tfmem` was imported: `python load.py FOLDER` (see fresh.py)."""
+"""Load .keras files in a process that imported only `tfmem`: `python load.py FOLDER` (see fresh.py)."""
 
 import importlib
 import json

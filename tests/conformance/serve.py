@@ -1,4 +1,4 @@
-"""Runs SavedModels where tfmem cannot be imported: `python serve.py FOLDER` (see fresh.py)."""
+"""Run SavedModels in a process without tfmem: `python serve.py FOLDER` (see fresh.py)."""
 
 import json
 import sys

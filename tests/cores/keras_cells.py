@@ -9,7 +9,7 @@ from tfmem.recurrence import unroll
 
 
 def randomize(cell, rng, features, scale=0.5):
-    """Builds a cell and gives every weight, biases too, a random value: {name: float64 array}."""
+    """Build a cell and give every weight, biases too, a random value: {name: float64 array}."""
     cell.build([None, features])
     for weight in cell.weights:
         weight.assign(weight.numpy() + scale * rng.standard_normal(weight.shape))

@@ -16,7 +16,7 @@ CASES = ["case_i_unit", "case_ii_memory", "case_iii_nogate", "case_iv_matrix"]
 
 
 def shifted(core, rng):
-    """Moves every variable off its initial value, so that biases and norms matter."""
+    """Move every variable off its initial value, so that biases and norms matter."""
     for v in core.trainable_variables:
         v.assign_add(tf.cast(rng.normal(size=v.shape, scale=0.2), v.dtype))
     return core

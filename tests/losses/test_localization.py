@@ -136,7 +136,7 @@ def test_target_sum(case, mask):
 
 
 def slow_prior(train, test):
-    """Tries every threshold on every training row; scores the best on the test rows."""
+    """Try every threshold on every training row; score the best on the test rows."""
 
     def score(named, targets):
         found, wrong = np.sum(named & targets), np.sum(named & ~targets)

@@ -52,7 +52,7 @@ def dkl_total(M, U, M0, p):
 
 
 def episode(z, M0, p, sigma_o, sigma_p, sigma_w, num_opt_iters):
-    """Writes z [T, C] into the prior: `(M, U, w [T, K], dkl_w [T], dkl_M [T])`."""
+    """Write z [T, C] into the prior: `(M, U, w [T, K], dkl_w [T], dkl_M [T])`."""
     M, U = M0, p * np.eye(len(M0))
     ws, kls_w, kls_M = [], [], []
     for z_t in z:

@@ -32,7 +32,7 @@ def toy_table(model):
 
 @pytest.fixture
 def reproduce(tmp_path, monkeypatch, capsys):
-    """Runs a command in an empty folder: `(status, output, errors)`."""
+    """Run a command in an empty folder: `(status, output, errors)`."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):

@@ -9,7 +9,7 @@ ROOT = str(Path(__file__).parents[2])
 
 
 def run_python(code, folder, **environment):
-    """Runs code in `folder` with an environment without TF_CPP_MIN_LOG_LEVEL; the finished process, output as bytes."""
+    """Run code in `folder` with an environment without TF_CPP_MIN_LOG_LEVEL; the finished process, output as bytes."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TF_CPP")}
     environment = {**kept, "PYTHONPATH": ROOT, **environment}
     return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, timeout=300)

@@ -6,6 +6,7 @@ from tfmem.cores.kanerva import KanervaMemory
 
 @name_table(KanervaMemory)
 def kanerva_memory(memory):
+    """Table of the memory; its variables are created if necessary."""
     memory.initialize()
     yield Entry("prior_mean/w", memory.prior_mean)
     yield Entry("prior_var_scale/w", memory.log_prior_var)

@@ -46,6 +46,7 @@ def _variable_names():
 
 @name_table(LocalizationModel)
 def localization(model):
+    """Table of mapping_localization's network, for a model with 3x3 queries."""
     if model.query_sizes != (3,):
         raise ValueError(f"target: query_sizes {model.query_sizes}, must be (3,), as in the public code")
     _build(model)
@@ -60,6 +61,7 @@ def localization(model):
 
 @name_table(MNISTRecallModel)
 def mnist_recall(model):
+    """Table of mnist_recall's network."""
     _build(model)
     names = _variable_names()
     # The output layer is created first; the public code counts the decoder's layers from 10.

@@ -10,21 +10,25 @@ from tfmem.cores.tvt import TVTCore
 
 
 def linear(scope, layer):
+    """Entries of a linear layer."""
     return [Entry(f"{scope}/w", layer.w), Entry(f"{scope}/b", layer.b)]
 
 
 def split_linear(weights, bias, layer):
+    """Entries of a `SplitLinear`, stored as one matrix."""
     return [*split(weights, layer.w_i, layer.w_s), Entry(bias, layer.b)]
 
 
 @name_table(RMAReader)
 def reader_table(reader):
+    """Table of the memory's reader."""
     require_built(reader, hasattr(reader.linear, "w"))
     return linear("linear", reader.linear)
 
 
 @name_table(RMACore)
 def core_table(core):
+    """Table of the core without heads."""
     if core.order != "code":
         raise ValueError(f"target: RMACore of order {core.order!r}, must be 'code', the public code's")
     require_built(core, hasattr(core.word, "w"))
@@ -39,6 +43,7 @@ def core_table(core):
 
 @name_table(TVTCore)
 def tvt_table(core):
+    """Table of the core with policy and baseline."""
     require_built(core, hasattr(core.policy_mlp[0], "w"))
     entries = core_table(core.rma)
     for mlp, layers in (("policy_mlp", core.policy_mlp), ("baseline_mlp", core.baseline_mlp)):

@@ -50,7 +50,13 @@ def append(slots, row, length):
 
 
 def attend(queries, keys, values, written):
-    """Mean over heads of soft attention over the written slots, [B, size]; the softmax is in float32 or more."""
+    """Mean over heads of soft attention over the written slots, [B, size]; the softmax is in float32 or more.
+
+    Args:
+      queries: [B, H, size].
+      keys, values: [B, capacity, H, size].
+      written: [B, capacity], 1 for a written slot, else 0.
+    """
     logits = tf.einsum("bqd,bchd->bqch", queries, keys) * keys.shape[-1] ** -0.5
     logits = tf.cast(logits, tf.float64 if logits.dtype == tf.float64 else tf.float32)
     logits = tf.where(written[:, tf.newaxis, :, tf.newaxis] > 0, logits, logits.dtype.min)

@@ -80,6 +80,16 @@ def gradient_write(memory, keys, values, rate, output_activation="tanh", scale=1
 
     The equations are written out instead of using a nested tape, so that they work in loops and under XLA. The outer
     gradient flows through them (the second-order terms).
+
+    Args:
+      memory: list of M^l [B, out, in].
+      keys, values: [B, H, word_size].
+      rate: beta [B].
+      output_activation: of the last layer, "tanh" or "linear".
+      scale: factor of the error, 1/d_v for a mean.
+
+    Returns:
+      The new memory, a list of [B, out, in].
     """
     z = activations(memory, keys, output_activation)
     num_heads = keys.shape[1]
@@ -98,7 +108,18 @@ def gradient_write(memory, keys, values, rate, output_activation="tanh", scale=1
 
 
 def local_write(memory, keys, targets, rates, output_activation="tanh"):
-    """Write of MNM-p: perceptron rule in each layer (Eq. 4), targets q^l(v^w) [B, H, size], rates beta^l [B, L]."""
+    """Write of MNM-p: the perceptron rule in each layer (Eq. 4).
+
+    Args:
+      memory: list of M^l [B, out, in].
+      keys: [B, H, word_size].
+      targets: q^l(v^w) of each layer, a list of [B, H, size].
+      rates: beta^l [B, L].
+      output_activation: of the last layer, "tanh" or "linear".
+
+    Returns:
+      The new memory, a list of [B, out, in].
+    """
     z = activations(memory, keys, output_activation)
     num_heads = keys.shape[1]
     written = []

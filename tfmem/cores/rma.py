@@ -133,9 +133,10 @@ def _without_gradient(state):
 
 
 def check_top_k(top_k, memory_size):
+    """Raise a ValueError unless `top_k` is an integer from 0 to `memory_size` (None: unknown)."""
     if not is_integer(top_k, 0) or (memory_size is not None and top_k > memory_size):
-        limit = "0 (all rows) or more" if memory_size is None else f"in 0 (all rows) ... {memory_size} (memory_size)"
-        raise ValueError(f"top_k: {top_k!r}, must be an integer, {limit}")
+        limit = "of at least 0" if memory_size is None else f"from 0 to memory_size = {memory_size} (0: all rows)"
+        raise ValueError(f"top_k: {top_k!r}, must be an integer {limit}")
 
 
 class RMAReader(snt.Module):
@@ -210,6 +211,7 @@ class RMAWriter(snt.RNNCore):
 
 
 def check_memory(memory, memory_size, word_size):
+    """Raise a ValueError unless a memory has the shape [B, memory_size, word_size]; memory_size None: any."""
     if not memory.shape.is_compatible_with([None, memory_size, word_size]):
         raise ValueError(f"memory: shape {memory.shape}, must be [B, {memory_size or 'K'}, {word_size}]")
 

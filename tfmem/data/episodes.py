@@ -281,5 +281,5 @@ class EpisodeStream:
 
 
 def episodes(path, batch_size, length=None, seed=0):
-    """The `EpisodeStream` of a file of `write_episodes`; see there and `EpisodeFile` for arguments and errors."""
+    """Open the `EpisodeStream` of a file of `write_episodes`; see there and `EpisodeFile` for arguments and errors."""
     return EpisodeStream(EpisodeFile(path), batch_size, length, seed)

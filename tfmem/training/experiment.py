@@ -166,13 +166,13 @@ class Experiment(abc.ABC):
         """Draw the experiment's own pictures into `folder`; `train` draws the learning curve."""
 
     def export(self, folder):
-        """Writes the SavedModel with `step` and `sequence` signatures."""
+        """Write the SavedModel with `step` and `sequence` signatures."""
         from tfmem import export
 
         export.saved_model(self.model, folder)
 
     def save_model(self, path):
-        """Saves the model as `.keras` or `.weights.h5`."""
+        """Save the model as `.keras` or `.weights.h5`."""
         path = os.path.expanduser(path)
         if str(path).endswith(".weights.h5"):
             self.model.save_weights(path)
@@ -233,7 +233,7 @@ def stacked_batches(experiment, first, size):
 
 
 def compiled_updates(experiment, num_updates):
-    """The function that makes `num_updates` updates in one call.
+    """Compile the function of `num_updates` updates in one call.
 
     Returns:
       A `tf.function` `(first_update, batches, carry) -> (carry, metrics)`: first_update is an int64 scalar tensor,
@@ -318,7 +318,7 @@ def run_description(experiment, preset=None):
 
 
 def load_checkpoint(experiment, checkpoint):
-    """Puts a run's `Checkpoint` into an experiment's variables.
+    """Load a run's `Checkpoint` into an experiment's variables.
 
     Returns:
       `(carry, pending)`: what the next update gets, and the metrics of the unfinished row, lists by name.

@@ -47,7 +47,7 @@ class RunFolderError(Exception):
 
 
 class Checkpoint(NamedTuple):
-    """State of a run after `update` updates: arrays by name, and what else JSON holds."""
+    """State of a run after `update` updates: arrays by name, and metadata for JSON."""
 
     update: int
     arrays: dict[str, np.ndarray]
@@ -55,7 +55,7 @@ class Checkpoint(NamedTuple):
 
 
 class RunFolder:
-    """Reads and writes one run folder.
+    """Reader and writer of one run folder.
 
     Args:
       path: the folder. Nothing is created before `claim`.

@@ -106,7 +106,7 @@ def _as_described(there, described, defaults):
 
 
 def _extended(folder, described, num_updates):
-    """Makes a claimed folder's run one of `num_updates`; returns what config.json says from then on."""
+    """Extend a claimed folder's run to `num_updates`; returns the new content of config.json."""
     before, every = described["config"]["num_updates"], described["config"]["eval_every"]
     checkpoint, _ = folder.restore()
     if folder.result_path.exists() and checkpoint is None:
@@ -151,7 +151,7 @@ class _Run(Loop):
         self.resume()
 
     def finish(self, paper):
-        """Trains to the end and writes what a finished run has."""
+        """Train to the end and write the files of a finished run."""
         experiment, folder, config = self.experiment, self.folder, self.schedule
         writer = tf.summary.create_file_writer(str(folder.tensorboard))
         with writer.as_default():

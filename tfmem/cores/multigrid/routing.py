@@ -102,6 +102,7 @@ def routed_channels(input_shapes, sizes):
 
 
 def check_sizes(sizes):
+    """Return `sizes` as ints; raise a ValueError unless they double from level to level."""
     sizes = tuple(sizes)
     if not sizes or not all(map(is_integer, sizes)) or any(b != 2 * a for a, b in itertools.pairwise(sizes)):
         raise ValueError(f"sizes: {sizes}, must be sides that double from level to level, such as (3, 6, 12)")
@@ -109,6 +110,7 @@ def check_sizes(sizes):
 
 
 def check_odd(name, value):
+    """Return `value` as an int; raise a ValueError unless it is positive and odd."""
     value = positive_int(name, value)
     if value % 2 == 0:
         raise ValueError(f"{name}: {value!r}, must be odd: the levels of a pyramid share their centers")

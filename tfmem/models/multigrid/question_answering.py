@@ -109,7 +109,7 @@ class QuestionAnsweringModel(keras.Model):
         return sum(sum(layer.sizes) * layer.filters for layer in self.writer)
 
     def _finish(self, number, pyramid, outputs, residuals, valid):
-        """Normalises the output of layer `number` (from 1 over both parts) and adds its residuals."""
+        """Normalize the output of layer `number` (from 1 over both parts) and add its residuals."""
         if self.norms:
             pyramid = tuple(norm(g, valid=valid) for norm, g in zip(self.norms[number - 1], pyramid, strict=True))
         for earlier, later in residuals:

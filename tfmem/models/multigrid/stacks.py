@@ -51,6 +51,7 @@ def nearest_neighbour(grid, size):
 
 
 def check_residuals(name, residuals, num_layers):
+    """Return `residuals` as pairs of ints; raise a ValueError unless each is (earlier, later) among the layers."""
     residuals = tuple((int(a), int(b)) for a, b in residuals)
     for a, b in residuals:
         if not 1 <= a < b <= num_layers:
@@ -59,6 +60,7 @@ def check_residuals(name, residuals, num_layers):
 
 
 def check_layers(names, *lists):
+    """Return the lists as tuples of ints; raise a ValueError unless they have one entry per layer."""
     lists = [tuple(positive_int(name, v) for v in values) for name, values in zip(names, lists, strict=True)]
     if len({len(values) for values in lists}) != 1:
         lengths = ", ".join(f"{len(v)} {n}" for n, v in zip(names[1:], lists[1:], strict=True))
