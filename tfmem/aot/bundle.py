@@ -318,7 +318,7 @@ def _take_draws(arrays, room):
 
 
 def _recipe(array):
-    """`drawn`'s arguments for an array like this one; None for a vector, or where the elements look dependent.
+    """Arguments of `drawn` for an array like this one; None for a vector, or if the elements look dependent.
 
     The seed follows from the array, so that another initialization has another recipe.
     """
@@ -344,7 +344,7 @@ def _recipe(array):
 
 
 def _is_orthogonal(array):
-    """Whether the vectors of a matrix's shorter side are orthogonal and equally long; large ones are sampled."""
+    """Return whether a matrix's vectors along the shorter side are orthogonal, of one norm; large ones are sampled."""
     if array.ndim != 2 or min(array.shape) < 2:
         return False
     vectors = (array if array.shape[0] <= array.shape[1] else array.T)[:256].astype(np.float64)
