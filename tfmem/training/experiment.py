@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfmem import plotting
 from tfmem.backend import keras
 from tfmem.training.loop import fitting_arrays, pending_metrics
-from tfmem.training.run_folder import RunFolderError
+from tfmem.training.run_folder import RunFolder, RunFolderError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,19 @@ class Evaluation(NamedTuple):
     """Nest of tensors that the first step gets."""
     step: Callable
     """`(number, batch, carry) -> (carry, scores)`, as `Experiment.train_step`; scores are those of all steps so far."""
+
+    @classmethod
+    def mean_of(cls, num_steps, names, scores):
+        """The evaluation of means over steps; `scores(number, batch)` is a dict of scalars with these names."""
+
+        def step(number, batch, totals):
+            found = scores(number, batch)
+            totals = {name: total + found[name] for name, total in totals.items()}
+            done = tf.cast(number + 1, tf.float32)
+            return totals, {name: total / done for name, total in totals.items()}
+
+        totals = {name: tf.constant(0.0) for name in sorted(names)}
+        return cls(num_steps, totals, tf.function(step, autograph=False))
 
     def scores(self, batch):
         """All steps with the batches `batch(0)`, `batch(1)`, ...; the scores as floats by name."""
@@ -173,6 +187,25 @@ class Experiment(abc.ABC):
     @abc.abstractmethod
     def figures(self, folder):
         """Draw the experiment's own pictures into `folder`; `train` draws the learning curve."""
+
+    def draw_curves(self, folder, names=None):
+        """Draw train/<name> and eval/<name> of metrics.csv against updates, a picture of each name, into `folder`.
+
+        Args:
+          names: default: all but the gradient's norm and the learning rate.
+        """
+        rows = RunFolder(folder.parent).metrics()
+        if names is None:
+            columns = dict.fromkeys(key.split("/", 1)[1] for row in rows for key in row if "/" in key)
+            names = [name for name in columns if name not in ("gradient_norm", "learning_rate")]
+        for name in names:
+            curves = {}
+            for kind in ("train", "eval"):
+                points = [(row["update"], row[key]) for row in rows if (key := f"{kind}/{name}") in row]
+                if points:
+                    curves[kind] = [tuple(np.array(points).T)]
+            figure = plotting.curves_figure(curves, "updates", name.replace("_", " "), self.name)
+            figure.savefig(folder / f"curve_{name}.png", dpi=120)
 
     def export(self, folder):
         """Writes the SavedModel with `step` and `sequence` signatures."""
