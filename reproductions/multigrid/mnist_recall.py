@@ -5,22 +5,23 @@ CODE below is github.com/trihuynh88/multigrid_mem, P-App the paper's supplement.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
+from reproductions.multigrid.settings import PublicCodeConfig
 from tfmem import plotting
 from tfmem.losses.sequence import accuracy
 from tfmem.models.multigrid import MNISTRecallModel
-from tfmem.optimizers import OptimizerName, linear_decay
+from tfmem.optimizers import linear_decay
 from tfmem.tasks.mnist_recall import stream
 from tfmem.training import check_range
-from tfmem.training.sequence import SequenceConfig, SequenceExperiment
+from tfmem.training.sequence import SequenceExperiment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(SequenceConfig):
+class Config(PublicCodeConfig):
     steps: int = 10
     """Images of a sequence. Public code: 10 (LOCAL_T_MAX)."""
     writer_filters: tuple[int, ...] = (4, 4, 8, 8, 16)
@@ -33,34 +34,14 @@ class Config(SequenceConfig):
     """Channels of the reader's second half, as in the public code."""
     normalization: Literal["batch", "sequence"] | None = "batch"
     """Public code: batch normalization by the statistics of the data at hand, in training and evaluation."""
-    peepholes: bool = False
-    """Whether gates see the cell. Paper: yes (equations). Public code: no."""
-    batch_size: int = 32
-    """Sequences at a time. Public code: 32 (BATCH_SIZE)."""
-    optimizer: OptimizerName = "tf1_rmsprop"
-    """Public code: TF 1's RMSProp, momentum 0, with the two constants below."""
-    rms_decay: float = 0.99
-    """Public code: 0.99."""
-    epsilon: float | None = 0.1
-    """Public code: 0.1."""
-    learning_rate: float = 1e-3
-    """At the start. Public code: 1e-3 (INITIAL_ALPHA)."""
-    final_learning_rate: float = 1e-4
-    """After decay_steps. Public code: 1e-4 (END_ALPHA)."""
-    decay_steps: int = 1_000_000
-    """Images per sequence, over which the rate falls linearly. Public code: 1e6 (END_DECAY_TIME)."""
     gradient_norm_clip: float | None = 1e5
     """Largest global norm. Public code: 100000 (GRAD_NORM_CLIP)."""
     eval_batches: int = 100
     """Batches of unseen digits in an evaluation. Not specified; we use 100."""
 
-    supports_mixed_precision: ClassVar[bool] = True
-
     def __post_init__(self):
         super().__post_init__()
         check_range(self, "steps", 2)
-        check_range(self, "decay_steps", 1)
-        check_range(self, "final_learning_rate", 0)
 
 
 PRESETS = {
