@@ -72,8 +72,8 @@ class Recorder:
         if not np.array_equal(actual[~finite], expected[~finite], equal_nan=True):
             self.put(self.errors, source, np.inf)
             return
-        difference = np.max(np.abs(actual - expected)[finite], initial=0.0)
-        largest = np.max(np.abs(expected[finite]), initial=0.0)
+        actual, expected = actual[finite], expected[finite]
+        difference, largest = (np.max(np.abs(x), initial=0.0) for x in (actual - expected, expected))
         if largest < ZERO:
             self.put(self.zeros, source, difference)
         else:
