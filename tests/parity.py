@@ -4,9 +4,10 @@ Runs the tests that read reference arrays (without arguments all of them) and pr
 the arrays there, how many of them were compared, how many of those were equal to the bit, and the largest errors. Not
 compared are inputs, settings, and what the tests do not cover. Checkpoints and JSON files are not counted.
 
-A comparison is a call of `relative_error`, `assert_allclose` or `assert_array_equal` that expects an array of a file or
-a part of it. An error is the largest absolute difference over the largest magnitude of what is expected. An array whose
-magnitudes are below 1e-6 is zero but for rounding: it has an absolute difference, in the last column, instead.
+A comparison is a call of `relative_error`, `assert_allclose` or `assert_array_equal` with an array of a file or a part
+of it. Other comparisons, and those of stacked arrays, are not seen. An error is the largest absolute difference over
+the largest magnitude of what is expected. An array whose magnitudes are below 1e-6 is zero but for rounding: it has an
+absolute difference, in the last column, instead.
 """
 
 import collections
@@ -87,7 +88,7 @@ class Recorder:
         """A function of (actual, expected, ...) that notes both and calls `compare`."""
 
         def watching(actual, expected, *args, **kwargs):
-            self.note(actual, expected)
+            self.note(*((actual, expected) if hasattr(expected, "source") else (expected, actual)))
             return compare(actual, expected, *args, **kwargs)
 
         return watching

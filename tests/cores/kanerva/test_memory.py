@@ -252,8 +252,8 @@ def test_golden_identity(golden):
     for w, z in zip(arrays["w"], arrays["z"], strict=True):
         state = posterior(state, innovate(state, tf.constant(w), tf.constant(z), arrays["obs_noise_stddev"] ** 2))
     for name in ("batch", "seq"):
-        assert np.max(np.abs(state.M_mean - arrays[f"{name}_M_mean"])) <= 1e-10
-        assert np.max(np.abs(state.M_cov - arrays[f"{name}_M_cov"])) <= 1e-10
+        np.testing.assert_allclose(state.M_mean, arrays[f"{name}_M_mean"], rtol=0, atol=1e-10)
+        np.testing.assert_allclose(state.M_cov, arrays[f"{name}_M_cov"], rtol=0, atol=1e-10)
 
 
 def test_sequential_posterior_is_the_batch_posterior(rng):
