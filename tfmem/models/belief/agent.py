@@ -74,14 +74,15 @@ class BeliefModel(snt.Module):
       num_actions: size of the one-hot actions.
       frame_model: function of the belief's size that makes the model of frames given a belief; see `SimCoreHead`.
       core: the core of both networks, a configuration of `tfmem.cores.config` or any with its `make`. Its output is a
-        vector. The simulation does not write where the core has `read_only`. Other cores write to a copy.
+        vector. The simulation does not write where the core has `read_only`. Other cores write to a copy. SimCore's
+        loss trains the belief network through its states: an output layer behind them, as DNC has, stays as it is.
       encoder_channels, embedding_size: of the `FrameEncoder`.
 
     Attributes:
       belief_size: C, size of a belief: the core's output.
 
     Raises:
-      ValueError: an argument is out of range, or the core's output is not a vector.
+      ValueError: an argument is out of range, the core's output is not a vector, or its state grows.
     """
 
     def __init__(
@@ -104,9 +105,11 @@ class BeliefModel(snt.Module):
         self.simulation = simulation.read_only() if hasattr(simulation, "read_only") else simulation
         self.core.project_inputs(tf.zeros([1, embedding_size + num_actions]))
         self.simulation.project_inputs(tf.zeros([1, num_actions]))
-        size = self.core.output_size
+        size, state = self.core.output_size, self.core.initial_state(1)
         if tf.nest.is_nested(size) or tf.TensorShape(size).rank != 1:
             raise ValueError(f"core: {core!r}, must be a core whose output is a vector")
+        if any(0 in x.shape for x in tf.nest.flatten(state)):
+            raise ValueError(f"core: {core!r}, must be a core whose state has a constant size")
         self.belief_size = tf.TensorShape(size).num_elements()
         self.frame_model = frame_model(self.belief_size)
 
