@@ -13,6 +13,7 @@ separate process, so that peak memory is its own.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -20,49 +21,78 @@ import time
 
 from measuring import growth, in_process, matmul_rate, peak_gigabytes, seconds_of
 
+from tfmem.cores.config import (
+    CoreConfig,
+    DNCConfig,
+    EntityMemoryConfig,
+    KanervaConfig,
+    LookupMemoryConfig,
+    LSTMConfig,
+    MetalearnedMemoryConfig,
+    PlasticRNNConfig,
+    RelationalMemoryConfig,
+    RMAConfig,
+)
+
 PUBLIC_RATE = 450.0
 PUBLIC = {"rmc_small": 1.89, "rmc_large": 2.38, "dnc": 0.33}
-# Sizes of the papers' appendices (`config`), inputs, batch and steps, the MLP after the core.
+# Cores at the sizes of the papers' appendices, inputs, batch and steps, the MLP that follows.
 SETTINGS = {
-    "rmc_small": dict(core="rmc", mem_slots=8, head_size=32, num_heads=8, features=40, batch=1600, steps=8, mlp=4),
-    "rmc_large": dict(core="rmc", mem_slots=8, head_size=256, num_heads=8, features=40, batch=64, steps=8, mlp=4),
-    "dnc": dict(core="dnc", memory_size=500, word_size=16, features=40, batch=16, steps=20, mlp=0),
-    "rma": dict(core="rma", memory_size=1350, word_size=200, features=256, batch=16, steps=20, mlp=0),
-    "kanerva": dict(core="kanerva", memory_size=32, word_size=512, features=256, batch=16, steps=20, mlp=0),
+    "rmc_small": dict(
+        core=RelationalMemoryConfig(mem_slots=8, head_size=32, num_heads=8), features=40, batch=1600, steps=8, mlp=4
+    ),
+    "rmc_large": dict(
+        core=RelationalMemoryConfig(mem_slots=8, head_size=256, num_heads=8), features=40, batch=64, steps=8, mlp=4
+    ),
+    "dnc": dict(
+        core=DNCConfig(memory_size=500, word_size=16, num_reads=4, hidden_size=256, output_size=40),
+        features=40, batch=16, steps=20, mlp=0,
+    ),
+    "rma": dict(
+        core=RMAConfig(hidden_size=256, memory_size=1350, word_size=200, top_k=50, order="paper"),
+        features=256, batch=16, steps=20, mlp=0,
+    ),
+    "kanerva": dict(
+        core=KanervaConfig(hidden_size=512, memory_size=32, word_size=512), features=256, batch=16, steps=20, mlp=0
+    ),
+}  # fmt: skip
+_MNM = MetalearnedMemoryConfig(units=100, num_heads=4, memory_size=32, word_size=32, write="gradient")
+GROWN = {
+    "RMC": RelationalMemoryConfig(mem_slots=8, head_size=32, num_heads=4),
+    "DNC": DNCConfig(memory_size=64, word_size=16, num_reads=4, hidden_size=256, output_size=40),
+    "RMA": RMAConfig(hidden_size=256, memory_size=128, word_size=32, top_k=50, order="paper"),
+    "Kanerva": KanervaConfig(hidden_size=512, memory_size=32, word_size=64),
+    "MNM-g": _MNM,
+    "MNM-p": dataclasses.replace(_MNM, write="local"),
+    "SALU": LookupMemoryConfig(units=100, num_heads=4, word_size=32),
+    "EntNet": EntityMemoryConfig(num_cells=32, units=32),
+    "Plastic": PlasticRNNConfig(units=128),
+    "LSTM": LSTMConfig(units=128, num_layers=2),
 }
-GROWTH = {
-    "RMC": dict(core="rmc", mem_slots=8, head_size=32, num_heads=4, features=32, batch=16, steps=32, mlp=0),
-    "DNC": dict(core="dnc", memory_size=64, word_size=16, features=32, batch=16, steps=32, mlp=0),
-    "RMA": dict(core="rma", memory_size=128, word_size=32, features=32, batch=16, steps=32, mlp=0),
-    "Kanerva": dict(core="kanerva", memory_size=32, word_size=64, features=32, batch=16, steps=32, mlp=0),
-    "MNM-g": dict(core="mnm_g", memory_size=32, word_size=32, features=32, batch=16, steps=32, mlp=0),
-    "MNM-p": dict(core="mnm_p", memory_size=32, word_size=32, features=32, batch=16, steps=32, mlp=0),
-    "SALU": dict(core="salu", word_size=32, features=32, batch=16, steps=32, mlp=0),
-    "EntNet": dict(core="entity", num_cells=32, units=32, features=32, batch=16, steps=32, mlp=0),
-    "Plastic": dict(core="plastic", units=128, features=32, batch=16, steps=32, mlp=0),
-    "LSTM": dict(core="lstm", units=128, num_layers=2, features=32, batch=16, steps=32, mlp=0),
-}
-SLOTS = {"rmc": "mem_slots", "entity": "num_cells", "salu": None, "plastic": None, "lstm": None}
+# Every other core comes with the defaults of its configuration.
+_OTHERS = [kind for kind in CoreConfig.__subclasses__() if kind not in map(type, GROWN.values())]
+GROWN |= {kind.__name__.removesuffix("Config"): kind() for kind in _OTHERS}
+GROWTH = {name: dict(core=core, features=32, batch=16, steps=32, mlp=0) for name, core in GROWN.items()}
+SLOTS = ("mem_slots", "num_cells", "memory_size")  # the field that holds the slots
 
 
-def make_core(core, features, batch, steps, mlp, **sizes):
-    """Make the core of a setting."""
-    from tfmem import cores
+def setting_of(name, axis=None, value=None):
+    """The setting of a name, with another number of steps, slots or sequences."""
+    setting = dict({**SETTINGS, **GROWTH}[name])
+    if axis == "slots":
+        (field,) = slots_of(setting["core"])
+        changes = {field: value}
+        if hasattr(setting["core"], "top_k"):
+            changes["top_k"] = min(setting["core"].top_k, value)
+        setting["core"] = dataclasses.replace(setting["core"], **changes)
+    elif axis is not None:
+        setting[axis] = value
+    return setting
 
-    if core == "rmc":
-        return cores.RelationalMemory(**sizes)
-    if core == "dnc":
-        access = {**sizes, "num_reads": 4, "num_writes": 1}
-        return cores.DNC(access, {"hidden_size": 256}, 40, clip_value=20)
-    if core == "rma":
-        return cores.RMACore(256, num_reads=3, top_k=min(50, sizes["memory_size"]), **sizes)
-    if core == "kanerva":
-        return cores.KanervaCore(512, **sizes)
-    if core in ("entity", "plastic", "lstm"):
-        return dict(entity=cores.EntityMemory, plastic=cores.PlasticRNN, lstm=cores.LSTMStack)[core](**sizes)
-    if core == "salu":
-        return cores.LookupMemory(100, num_heads=4, max_steps=steps, **sizes)
-    return cores.MetalearnedMemory(100, num_heads=4, write="local" if core == "mnm_p" else "gradient", **sizes)
+
+def slots_of(core):
+    """The name of the field that holds a core's slots, in a list; an empty list where the core has none."""
+    return [field for field in SLOTS if hasattr(core, field)]
 
 
 def lstm_of(num_parameters, features):
@@ -79,7 +109,8 @@ def public_rmc(setting):
     import sonnet as snt
     import tensorflow as tf
 
-    slots, heads, size = setting["mem_slots"], setting["num_heads"], setting["head_size"]
+    core = setting["core"]
+    slots, heads, size = core.mem_slots, core.num_heads, core.head_size
     width = heads * size
     linears = {
         name: snt.Linear(n)
@@ -115,18 +146,22 @@ def public_rmc(setting):
     return run, list(module.trainable_variables)
 
 
-def measure(setting, kind, repeats, xla):
-    """Measure a training step of "tfmem", of the "lstm" of equal parameters or of the "public" order of work."""
+def measure(changed, kind, repeats, xla):
+    """Measure a training step of "tfmem", of the "lstm" of equal parameters or of the "public" order of work.
+
+    `changed` holds the arguments of `setting_of`.
+    """
     import numpy as np
     import tensorflow as tf
 
     from tfmem.models.sequence import Head
     from tfmem.recurrence import unroll
 
+    setting = setting_of(*changed)
     batch, steps, features = (setting[k] for k in ("batch", "steps", "features"))
     rng = np.random.default_rng(0)
     inputs = tf.constant(rng.normal(size=[batch, steps, features]), tf.float32)
-    core = make_core(**setting)
+    core = setting["core"].make(steps)
     flops = 0
     if hasattr(core, "initial_state"):
         core(inputs[:1, 0], core.initial_state(1))
@@ -197,7 +232,7 @@ def at_paper_sizes(arguments, rate):
           f"{'ratio':>6s} {'first':>7s}")  # fmt: skip
     repeats = 3 if arguments.quick else 7
     for name, setting in SETTINGS.items():
-        ours, lstm = (in_process(__file__, setting, kind, repeats, arguments.xla) for kind in ("tfmem", "lstm"))
+        ours, lstm = (in_process(__file__, [name], kind, repeats, arguments.xla) for kind in ("tfmem", "lstm"))
         print(
             f"{name:10s} {ours['seconds']:8.3f} {ours['gigabytes']:6.2f} {ours['parameters']:11,d} "
             f"{ours['gflop']:7.1f} {ours['gflop'] / ours['seconds'] / rate:8.1%} {lstm['seconds']:7.3f}s "
@@ -207,8 +242,8 @@ def at_paper_sizes(arguments, rate):
         if name in PUBLIC:
             ratio = ours["seconds"] * rate / (PUBLIC[name] * PUBLIC_RATE)
             print(f"{'':10s} at equal rates {ratio:.2f} of the public original's {PUBLIC[name]} s", flush=True)
-        if setting["core"] == "rmc":
-            peer = in_process(__file__, setting, "public", repeats, arguments.xla)
+        if isinstance(setting["core"], RelationalMemoryConfig):
+            peer = in_process(__file__, [name], "public", repeats, arguments.xla)
             print(
                 f"{'':10s} {ours['seconds'] / peer['seconds']:.2f} of the time and "
                 f"{ours['gigabytes'] / peer['gigabytes']:.2f} of the memory of the public order of work "
@@ -227,12 +262,11 @@ def with_growth(arguments):
         print(f"\ngrowth with {axis}: {values}; the power is that between the last two points")
         times, memories = panels[axis, "seconds"], panels[axis, "GB"]
         for name, setting in GROWTH.items():
-            key = SLOTS.get(setting["core"], "memory_size") if axis == "slots" else axis
-            if key is None:
+            if axis == "slots" and not slots_of(setting["core"]):
                 continue
             points = [
                 {
-                    **in_process(__file__, {**setting, key: v}, "tfmem", 2 if arguments.quick else 4, arguments.xla),
+                    **in_process(__file__, [name, axis, v], "tfmem", 2 if arguments.quick else 4, arguments.xla),
                     "x": v,
                 }
                 for v in values

@@ -27,7 +27,7 @@ def seeded():
     keras.utils.set_random_seed(20200611)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def golden():
     """`golden("rmc/case_i_unit/io.npz")`: its path; skips where only the full set (TFMEM_GOLDENS_DIR) has it."""
 

@@ -1,7 +1,11 @@
-"""Helpers that tests import: finding goldens and the goldens' measure of error."""
+"""Helpers that tests import: reference arrays, the measure of their errors, small cores."""
 
+import dataclasses
+import functools
 import os
 import threading
+import typing
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,14 +14,63 @@ import numpy as np
 SMALL_GOLDENS = Path(__file__).parent / "goldens"
 
 
+def golden_roots():
+    """Folders of reference arrays, in the order in which they are searched.
+
+    Raises:
+      ValueError: TFMEM_GOLDENS_DIR is not a folder.
+    """
+    full = os.environ.get("TFMEM_GOLDENS_DIR")
+    if full and not Path(full).is_dir():
+        raise ValueError(f"TFMEM_GOLDENS_DIR: {full!r}, must be a folder")
+    return [Path(full), SMALL_GOLDENS] if full else [SMALL_GOLDENS]
+
+
+@functools.cache
+def warn_of_small_goldens(folder):
+    full, small = golden_roots()
+    warnings.warn(f"TFMEM_GOLDENS_DIR: {full} lacks files of {folder}; those of {small} are used", stacklevel=3)
+
+
 def find_golden(relative):
-    """Path of a reference file or checkpoint prefix: in TFMEM_GOLDENS_DIR if set, else in tests/goldens."""
-    for root in (os.environ.get("TFMEM_GOLDENS_DIR"), SMALL_GOLDENS):
-        if root:
-            path = Path(root) / relative
-            if path.exists() or Path(f"{path}.index").exists():
-                return path
+    """The path of a reference file, a folder or a checkpoint's prefix; None where no set has it.
+
+    The set that TFMEM_GOLDENS_DIR names comes first. What it lacks is taken from tests/goldens, with one warning for
+    each of their folders.
+    """
+    roots = golden_roots()
+    for root in roots:
+        path = root / relative
+        if path.exists() or Path(f"{path}.index").exists():
+            if root != roots[0]:
+                warn_of_small_goldens(Path(relative).parts[0])
+            return path
     return None
+
+
+def golden_files(pattern, key=None):
+    """The reference files or folders of a pattern such as "rma/core_*.npz"; with `key`, those with such an array."""
+    folder, _, pattern = pattern.partition("/")
+    found = find_golden(folder)
+    paths = sorted(found.glob(pattern)) if found else []
+    return [path for path in paths if key is None or key in np.load(path).files]
+
+
+def golden_cases(pattern, key=None):
+    """The names of `golden_files`, by which tests are parametrized."""
+    return [path.stem for path in golden_files(pattern, key)]
+
+
+def small_cores():
+    """`{name of the configuration: a small one}` of every core of `tfmem.cores.config`."""
+    from tfmem.cores.config import AnyCoreConfig
+
+    sizes = ("units", "hidden_size", "memory_size", "word_size", "num_cells", "mem_slots", "head_size")
+    kinds = [typing.get_args(option)[0] for option in typing.get_args(AnyCoreConfig)]
+    return {
+        kind.__name__: kind(**{field.name: 4 for field in dataclasses.fields(kind) if field.name in sizes})
+        for kind in kinds
+    }
 
 
 def relative_error(actual, expected):

@@ -10,13 +10,13 @@ import tfmem.registration  # noqa: F401 (registers the names of the classes with
 
 __version__ = "0.1.0"
 
-_HOME = {
+_LAZY_ATTRIBUTES = {
     "RNN": "tfmem.rnn",
     "unroll": "tfmem.recurrence",
     "as_keras_cell": "tfmem.interop",
     "as_sonnet_core": "tfmem.interop",
 }
-_ROOMS = (
+_SUBMODULES = (
     "checkpoints",
     "cores",
     "envs",
@@ -30,13 +30,13 @@ _ROOMS = (
     "training",
 )
 
-__all__ = [*_HOME, *_ROOMS, "__version__"]
+__all__ = [*_LAZY_ATTRIBUTES, *_SUBMODULES, "__version__"]
 
 
 def __getattr__(name):
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _ROOMS:
+    if name in _LAZY_ATTRIBUTES:
+        return getattr(importlib.import_module(_LAZY_ATTRIBUTES[name]), name)
+    if name in _SUBMODULES:
         return importlib.import_module(f"tfmem.{name}")
     raise AttributeError(f"module 'tfmem' has no attribute {name!r}")
 

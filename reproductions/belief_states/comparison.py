@@ -20,9 +20,10 @@ from tfmem.training.run_folder import RunFolderError
 
 def describe(config):
     """Name of a model and its setting."""
+    core = config["core"]["type"].removesuffix("Config")
     if not config["train_core"]:
-        return f"{config['core']}, untrained"
-    return f"{config['core']}, {config['model']}, $L_o$ = {config['overshoot']}"
+        return f"{core}, untrained"
+    return f"{core}, {config['model']}, $L_o$ = {config['overshoot']}"
 
 
 def names(configs):

@@ -167,8 +167,8 @@ class Experiment(training.Experiment):
         self.optimizer.build(self.model.trainable_variables)
         reads = [f"error_{n + 1}" for n in range(config.num_reads)]
         of_cues = ["cue_error", "autoencoder_error", "unwritten_error", *reads, "codes_error"]
-        self.scores = [*BOUNDS, *(f"{cue}_{score}" for cue in CUES for score in of_cues)]
-        self._evaluate_step = tf.function(self._evaluation_step, autograph=False)
+        scores = [*BOUNDS, *(f"{cue}_{score}" for cue in CUES for score in of_cues)]
+        self._evaluation = Evaluation.mean_of(config.eval_batches, scores, self._scores)
 
     def data_source(self, split="train"):
         config = self.config
@@ -219,7 +219,7 @@ class Experiment(training.Experiment):
         noisy = salt_and_pepper(images, config.noise_fraction, seeds[0]), occlude(images, config.occlusion, seeds[1])
         return dict(zip(CUES, (images, *noisy), strict=True))
 
-    def _scores(self, batch, number):
+    def _scores(self, number, batch):
         """Compute the bound with samples and at the means, and squared errors per pixel, of one batch.
 
         Errors, for every kind of cue: of the cue itself, of the autoencoder without a memory, of a read from the prior
@@ -250,14 +250,8 @@ class Experiment(training.Experiment):
         return scores
 
     def evaluation(self):
-        """Evaluate test images; the carry is the sums of the batches' scores."""
-        return Evaluation(self.config.eval_batches, tf.zeros([len(self.scores)]), self._evaluate_step)
-
-    def _evaluation_step(self, number, batch, carry):
-        scores = self._scores(batch, number)
-        carry += tf.stack([scores[name] for name in self.scores])
-        means = tf.unstack(carry / tf.cast(number + 1, tf.float32))
-        return carry, dict(zip(self.scores, means, strict=True))
+        """Evaluation of test images."""
+        return self._evaluation
 
     def evaluate(self):
         return self.evaluation().scores(self.stream("evaluation").batch)

@@ -33,7 +33,7 @@ class Config(SimCoreConfig):
 
 _DEMO = Config(**simcore.DEMO, num_boxes=4, side=6)
 PRESETS = {
-    "paper": Config(**simcore.PAPER_UPDATES),
+    "paper": Config(**simcore.PAPER_UPDATES, **simcore.LSTM),
     "paper_rma": Config(**simcore.PAPER_UPDATES, **simcore.RMA),
     "paper_kanerva": Config(**simcore.PAPER_UPDATES, **simcore.KANERVA),
     "demo": _DEMO,

@@ -38,7 +38,7 @@ class Config(SimCoreConfig):
 
 
 PRESETS = {
-    "paper": Config(**simcore.PAPER_UPDATES),
+    "paper": Config(**simcore.PAPER_UPDATES, **simcore.LSTM),
     "paper_rma": Config(**simcore.PAPER_UPDATES, **simcore.RMA),
     "paper_kanerva": Config(**simcore.PAPER_UPDATES, **simcore.KANERVA),
     "demo": Config(**(simcore.DEMO | {"look": 0.2}), size=20, num_blocks=6, speed=0.75),

@@ -5,13 +5,14 @@ queried patch. CODE below is github.com/trihuynh88/multigrid_mem, P-App is the p
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
 from reproductions.multigrid.figures import MappingFrame, mapping_figure, save_mapping_gif
 from reproductions.multigrid.routing import figure_1
+from reproductions.multigrid.settings import PublicCodeConfig
 from tfmem.losses.localization import (
     Counts,
     localization_counts,
@@ -21,15 +22,15 @@ from tfmem.losses.localization import (
     target_sum,
 )
 from tfmem.models.multigrid import LocalizationModel
-from tfmem.optimizers import OptimizerName, linear_decay
+from tfmem.optimizers import linear_decay
 from tfmem.tasks.mapping import UNKNOWN, MappingStream, MappingTask, recentre
 from tfmem.training import Evaluation
-from tfmem.training.sequence import SequenceConfig, SequenceExperiment
+from tfmem.training.sequence import SequenceExperiment
 from tfmem.validation import check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(SequenceConfig):
+class Config(PublicCodeConfig):
     map_size: int = 25
     """Side of the maze with its outer wall. Public code: 25 (MAP_SIZE)."""
     walk: Literal["spiral", "random"] = "spiral"
@@ -61,36 +62,16 @@ class Config(SequenceConfig):
     """The same in the reader."""
     decoder_residuals: tuple[tuple[int, int], ...] = ((2, 4), (4, 6))
     """The same in its second half."""
-    peepholes: bool = False
-    """Peephole connections. Paper: yes (equations). Public code: no."""
-    batch_size: int = 32
-    """Mazes of an update. Public code: 32 (BATCH_SIZE)."""
     window: int = 20
     """Steps of truncated back-propagation. Public code: 20 (LOCAL_T_MAX)."""
-    optimizer: OptimizerName = "tf1_rmsprop"
-    """Optimizer. Public code: TF 1's RMSProp, momentum 0, with the two constants below."""
-    rms_decay: float = 0.99
-    """Decay of the mean square. Public code: 0.99."""
-    epsilon: float | None = 0.1
-    """Epsilon of the optimizer. Public code: 0.1."""
-    learning_rate: float = 1e-3
-    """Learning rate at the start. Public code: 1e-3 (INITIAL_ALPHA)."""
-    final_learning_rate: float = 1e-4
-    """Learning rate after decay_steps. Public code: 1e-4 (END_ALPHA)."""
-    decay_steps: int = 1_000_000
-    """Environment steps of the linear decay. Public code: 1e6 (END_DECAY_TIME)."""
     gradient_norm_clip: float | None = 1e4
     """Largest global norm of the gradient. Public code: 10000 (GRAD_NORM_CLIP)."""
     eval_batches: int = 2
     """Batches of unseen mazes in an evaluation, each for a whole episode. Not specified; we use 2."""
 
-    supports_mixed_precision: ClassVar[bool] = True
-
     def __post_init__(self):
         super().__post_init__()
-        for name in ("window", "decay_steps"):
-            check_range(name, getattr(self, name), 1)
-        check_range("final_learning_rate", self.final_learning_rate, 0)
+        check_range("window", self.window, 1)
         self.task()
 
     def task(self):

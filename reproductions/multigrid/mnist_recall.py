@@ -5,22 +5,23 @@ below is github.com/trihuynh88/multigrid_mem, P-App is the paper's supplement.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
 from reproductions.multigrid.figures import recall_figure
+from reproductions.multigrid.settings import PublicCodeConfig
 from tfmem.losses.sequence import accuracy
 from tfmem.models.multigrid import MNISTRecallModel
-from tfmem.optimizers import OptimizerName, linear_decay
+from tfmem.optimizers import linear_decay
 from tfmem.tasks.mnist_recall import stream
-from tfmem.training.sequence import SequenceConfig, SequenceExperiment
+from tfmem.training.sequence import SequenceExperiment
 from tfmem.validation import check_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(SequenceConfig):
+class Config(PublicCodeConfig):
     steps: int = 10
     """Images of a sequence. Public code: 10 (LOCAL_T_MAX)."""
     writer_filters: tuple[int, ...] = (4, 4, 8, 8, 16)
@@ -33,34 +34,14 @@ class Config(SequenceConfig):
     """Channels of the reader's second half, as in the public code."""
     normalization: Literal["batch", "sequence"] | None = "batch"
     """Normalization. Public code: batch normalization by the current batch's statistics, in training and evaluation."""
-    peepholes: bool = False
-    """Peephole connections. Paper: yes (equations). Public code: no."""
-    batch_size: int = 32
-    """Sequences of an update. Public code: 32 (BATCH_SIZE)."""
-    optimizer: OptimizerName = "tf1_rmsprop"
-    """Optimizer. Public code: TF 1's RMSProp, momentum 0, with the two constants below."""
-    rms_decay: float = 0.99
-    """Decay of the mean square. Public code: 0.99."""
-    epsilon: float | None = 0.1
-    """Epsilon of the optimizer. Public code: 0.1."""
-    learning_rate: float = 1e-3
-    """Learning rate at the start. Public code: 1e-3 (INITIAL_ALPHA)."""
-    final_learning_rate: float = 1e-4
-    """Learning rate after decay_steps. Public code: 1e-4 (END_ALPHA)."""
-    decay_steps: int = 1_000_000
-    """Images per sequence of the linear decay. Public code: 1e6 (END_DECAY_TIME)."""
     gradient_norm_clip: float | None = 1e5
     """Largest global norm of the gradient. Public code: 100000 (GRAD_NORM_CLIP)."""
     eval_batches: int = 100
     """Batches of unseen digits in an evaluation. Not specified; we use 100."""
 
-    supports_mixed_precision: ClassVar[bool] = True
-
     def __post_init__(self):
         super().__post_init__()
         check_range("steps", self.steps, 2)
-        check_range("decay_steps", self.decay_steps, 1)
-        check_range("final_learning_rate", self.final_learning_rate, 0)
 
 
 PRESETS = {

@@ -1,11 +1,47 @@
-"""Common settings of sorting and recall (Huynh et al. 2020, Table 2; supplement B.2).
+"""Settings that experiments share (Huynh et al. 2020, Table 2; supplement B.2).
 
 P-App below is the paper's supplement, CODE is github.com/trihuynh88/multigrid_mem, DNC is google-deepmind/dnc. The loss
 is the cross entropy summed over batch and answers (P-App B.2.2; CODE sums); `error` is the fraction of wrong bits or
 classes.
 """
 
+import dataclasses
+from typing import ClassVar
+
 from tfmem.cores.config import DNCConfig, LSTMConfig
+from tfmem.optimizers import OptimizerName
+from tfmem.training import SequenceConfig
+from tfmem.validation import check_range
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublicCodeConfig(SequenceConfig):
+    """The training of the public code's two experiments, mapping and mnist_recall."""
+
+    peepholes: bool = False
+    """Peephole connections. Paper: yes (equations). Public code: no."""
+    batch_size: int = 32
+    """Mazes or sequences of an update. Public code: 32 (BATCH_SIZE)."""
+    optimizer: OptimizerName = "tf1_rmsprop"
+    """Optimizer. Public code: TF 1's RMSProp, momentum 0, with the two constants below."""
+    rms_decay: float = 0.99
+    """Decay of the mean square. Public code: 0.99."""
+    epsilon: float | None = 0.1
+    """Epsilon of the optimizer. Public code: 0.1."""
+    learning_rate: float = 1e-3
+    """Learning rate at the start. Public code: 1e-3 (INITIAL_ALPHA)."""
+    final_learning_rate: float = 1e-4
+    """Learning rate after decay_steps. Public code: 1e-4 (END_ALPHA)."""
+    decay_steps: int = 1_000_000
+    """Steps of a maze, or images per sequence, of the linear decay. Public code: 1e6 (END_DECAY_TIME)."""
+
+    supports_mixed_precision: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("decay_steps", self.decay_steps, 1)
+        check_range("final_learning_rate", self.final_learning_rate, 0)
+
 
 LOSS = dict(loss_reduction="sum")
 PAPER = dict(

@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 
 import tfmem.checkpoints.tvt as tables
 from tests.references import rma as reference
-from tests.support import relative_error
+from tests.support import golden_cases, relative_error
 from tfmem.checkpoints import CheckpointMismatchError, load_tf1
 from tfmem.cores.base import RNNCore
 from tfmem.cores.rma import RMACore, RMAReader, RMAWriter, inverse_norm, write
 from tfmem.cores.tvt import TVTCore
 from tfmem.recurrence import unroll
 
-READERS = ("reader_topk", "reader_sparse_memory", "reader_dense", "reader_paper")
-CORES = ("core_small", "core_small_midway", "core_wrap")
-PAPER_CORES = ("core_paper", "core_paper_empty")
+READERS = golden_cases("rma/reader_*.npz")
+PAPER_CORES = golden_cases("rma/core_*.npz", "recipe_seed")  # weights from random numbers instead of a checkpoint
+CORES = [case for case in golden_cases("rma/core_*.npz") if case not in PAPER_CORES]
 
 
 def check(case, name, actual, expected, tolerance):
@@ -187,8 +187,8 @@ def test_core_equals_the_public_code(golden, case):
     core = golden_core(data)
     report = load_tf1(core, golden(f"rma/ckpt_{case}/model.ckpt"), scope="rma_core")
     assert report.num_parameters == sum(v.shape.num_elements() for v in core.trainable_variables)
-    rows, width = core.memory_size, core.num_latents
-    memory = data["init_memory"] if "init_memory" in data else np.zeros([2, rows, width], np.float32)
+    batch_size, rows, width = data["features"].shape[1], core.memory_size, core.num_latents
+    memory = data["init_memory"] if "init_memory" in data else np.zeros([batch_size, rows, width], np.float32)
     result = run_golden(core, data, tf.constant(memory))
 
     check_outputs(case, data, result["outputs"], result["states"])
@@ -218,7 +218,7 @@ def test_core_of_the_papers_size_equals_the_public_code(golden, case):
         value = stored.pop(f"rma_core/{entry.name}") if entry.convert is None else stored[f"rma_core/{entry.name}"]
         entry.variable.assign(value if entry.convert is None else entry.convert(value))
 
-    shape = (1, core.memory_size, core.num_latents)
+    shape = (data["features"].shape[1], core.memory_size, core.num_latents)
     memory = np.zeros(shape, np.float32)
     if "init_memory_sum" in data:
         memory = (0.7 * np.random.RandomState(seed + 99).standard_normal(shape)).astype(np.float32)
@@ -239,7 +239,7 @@ def test_core_of_the_papers_size_equals_the_public_code(golden, case):
         first = gradient if gradient.ndim == 1 else gradient[:2]
         check(case, f"grad_first_rows/{name}", first, data[f"grad_first_rows/rma_core/{name}"], 1e-4)
     d_memory, at = result["d_memory"].numpy().astype(np.float64), data["grad/init_memory_rows"]
-    if case == "core_paper":  # from the empty memory the rows that are picked are ties
+    if "init_memory_sum" in data:  # from the empty memory the rows that are picked are ties
         assert not np.any(np.delete(d_memory, at, axis=1))
         totals = np.abs(d_memory[:, at]).sum(-1), d_memory[:, at] @ data["grad/init_memory_proj"]
         check(case, "grad/init_memory_abs_sum", totals[0], data["grad/init_memory_abs_sum_at_rows"], 1e-4)

@@ -1,6 +1,7 @@
 """Lagrange multipliers against Sonnet 1's arrays; GECO's Lagrangian against hand formulae; a Keras model with it."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -8,20 +9,17 @@ import pytest
 import sonnet as snt
 import tensorflow as tf
 
-from tests.support import relative_error
+from tests.support import find_golden, relative_error
 from tfmem.losses.geco import GECO, LagrangeMultiplier, MovingAverage
 from tfmem.losses.gradients import clip_ascending, clip_gradient, scale_gradient
 
-CASES = (
-    "scalar_default",
-    "scalar_init",
-    "vector",
-    "vector_range_inside",
-    "range_above",
-    "range_below",
-    "minimise",
-    "list_init",
-)
+CONFIG = json.loads(find_golden("geco/config.json").read_text())
+
+
+def stored(prefix):
+    """Return the parts of the arrays' names between a prefix and the next slash."""
+    keys = [key for key in np.load(find_golden("geco/geco.npz")).files if key.startswith(prefix)]
+    return sorted({key.removeprefix(prefix).split("/")[0] for key in keys})
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def with_gradient(function, x, upstream=None):
 # --- the public code's arrays ---
 
 
-@pytest.mark.parametrize("rate", [1.0, 0.01, 2.5, 0.0])
+@pytest.mark.parametrize("rate", [float(rate) for rate in stored("parametrisation/grad_rate_")])
 def test_parametrisation(arrays, rate):
     w = arrays["parametrisation/w"]
     multiplier = LagrangeMultiplier(rate=rate, shape=w.shape)
@@ -70,18 +68,18 @@ def test_clip_lets_what_is_outside_come_back(arrays):
     np.testing.assert_array_equal(gradient, arrays["clamp/grad_x"])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_multiplier_of_a_constraint(arrays, golden, case):
-    given = json.loads(golden("geco/config.json").read_text())[f"multiplier/{case}"]["kwargs"]
+@pytest.mark.parametrize("case", stored("multiplier/"))
+def test_multiplier_of_a_constraint(arrays, case):
+    given = dict(CONFIG[f"multiplier/{case}"]["kwargs"])
     sign = 1.0 if given.pop("maximize", True) else -1.0  # Sonnet 1's maximize=False is the negated multiplier
     multiplier = LagrangeMultiplier(given.pop("initializer", 1.0), **given)
-    stored = {name: arrays[f"multiplier/{case}/{name}"] for name in ("w", "lambda", "constraint", "grad_w")}
+    expected = {name: arrays[f"multiplier/{case}/{name}"] for name in ("w", "lambda", "constraint", "grad_w")}
     with tf.GradientTape() as tape:
         value = sign * multiplier()
-        penalty = tf.reduce_sum(value * stored["constraint"])
-    assert relative_error(multiplier.w, stored["w"]) < 1e-6
-    assert relative_error(value, stored["lambda"]) < 1e-6
-    assert relative_error(tape.gradient(penalty, multiplier.w), stored["grad_w"]) < 1e-6
+        penalty = tf.reduce_sum(value * expected["constraint"])
+    assert relative_error(multiplier.w, expected["w"]) < 1e-6
+    assert relative_error(value, expected["lambda"]) < 1e-6
+    assert relative_error(tape.gradient(penalty, multiplier.w), expected["grad_w"]) < 1e-6
 
 
 def toy(arrays, kind):
@@ -90,7 +88,7 @@ def toy(arrays, kind):
     goal, limit = arrays[f"{kind}/goal"], arrays[f"{kind}/limit"]
     inside = {"rate": 0.5, "valid_range": (1e-3, 20.0)}
     multipliers = [
-        LagrangeMultiplier(shape=[3], **inside),
+        LagrangeMultiplier(shape=theta.shape, **inside),
         LagrangeMultiplier(**{**inside, "rate": 2.0}),
         LagrangeMultiplier(0.4, **inside),
         LagrangeMultiplier(**{**inside, "valid_range": (0.01, 2.0)}),
@@ -109,14 +107,11 @@ def toy(arrays, kind):
     return [theta, *(m.w for m in multipliers)], multipliers, lagrangian
 
 
-@pytest.mark.parametrize("kind", ["toy_sgd", "toy_adam"])
+@pytest.mark.parametrize("kind", [f"toy_{name}" for name in stored("toy_")])
 def test_sixty_steps_of_one_optimiser_for_both_players(arrays, golden, kind):
     variables, multipliers, lagrangian = toy(arrays, kind)
-    names = [
-        "toy/theta",
-        *(f"lagrange_multiplier{suffix}/w" for suffix in ("", "_1", "_2", "_3")),
-    ]
-    optimizer = snt.optimizers.SGD(0.05) if kind == "toy_sgd" else snt.optimizers.Adam(0.05)
+    names = [name for name, _ in CONFIG["toy"]["variables"]]
+    optimizer = {"toy_sgd": snt.optimizers.SGD, "toy_adam": snt.optimizers.Adam}[kind](0.05)
     trajectories = {f"trajectory/{name}": [] for name in names} | {"loss": [], "penalty": []}
 
     @tf.function
@@ -130,7 +125,7 @@ def test_sixty_steps_of_one_optimiser_for_both_players(arrays, golden, kind):
     for index, (multiplier, variable) in enumerate(zip(multipliers, variables[1:], strict=True)):
         assert relative_error(variable, arrays[f"{kind}/var0/{names[index + 1]}"]) < 1e-6
         assert relative_error(multiplier(), arrays[f"{kind}/lambda{index}"]) < 1e-6
-    for number in range(60):
+    for number in range(len(arrays[f"{kind}/loss"])):
         loss, penalty, constraints, gradients = step()
         if number == 0:
             for index, constraint in enumerate(constraints):
@@ -154,17 +149,18 @@ def test_sixty_steps_of_one_optimiser_for_both_players(arrays, golden, kind):
 
 def test_scaled_and_clipped_gradients(arrays):
     x, upstream = arrays["helpers/x"], arrays["helpers/upstream"]
-    helpers = {f"scale_gradient_{s}": lambda x, s=s: scale_gradient(x, s) for s in (0.25, -1.5, 1.0)}
-    helpers["clip_gradient_-0.7_1.1"] = lambda x: clip_gradient(x, -0.7, 1.1)
-    for name, helper in helpers.items():
-        y, gradient = with_gradient(helper, x, upstream)
+    helpers = {"scale_gradient": scale_gradient, "clip_gradient": clip_gradient}
+    for name in [name for name in stored("helpers/") if name not in ("x", "upstream")]:  # e.g. clip_gradient_-0.7_1.1
+        kind, numbers = re.fullmatch(r"([a-z_]+?)_([-\d._]+)", name).groups()
+        numbers = map(float, numbers.split("_"))
+        y, gradient = with_gradient(lambda x, kind=kind, numbers=numbers: helpers[kind](x, *numbers), x, upstream)
         np.testing.assert_array_equal(y, arrays[f"helpers/{name}/y"])
         assert relative_error(gradient, arrays[f"helpers/{name}/grad"]) < 1e-6, name
 
 
-@pytest.mark.parametrize("decay", [0.99, 0.8])
+@pytest.mark.parametrize("decay", [float(decay) for decay in stored("moving_average_")])
 def test_moving_average(arrays, decay):
-    average = MovingAverage(decay, shape=[3])
+    average = MovingAverage(decay, shape=arrays[f"moving_average_{decay}/x"].shape[1:])
     for x, y, expected in zip(
         *(arrays[f"moving_average_{decay}/{name}"] for name in ("x", "y", "grad_x_for_upstream_1_-2_3")), strict=True
     ):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support import relative_error
+from tests.support import golden_cases, golden_files, relative_error
 from tfmem.checkpoints import load_tf1, sonnet_v1
 from tfmem.cores.base import RNNCore
 from tfmem.cores.lstm import LSTMStack
@@ -18,7 +18,7 @@ from tfmem.losses.sequence import accuracy, cross_entropy
 from tfmem.models.sequence import EncoderDecoder, SequenceModel
 
 
-@pytest.mark.parametrize("case", ["shipped_test_config", "blocks4", "objects8"])
+@pytest.mark.parametrize("case", golden_cases("nth_farthest/*/"))
 def test_nth_farthest_equals_public_code(case, golden):
     config = json.loads(golden(f"nth_farthest/{case}/config.json").read_text())
     arrays = np.load(golden(f"nth_farthest/{case}/io.npz"))
@@ -55,7 +55,7 @@ def test_nth_farthest_equals_public_code(case, golden):
 
     start = {name: variable.numpy() for name, variable in table.items()}
     losses = []
-    for count in (1, 2, 3):
+    for count in range(1, len(arrays["loss_per_step"])):
         losses.append(evaluate(True)[1])
         if f"after{count}/{next(iter(table))}" not in arrays:
             continue
@@ -75,7 +75,10 @@ def test_nth_farthest_equals_public_code(case, golden):
         print(f"\n{case} {kind}: {max(e for key, e in errors.items() if key.startswith(kind)):.1e}", end="")
 
 
-@pytest.mark.parametrize("case", ["shipped_test_config", "blocks4"])
+WITH_ADAM = [path.parent.name for path in golden_files("nth_farthest/*/model_step3_with_adam.ckpt.index")]
+
+
+@pytest.mark.parametrize("case", WITH_ADAM)
 def test_a_trained_checkpoint_loads_without_its_optimiser(case, golden):
     config = json.loads(golden(f"nth_farthest/{case}/config.json").read_text())
     arrays = np.load(golden(f"nth_farthest/{case}/io.npz"))
@@ -183,10 +186,10 @@ def test_outputs_beside_the_first_are_given_to_the_loss(rng):
 
 
 def test_learn_to_execute_equals_public_code(golden):
-    for case in ("seq2seq_shipped_test_config", "seq2seq_heads4"):
+    for case in golden_cases("learn_to_execute/seq2seq_*/"):
         config = json.loads(golden(f"learn_to_execute/{case}/config.json").read_text())
         arrays = np.load(golden(f"learn_to_execute/{case}/io.npz"))
-        model = EncoderDecoder(RelationalMemory(**config["config"]), 45, mlp_sizes=config["mlp"])
+        model = EncoderDecoder(RelationalMemory(**config["config"]), config["vocab_size"], mlp_sizes=config["mlp"])
         model.build()
         report = load_tf1(model, golden(f"learn_to_execute/{case}/model.ckpt"))
         table = {entry.name: entry.variable for entry in sonnet_v1.relational_model(model)}
@@ -218,11 +221,11 @@ def writer(rng):
     return model, tokens, np.array([6, 4, 1], np.int32)
 
 
-@pytest.mark.parametrize("case", ["seq2seq_shipped_test_config", "seq2seq_heads4"])
+@pytest.mark.parametrize("case", golden_cases("learn_to_execute/seq2seq_*/"))
 def test_logits_behind_an_answers_end_equal_the_public_code(case, golden):
     config = json.loads(golden(f"learn_to_execute/{case}/config.json").read_text())
     arrays = np.load(golden(f"learn_to_execute/{case}/io.npz"))
-    model = EncoderDecoder(RelationalMemory(**config["config"]), 45, mlp_sizes=config["mlp"])
+    model = EncoderDecoder(RelationalMemory(**config["config"]), config["vocab_size"], mlp_sizes=config["mlp"])
     load_tf1(model, golden(f"learn_to_execute/{case}/model.ckpt"))
     lengths, answer_lengths = (tf.constant(arrays[f"sizes_{end}"]) for end in ("in", "out"))
     assert lengths.dtype == tf.int64

@@ -10,9 +10,10 @@ import tensorflow as tf
 from reproductions.belief_states import comparison, random_city, terrain
 from reproductions.belief_states.simcore import DECODED
 from tfmem.aot.bundle import open_source
+from tfmem.cores.config import KanervaConfig
 from tfmem.data import episode_cache
 from tfmem.envs.exploration import ExploringPolicy, collect
-from tfmem.training import compiled_updates, stacked_batches
+from tfmem.training import compiled_updates, config_fields, stacked_batches
 from tfmem.training.run_folder import RunFolder
 
 SMOKE = random_city.PRESETS["smoke"]
@@ -131,8 +132,8 @@ def assert_all_moves(experiment):
 
 
 def test_an_update_moves_all_there_is():
-    kanerva = {"core": "kanerva", "memory_size": 2, "word_size": 3}
-    experiment = terrain.Experiment(dataclasses.replace(terrain.PRESETS["smoke"], **kanerva))
+    kanerva = KanervaConfig(hidden_size=8, memory_size=2, word_size=3)
+    experiment = terrain.Experiment(dataclasses.replace(terrain.PRESETS["smoke"], core=kanerva))
     metrics = assert_all_moves(experiment)
     for name, prefix in (("model", ""), ("map_model", "map_samples_")):  # the errors are still too large
         assert experiment.gecos[name].multiplier() > metrics[0][f"{prefix}multiplier"]
@@ -148,9 +149,11 @@ def test_the_deterministic_model_minimises_the_error():
 
 def test_updates_with_a_large_memory():
     """Sizes where TensorFlow's memory optimizer starts, which broke gradients of loops; see `tfmem.recurrence`."""
-    small = {"unroll_length": 40, "batch_size": 4, "hidden_size": 16, "frame_size": 16, "num_draw_steps": 1}
+    small = {"unroll_length": 40, "batch_size": 4, "frame_size": 16, "num_draw_steps": 1}
     few = {"model": "deterministic", "num_episodes": 8, "eval_episodes": 8}
-    experiment = random_city.Experiment(dataclasses.replace(random_city.PRESETS["paper_rma"], **small, **few))
+    paper = random_city.PRESETS["paper_rma"]
+    core = dataclasses.replace(paper.core, hidden_size=16)
+    experiment = random_city.Experiment(dataclasses.replace(paper, core=core, **small, **few))
     batch = tf.nest.map_structure(tf.constant, stacked_batches(experiment, 0, 1))
     update = compiled_updates(experiment, 1)
     for number in range(2):  # the first left a temporary variable behind
@@ -196,7 +199,7 @@ def test_scores_are_those_of_all_unseen_episodes(experiment):
 def test_comparison_of_runs(experiment, tmp_path):
     for number, kappa in enumerate([1e-3, 1e-2]):
         folder = RunFolder(tmp_path / str(number))
-        config = dataclasses.asdict(dataclasses.replace(SMOKE, kappa=kappa, seed=number))
+        config = config_fields(dataclasses.replace(SMOKE, kappa=kappa, seed=number))
         folder.claim({"experiment": experiment.name, "preset": None, "config": config})
         folder.figures.mkdir(parents=True, exist_ok=True)
         logged = ("loss", "map_mse", "error_per_pixel", "multiplier", "kl_nats")
@@ -217,11 +220,11 @@ def test_comparison_of_runs(experiment, tmp_path):
 
 def test_runs_that_differ_in_more_than_their_seed_have_names_of_their_own():
     changes = [{}, {"seed": 1}, {"kappa": 0.01}, {"overshoot": 1}, {"overshoot": 1, "seed": 2}, {"train_core": False}]
-    configs = [dataclasses.asdict(dataclasses.replace(SMOKE, **change)) for change in changes]
-    del configs[1]["read_projection"]  # of a run of before there was such a field
+    configs = [config_fields(dataclasses.replace(SMOKE, **change)) for change in changes]
+    del configs[1]["cells_per_side"]  # of a run of before there was such a field
     told = comparison.names(configs)
-    two, one = (f"lstm, generative, $L_o$ = {overshoot}" for overshoot in (2, 1))
-    assert told == [f"{two}, kappa = 0.001"] * 2 + [f"{two}, kappa = 0.01", one, one, "lstm, untrained"]
+    two, one = (f"SonnetLSTM, generative, $L_o$ = {overshoot}" for overshoot in (2, 1))
+    assert told == [f"{two}, kappa = 0.001"] * 2 + [f"{two}, kappa = 0.01", one, one, "SonnetLSTM, untrained"]
 
 
 @pytest.mark.parametrize(

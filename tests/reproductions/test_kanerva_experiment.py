@@ -102,7 +102,7 @@ def test_cues():
 def test_scores_are_means_over_batches(experiment):
     scores = experiment.evaluate()
     batches = [experiment.stream("evaluation").batch(n) for n in range(2)]
-    each = [experiment._scores(batch, n) for n, batch in enumerate(batches)]
+    each = [experiment._scores(n, batch) for n, batch in enumerate(batches)]
     assert set(scores) == set(each[0])
     for name in scores:
         np.testing.assert_allclose(scores[name], np.mean([told[name] for told in each]), rtol=1e-4, err_msg=name)

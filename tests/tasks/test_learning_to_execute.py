@@ -98,12 +98,12 @@ def test_batches_are_the_public_ones(golden):
         for number in range(2):
             batch = data.batch(about["batch_size"], curriculum, rng)
             stored = {key: arrays[f"{name}/batch{number}/{key}"] for key in ("obs", "target", "target_in")}
-            assert (stored["obs"][: data.num_steps] == batch.inputs).all(), name
+            np.testing.assert_array_equal(batch.inputs, stored["obs"][: data.num_steps], err_msg=name)
             assert (stored["obs"][data.num_steps :] == VOCABULARY.index(".")).all()
-            assert (stored["target"][: data.num_steps_out] == batch.targets).all()
+            np.testing.assert_array_equal(batch.targets, stored["target"][: data.num_steps_out], err_msg=name)
             assert (stored["target_in"][0] == START).all()
-            assert (arrays[f"{name}/batch{number}/sizes_in"] == batch.lengths).all()
-            assert (arrays[f"{name}/batch{number}/sizes_out"] == batch.mask.sum(0)).all()
+            np.testing.assert_array_equal(batch.lengths, arrays[f"{name}/batch{number}/sizes_in"])
+            np.testing.assert_array_equal(batch.mask.sum(0), arrays[f"{name}/batch{number}/sizes_out"])
 
 
 def test_vocabulary_is_the_public_one(golden):

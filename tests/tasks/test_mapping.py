@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from tests.references import mapping as reference
+from tests.support import golden_files
 from tfmem.tasks.mapping import UNKNOWN, MappingStream, MappingTask, maze, random_walk, recentre, spiral_walk
 
 
-@pytest.fixture(params=[15, 25])
-def trace(request, golden):
-    return dict(np.load(golden(f"multigrid/mapping/env_map{request.param}.npz")))
+@pytest.fixture(params=golden_files("multigrid/mapping/env_map*.npz"), ids=lambda path: path.stem)
+def trace(request):
+    return dict(np.load(request.param))
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_episode_equals_the_trace(trace, traced_episode):
 
 def test_frames_of_the_start_equal_the_trace(trace):
     generic = int(trace["generic_map_size"])
-    for name in ("maps_at_reset", "final_maps", *(f"maps_after_move_{step}" for step in (1, 12, 60))):
+    for name in ("maps_at_reset", "final_maps", *(key for key in trace if key.startswith("maps_after_move_"))):
         expected = trace[name.replace("maps", "generic_maps")]
         np.testing.assert_array_equal(recentre(trace[name], generic, UNKNOWN), expected, err_msg=name)
 
@@ -60,32 +61,32 @@ def test_the_same_from_given_mazes(trace):
 
 def test_model_inputs_of_the_goldens(golden):
     io = np.load(golden("multigrid/mapping/io.npz"))
-    index = np.zeros(169, np.int64)
-    index[:5] = io["in_chosen_ind"]
-    episode = MappingTask(map_size=15).episode(
-        np.random.RandomState(0), 2, init_maps=io["in_init_map"], query_index={3: index}
-    )
-    window = episode.window(int(io["in_start_step"]), 5)
-    np.testing.assert_array_equal(window["writer"].reshape(10, 3, 3, 4), io["in_writer"])
-    np.testing.assert_array_equal(window["query_3"].reshape(10, 3, 3, 4), io["in_query"])
-    np.testing.assert_array_equal(window["target_3"].reshape(10, 2304), io["in_labels"])
+    maps, chosen = io["in_init_map"], io["in_chosen_ind"]
+    task = MappingTask(map_size=maps.shape[1])
+    index = np.zeros(task.episode(np.random.RandomState(0), len(maps)).length, np.int64)
+    index[: len(chosen)] = chosen
+    episode = task.episode(np.random.RandomState(0), len(maps), init_maps=maps, query_index={3: index})
+    window = episode.window(int(io["in_start_step"]), len(chosen))
+    for name, key in (("writer", "in_writer"), ("query_3", "in_query"), ("target_3", "in_labels")):
+        np.testing.assert_array_equal(window[name].reshape(io[key].shape), io[key])
 
 
 def test_the_public_training_run_is_replayed(golden):
     curve = np.load(golden("multigrid/mapping/train_curve.npz"))
-    task, rng = MappingTask(map_size=15), np.random.RandomState(77)
+    batch_size, side = curve["init_maps"].shape[1:3]
+    task, rng = MappingTask(map_size=side), np.random.RandomState(77)
     steps = []
     for number, index in enumerate(curve["chosen_ind"]):
-        maps = task.mazes(rng, 4)
+        maps = task.mazes(rng, batch_size)
         np.testing.assert_array_equal(maps, curve["init_maps"][number])
-        episode = task.episode(rng, 4, init_maps=maps, query_index={3: index})
-        for start, window in zip(range(0, 169, 20), episode.windows(20), strict=True):
+        episode = task.episode(rng, batch_size, init_maps=maps, query_index={3: index})
+        for start, window in zip(range(0, len(index), 20), episode.windows(20), strict=True):
             reached = index[start : start + 20] >= 0
             if reached.any():
                 assert reached.all()
                 steps.append((number, window["num_steps"]))
                 found = window["target_3"][:, :, 9:22, 9:22].any((2, 3))
-                np.testing.assert_array_equal(found, np.repeat(window["mask"][:, None], 4, axis=1))
+                np.testing.assert_array_equal(found, np.repeat(window["mask"][:, None], batch_size, axis=1))
     np.testing.assert_array_equal([number for number, _ in steps], curve["episode"])
     np.testing.assert_array_equal([count for _, count in steps], curve["num_steps"])
     np.testing.assert_array_equal(np.cumsum([0] + [count for _, count in steps])[:-1], curve["global_t"])

@@ -15,7 +15,8 @@ def test_the_public_training_run_is_replayed(golden):
     data = np.load(golden("multigrid/mnist_recall/digits.npz"))
     curve = np.load(golden("multigrid/mnist_recall/train_curve.npz"))
     images = data["images"].reshape(-1, 28, 28)
-    stream = RecallStream(images, data["labels"], batch_size=4, steps=5, seed=177)
+    steps, batch_size = curve["image_index"].shape[1:]
+    stream = RecallStream(images, data["labels"], batch_size=batch_size, steps=steps, seed=177)
     for update, (index, k) in enumerate(zip(curve["image_index"], curve["chosen_ind"], strict=True)):
         np.testing.assert_array_equal(stream.image_index(update), index)
         batch = stream.batch(update, query_step=k)
@@ -26,9 +27,11 @@ def test_the_public_training_run_is_replayed(golden):
 def test_model_inputs_of_the_goldens(golden):
     io = np.load(golden("multigrid/mnist_recall/io.npz"))
     data = np.load(golden("multigrid/mnist_recall/digits.npz"))
-    stream = RecallStream(data["images"].reshape(-1, 28, 28), data["labels"], batch_size=2, steps=4)
+    batch_size = len(io["in_query"])
+    steps = len(io["in_writer"]) // batch_size
+    stream = RecallStream(data["images"].reshape(-1, 28, 28), data["labels"], batch_size=batch_size, steps=steps)
     batch = stream.batch(0, query_step=int(io["in_chosen_ind"]))
-    np.testing.assert_array_equal(batch["images"].reshape(8, 28, 28, 1), io["in_writer"])
+    np.testing.assert_array_equal(batch["images"].reshape(io["in_writer"].shape), io["in_writer"])
     np.testing.assert_array_equal(batch["query"], io["in_query"])
     np.testing.assert_array_equal(batch["label"], io["in_labels"])
 

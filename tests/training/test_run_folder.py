@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tfmem.training import run_folder
+from tfmem.training.machine import describe_machine
 from tfmem.training.run_folder import Checkpoint, RunFolder, RunFolderError
 
 CONFIG = {"experiment": "a/b", "config": {"seed": 1, "sizes": [1, 2], "rate": 0.1}}
@@ -416,7 +417,7 @@ def test_no_space_at_any_point_of_a_write(folder, monkeypatch, call):
 
 
 def test_machine_description_is_json():
-    described = json.loads(json.dumps(run_folder.describe_machine(["GPU 0"])))
+    described = json.loads(json.dumps(describe_machine(["GPU 0"])))
     assert described["hardware"]["cores"] == os.cpu_count()
     assert described["versions"]["numpy"] == np.__version__
     assert described["hardware"]["devices"] == ["GPU 0"]

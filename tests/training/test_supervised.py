@@ -1,7 +1,6 @@
 """A core and a task from outside the package: the guide docs/guides/extend.md is this test."""
 
 import dataclasses
-from typing import get_args
 
 import keras
 import numpy as np
@@ -11,7 +10,8 @@ import tensorflow as tf
 
 from reproductions import load_experiment
 from reproductions.__main__ import main
-from tfmem.cores.config import AnyCoreConfig, DNCConfig, LSTMConfig, MetalearnedMemoryConfig, RelationalMemoryConfig
+from tests.support import small_cores
+from tfmem.cores.config import DNCConfig, LSTMConfig, MetalearnedMemoryConfig, RelationalMemoryConfig
 from tfmem.tasks.base import Batch, Task
 from tfmem.tasks.double_copy import DoubleCopy
 from tfmem.tasks.nth_farthest import NthFarthest
@@ -152,24 +152,12 @@ def test_bad_settings(changes, message):
         dataclasses.replace(CONFIG, **changes)
 
 
-def test_every_core_of_the_union_trains_on_a_task():
-
-    small = {
-        "units": 4,
-        "hidden_size": 4,
-        "memory_size": 3,
-        "word_size": 4,
-        "num_cells": 2,
-        "mem_slots": 2,
-        "head_size": 2,
-    }
-    for option in get_args(AnyCoreConfig):
-        kind = get_args(option)[0]
-        sizes = {f.name: small[f.name] for f in dataclasses.fields(kind) if f.name in small}
-        experiment = SupervisedExperiment(dataclasses.replace(CONFIG, core=kind(**sizes)))
-        _, metrics = experiment.train_step(tf.constant(0, tf.int64), {}, ())
-        assert np.isfinite(float(metrics["loss"])), kind
-        assert isinstance(experiment.model, keras.Model)
+@pytest.mark.parametrize("core", small_cores().values(), ids=lambda core: type(core).__name__)
+def test_every_core_of_the_union_trains_on_a_task(core):
+    experiment = SupervisedExperiment(dataclasses.replace(CONFIG, core=core))
+    _, metrics = experiment.train_step(tf.constant(0, tf.int64), {}, ())
+    assert np.isfinite(float(metrics["loss"]))
+    assert isinstance(experiment.model, keras.Model)
 
 
 def test_another_core_from_the_command_line(tmp_path, capsys):

@@ -13,7 +13,8 @@ import tree
 
 from tfmem.aot.bundle import Bundle, BundleError, Leaf, Program, open_source
 from tfmem.training import checkpoint_arrays, compiled_updates, config_fields, stacked_batches
-from tfmem.training.run_folder import as_json, describe_machine
+from tfmem.training.machine import describe_machine
+from tfmem.training.run_folder import as_json
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _LOCATION = re.compile(rf"\s+loc\((?:[^()\"]|{_STRING}|\((?:[^()\"]|{_STRING})*\))*\)")

@@ -16,7 +16,8 @@ from jax.extend import backend
 from tfmem.aot.bundle import BundleError, open_source, read_bundle
 from tfmem.aot.stablehlo import PRECISIONS, arithmetic, with_precision
 from tfmem.training.loop import Loop, fitting_arrays
-from tfmem.training.run_folder import RunFolder, describe_machine, run_result
+from tfmem.training.machine import describe_machine
+from tfmem.training.run_folder import RunFolder, run_result
 
 MIB = 2**20
 

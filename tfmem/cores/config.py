@@ -59,6 +59,15 @@ class LSTMConfig(CoreConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SonnetLSTMConfig(CoreConfig):
+    """One LSTM layer with the weights and initial values of Sonnet 1 (`LSTM`)."""
+
+    core = "LSTM"
+    hidden_size: int = 128
+    """Units."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RelationalMemoryConfig(CoreConfig):
     """Relational Memory Core (`RelationalMemory`)."""
 
@@ -243,11 +252,16 @@ class KanervaConfig(CoreConfig):
     """Rows of the memory K."""
     word_size: int = 64
     """Size of a code C."""
+    read_projection: Literal["linear", "mlp"] = "linear"
+    """Map to the read word. Paper: linear (C's text and Figure 8; Table 4 has it the other way round)."""
+    write_projection: Literal["linear", "mlp"] = "mlp"
+    """Map to the written word. Paper: MLP (C's text and Figure 8; Table 4 has it the other way round)."""
 
 
 # On the command line: `core:dnc --core.memory-size 64`.
 AnyCoreConfig = Union[  # noqa: UP007 - of annotated types
     Annotated[LSTMConfig, subcommand("lstm")],
+    Annotated[SonnetLSTMConfig, subcommand("sonnet-lstm")],
     Annotated[RelationalMemoryConfig, subcommand("rmc")],
     Annotated[DNCConfig, subcommand("dnc")],
     Annotated[EntityMemoryConfig, subcommand("entnet")],

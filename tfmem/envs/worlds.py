@@ -17,11 +17,11 @@ import abc
 import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from tfmem.envs.rendering import Camera
+from tfmem.envs.seeding import reseed
 from tfmem.validation import check_above_zero, check_range
 
 ACTIONS = ("forward", "backward", "turn left", "turn right")
@@ -194,15 +194,9 @@ class WorldVectorEnv(VectorEnv):
         Raises:
             ValueError: a list of another length.
         """
-        seeds = [seed] * self.num_envs if seed is None else seed
-        if isinstance(seeds, int | np.integer):
-            seeds = [int(seed) + i for i in range(self.num_envs)]
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed: {len(seeds)} seeds, must be num_envs = {self.num_envs}")
-        for i, world_seed in enumerate(seeds):
-            if world_seed is not None or self._generators[i] is None:
-                self._generators[i], _ = seeding.np_random(world_seed)
-            self.worlds[i].reset(self._generators[i])
+        reseed(self._generators, seed)
+        for world, generator in zip(self.worlds, self._generators, strict=True):
+            world.reset(generator)
         self._steps[:], self._done[:] = 0, False
         return self._frames(), self._infos()
 

@@ -6,7 +6,7 @@ learns from the record. The names below are loaded at first use.
 
 import importlib
 
-_HOME = {
+_LAZY_ATTRIBUTES = {
     "ActorCritic": "learner",
     "Agent": "agent",
     "ConvTorso": "agent",
@@ -14,12 +14,12 @@ _HOME = {
     "Objective": "learner",
 }
 
-__all__ = sorted(_HOME)
+__all__ = sorted(_LAZY_ATTRIBUTES)
 
 
 def __getattr__(name):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"tfmem.rl.{_HOME[name]}"), name)
+    if name in _LAZY_ATTRIBUTES:
+        return getattr(importlib.import_module(f"tfmem.rl.{_LAZY_ATTRIBUTES[name]}"), name)
     raise AttributeError(f"module 'tfmem.rl' has no attribute {name!r}")
 
 

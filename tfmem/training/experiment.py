@@ -4,17 +4,17 @@ import abc
 import collections
 import dataclasses
 import os
-import types
-import typing
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tfmem import plotting
 from tfmem.backend import keras
+from tfmem.training.config import config_fields
 from tfmem.training.loop import fitting_arrays, pending_metrics
-from tfmem.training.run_folder import RunFolderError
+from tfmem.training.run_folder import RunFolder, RunFolderError
 from tfmem.validation import check_above_zero, check_choice, check_range
 
 
@@ -77,6 +77,19 @@ class Evaluation(NamedTuple):
     """Nest of tensors that the first step gets."""
     step: Callable
     """`(number, batch, carry) -> (carry, scores)`, as `Experiment.train_step`; scores are those of all steps so far."""
+
+    @classmethod
+    def mean_of(cls, num_steps, names, scores):
+        """The evaluation of means over steps; `scores(number, batch)` is a dict of scalars with these names."""
+
+        def step(number, batch, totals):
+            found = scores(number, batch)
+            totals = {name: total + found[name] for name, total in totals.items()}
+            done = tf.cast(number + 1, tf.float32)
+            return totals, {name: total / done for name, total in totals.items()}
+
+        totals = {name: tf.constant(0.0) for name in sorted(names)}
+        return cls(num_steps, totals, tf.function(step, autograph=False))
 
     def scores(self, batch):
         """All steps with the batches `batch(0)`, `batch(1)`, ...; the scores as floats by name."""
@@ -164,6 +177,25 @@ class Experiment(abc.ABC):
     @abc.abstractmethod
     def figures(self, folder):
         """Draw the experiment's own pictures into `folder`; `train` draws the learning curve."""
+
+    def draw_curves(self, folder, names=None):
+        """Draw train/<name> and eval/<name> of metrics.csv against updates, a picture of each name, into `folder`.
+
+        Args:
+          names: default: all but the gradient's norm and the learning rate.
+        """
+        rows = RunFolder(folder.parent).metrics()
+        if names is None:
+            columns = dict.fromkeys(key.split("/", 1)[1] for row in rows for key in row if "/" in key)
+            names = [name for name in columns if name not in ("gradient_norm", "learning_rate")]
+        for name in names:
+            curves = {}
+            for kind in ("train", "eval"):
+                points = [(row["update"], row[key]) for row in rows if (key := f"{kind}/{name}") in row]
+                if points:
+                    curves[kind] = [tuple(np.array(points).T)]
+            figure = plotting.curves_figure(curves, "updates", name.replace("_", " "), self.name)
+            figure.savefig(folder / f"curve_{name}.png", dpi=120)
 
     def export(self, folder):
         """Write the SavedModel with `step` and `sequence` signatures."""
@@ -272,44 +304,6 @@ def compiled_updates(experiment, num_updates):
         return carry, {name: array.stack() for name, array in arrays.items()}
 
     return tf.function(updates, jit_compile=uses_xla(experiment.config), autograph=False)
-
-
-def config_fields(config):
-    """A configuration as JSON holds it: a nested dataclass is a dict of its fields and its class's name, "type"."""
-    return {field.name: _as_field(getattr(config, field.name)) for field in dataclasses.fields(config)}
-
-
-def _as_field(value):
-    return {"type": type(value).__name__, **config_fields(value)} if dataclasses.is_dataclass(value) else value
-
-
-def config_defaults(kind):
-    """The defaults of a configuration's class, as `config_fields` gives them, by name."""
-    fields = [field for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING]
-    return {field.name: _as_field(field.default) for field in fields}
-
-
-def config_from_fields(kind, fields):
-    """The configuration of a class that `config_fields` gave `fields` for.
-
-    Raises:
-      ValueError: a nested configuration is of no class that the field takes, or a value is out of range.
-      TypeError: a field does not exist.
-    """
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: _from_field(name, hints.get(name), value) for name, value in fields.items()})
-
-
-def _from_field(name, hint, value):
-    if isinstance(value, list):
-        return tuple(_from_field(name, None, v) for v in value)
-    if not isinstance(value, dict):
-        return value
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    options = {option.__name__: option for option in options}
-    if value.get("type") not in options:
-        raise ValueError(f"{name}: {value.get('type')!r}, must be one of {', '.join(options)}")
-    return config_from_fields(options[value["type"]], {n: v for n, v in value.items() if n != "type"})
 
 
 def run_description(experiment, preset=None):

@@ -35,13 +35,11 @@ import abc
 import dataclasses
 import functools
 
-import numpy as np
 import tensorflow as tf
 
-from tfmem import plotting, training
+from tfmem import training
 from tfmem.optimizers import OptimizerName, apply_clipped, make_optimizer
 from tfmem.training import Evaluation, RunConfig, numbered, uses_xla
-from tfmem.training.run_folder import RunFolder
 from tfmem.validation import check_above_zero, check_range
 
 EVALUATION_SEED = -1  # config.seed is not negative
@@ -176,14 +174,4 @@ class SequenceExperiment(training.Experiment):
         return self.evaluation().scores(self.evaluation_batch)
 
     def figures(self, folder):
-        rows = RunFolder(folder.parent).metrics()
-        own = {f"{kind}/{name}" for kind in ("train", "eval") for name in ("gradient_norm", "learning_rate")}
-        names = dict.fromkeys(key.split("/", 1)[1] for row in rows for key in row if "/" in key and key not in own)
-        for name in names:
-            curves = {}
-            for kind in ("train", "eval"):
-                points = [(row["update"], row[key]) for row in rows if (key := f"{kind}/{name}") in row]
-                if points:
-                    curves[kind] = [tuple(np.array(points).T)]
-            figure = plotting.curves_figure(curves, "updates", name.replace("_", " "), self.name)
-            figure.savefig(folder / f"curve_{name}.png", dpi=120)
+        self.draw_curves(folder)

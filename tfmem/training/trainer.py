@@ -18,22 +18,21 @@ from tensorboard.plugins.hparams import api as hparams
 
 from tfmem import plotting
 from tfmem.atomic import replacing
+from tfmem.training.config import config_defaults, config_fields
 from tfmem.training.experiment import (
     checkpoint_arrays,
     compiled_updates,
-    config_defaults,
-    config_fields,
     load_checkpoint,
     run_description,
     stacked_batches,
     variable_names,
 )
 from tfmem.training.loop import Loop
+from tfmem.training.machine import describe_machine
 from tfmem.training.run_folder import (
     RunFolder,
     RunFolderError,
     as_json,
-    describe_machine,
     run_config,
     run_result,
     write_json,

@@ -8,15 +8,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from tests.envs.support import assert_vector_equals_singles
-from tests.support import find_golden
 from tfmem.aot.lowering import lower
-
-
-def golden_files(folder, key):
-    """The reference files of a folder that have an array of this name; a case's arrays decide about its sizes."""
-    found = find_golden(folder)
-    paths = sorted(found.glob("*.npz")) if found else []
-    return [path for path in paths if key in np.load(path).files]
 
 
 def compiled(function):

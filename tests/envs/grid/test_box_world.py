@@ -9,13 +9,13 @@ from tests.envs.grid.support import (
     assert_lowers_to_stablehlo,
     assert_xla_equals_eager_and_repeats,
     compiled,
-    golden_files,
     numpy,
     run,
     tensors,
 )
 from tests.references.box_world import BoxWorld as Reference
 from tests.references.box_world import solve
+from tests.support import golden_files
 from tfmem.envs.grid.box_world import (
     DISTRACTOR,
     KEY,
@@ -30,9 +30,9 @@ from tfmem.envs.grid.box_world import (
     level_graph,
 )
 
-TRACES = golden_files("box_world", "board0")
+TRACES = golden_files("box_world/*.npz", "board0")
 MADE = [path for path in TRACES if "seed" in np.load(path).files]
-STATISTICS = golden_files("box_world", "player_touches")
+STATISTICS = golden_files("box_world/*.npz", "player_touches")
 
 
 def name(path):

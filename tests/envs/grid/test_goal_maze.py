@@ -8,15 +8,15 @@ from tests.envs.grid.support import (
     assert_faces_are_gymnasiums,
     assert_lowers_to_stablehlo,
     assert_xla_equals_eager_and_repeats,
-    golden_files,
     run,
     tensors,
 )
 from tests.references.goal_maze import GoalMaze as Reference
 from tests.references.goal_maze import make_walls
+from tests.support import golden_files
 from tfmem.envs.grid.goal_maze import Decisions, GoalMaze, Levels
 
-TRACES = golden_files("plastic_maze", "episode_names")  # under a non-commercial license: never in this repository
+TRACES = golden_files("plastic_maze/*.npz", "episode_names")  # under a non-commercial license: never in this repository
 ZERO = Decisions(tf.zeros([1], tf.int32), tf.zeros([1], tf.int32))
 
 

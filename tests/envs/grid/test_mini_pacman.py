@@ -8,11 +8,11 @@ from tests.envs.grid.support import (
     assert_faces_are_gymnasiums,
     assert_lowers_to_stablehlo,
     assert_xla_equals_eager_and_repeats,
-    golden_files,
     numpy,
     tensors,
 )
 from tests.references.mini_pacman import MiniPacman as Reference
+from tests.support import golden_files
 from tfmem.envs.grid.mini_pacman import (
     COLUMNS,
     FREE,
@@ -26,8 +26,8 @@ from tfmem.envs.grid.mini_pacman import (
     State,
 )
 
-TRACES = golden_files("mini_pacman", "ep_frame_cap")
-STATISTICS = golden_files("mini_pacman", "num_draws")
+TRACES = golden_files("mini_pacman/*.npz", "ep_frame_cap")
+STATISTICS = golden_files("mini_pacman/*.npz", "num_draws")
 
 
 def cells(places):

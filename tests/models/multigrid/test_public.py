@@ -1,10 +1,13 @@
 """The two models of the public code against its arrays: outputs, states, gradients, updates, training curves."""
 
+import math
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support import relative_error
+from tests.support import find_golden, golden_files, relative_error
 from tfmem.checkpoints import load_tf1, multigrid_mem
 from tfmem.cores.multigrid import ConvLSTMState
 from tfmem.losses.localization import localization_loss
@@ -12,7 +15,13 @@ from tfmem.models import LocalizationModel, MNISTRecallModel
 from tfmem.optimizers import TF1RMSprop, apply_clipped, linear_decay
 from tfmem.tasks.mapping import MappingTask
 
-BATCH = 2
+NAMES = [path.parent.name for path in golden_files("multigrid/*/io.npz")]
+CASES = [
+    (name, key.removesuffix("_logits"))
+    for name in NAMES
+    for key in np.load(find_golden(f"multigrid/{name}/io.npz")).files
+    if key.endswith("_logits")
+]
 
 
 class Golden:
@@ -28,12 +37,13 @@ class Golden:
         by_name = {entry.name: entry.variable for entry in table(self.model)}
         self.names = [str(n) for n in self.arrays["var_names"]]
         self.variables = [by_name[n] for n in self.names]
-        self.steps = len(self.arrays["in_writer"]) // BATCH
+        self.batch_size = len(self.arrays["rand_init_c_1_0"])
+        self.steps = len(self.arrays["in_writer"]) // self.batch_size
         self.compiled = tf.function(self.loss_and_gradients)
 
     def state(self, case):
         if case == "zero":
-            return self.model.get_initial_state(BATCH)
+            return self.model.get_initial_state(self.batch_size)
         return tuple(
             tuple(
                 ConvLSTMState(*(tf.constant(self.arrays[f"rand_init_{part}_{number}_{level}"]) for part in "ch"))
@@ -43,7 +53,7 @@ class Golden:
         )
 
     def forward(self, writer, query, labels, state, sequence_length=None):
-        writer = tf.reshape(writer, [-1, BATCH, *writer.shape[1:]])
+        writer = tf.reshape(writer, [-1, self.batch_size, *writer.shape[1:]])
         memories, state = self.model.write(writer, state, sequence_length)
         if self.mapping:
             logits = self.model.read(3, tf.reshape(query, writer.shape), memories)
@@ -61,22 +71,21 @@ class Golden:
         return logits, loss, memories, state, tape.gradient(loss, [v.value for v in self.variables])
 
 
-@pytest.fixture(scope="module", params=["mapping", "mnist_recall"])
-def public(request):
-    from tests.support import find_golden
-
-    return Golden(find_golden, request.param)
+@pytest.fixture(scope="module", params=NAMES)
+def public(request, golden):
+    return Golden(golden, request.param)
 
 
 def test_checkpoint_fills_every_variable(public):
-    expected = 650_225 if public.mapping else 211_408
+    shapes = [map(int, re.findall(r"\d+", text)) for text in public.arrays["var_shapes"]]
+    expected = sum(map(math.prod, shapes))
     assert public.report.num_parameters == public.model.count_params() == expected
     for variable, total, norm in zip(public.variables, public.arrays["var_sum"], public.arrays["var_l2"], strict=True):
         value = variable.numpy().astype(np.float64)
         np.testing.assert_allclose([value.sum(), np.linalg.norm(value)], [total, norm], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("case", ["zero", "rand", "short"])
+@pytest.mark.parametrize(("public", "case"), CASES, indirect=["public"])
 def test_outputs_states_grids_and_gradients(public, case):
     steps = None if case != "short" else tf.constant(public.steps - 1)
     logits, loss, memories, state, gradients = public.compiled(public.state(case), steps)
@@ -109,21 +118,22 @@ def test_three_updates(public):
     optimizer.build(public.variables)
     clip = 1e4 if public.mapping else 1e5
     try:
-        for update in range(3):
+        for update in range(len(arrays["upd_lr"])):
             _, loss, _, _, gradients = public.compiled(public.state("zero"), None)
             assert relative_error(loss, arrays["upd_loss"][update]) <= 1e-5
             rate = linear_decay(update * public.steps, 1e-3, 1e-4, 1_000_000)
             np.testing.assert_allclose(rate, arrays["upd_lr"][update], rtol=1e-6)
             norm = apply_clipped(optimizer, gradients, public.variables, clip, rate)
             np.testing.assert_allclose(norm, arrays["upd_global_norm"][update], rtol=1e-4)
-            if update in (0, 2):
+            if f"after{update + 1}_rms_sum" in arrays:
                 for name, variable, rms, total in zip(
                     public.names, public.variables, optimizer._rms, arrays[f"after{update + 1}_rms_sum"], strict=True
                 ):
                     np.testing.assert_allclose(np.sum(rms.numpy(), dtype=np.float64), total, rtol=1e-4, err_msg=name)
                     if f"after{update + 1}/{name}" in arrays:
-                        assert np.abs(variable.numpy() - arrays[f"after{update + 1}/{name}"]).max() <= 1e-5, name
-        assert relative_error(public.compiled(public.state("zero"), None)[1], arrays["upd_loss"][3]) <= 1e-4
+                        expected = arrays[f"after{update + 1}/{name}"]
+                        np.testing.assert_allclose(variable.numpy(), expected, rtol=0, atol=1e-5, err_msg=name)
+        assert relative_error(public.compiled(public.state("zero"), None)[1], arrays["upd_loss"][-1]) <= 1e-4
     finally:
         for variable, value in zip(public.variables, before, strict=True):
             variable.assign(value)
@@ -163,13 +173,12 @@ def test_mapping_loss_curve(golden):
             if len(losses) == 15:
                 break
     assert len(losses) == 15
-    difference = np.abs(np.array(losses) / curve["loss_ref"][:15] - 1)
-    # The public code's own two CPU kernels differ by 1.3e-5, 1.5e-4 and 1.2e-3 within 5, 10 and 20 updates; here the
-    # sum over input and hidden channels is in another order.
-    assert difference[:5].max() < 3e-5, difference
-    assert difference[:10].max() < 5e-4, difference
-    assert difference.max() < 5e-3, difference
-    np.testing.assert_allclose(norms[:5], curve["gnorm_ref"][:5], rtol=3e-5)
+    # A change of one unit in the last place of each weight moves the losses by up to 2e-5, 2e-4 and 1.4e-3 within 5, 10
+    # and 15 updates, and the norms by 3e-5 within 5 (12 random changes). Kernels that sum in another order round
+    # differently in every product of every update. The limits are ten times as large.
+    for updates, limit in ((5, 2e-4), (10, 2e-3), (15, 1.4e-2)):
+        np.testing.assert_allclose(losses[:updates], curve["loss_ref"][:updates], rtol=limit)
+    np.testing.assert_allclose(norms[:5], curve["gnorm_ref"][:5], rtol=3e-4)
 
 
 @pytest.mark.slow
@@ -187,7 +196,7 @@ def test_recall_loss_curve(golden):
     @tf.function
     def update(images, query, label, rate):
         with tf.GradientTape() as tape:
-            logits, _ = model.run({"images": images, "query": query}, model.get_initial_state(4))
+            logits, _ = model.run({"images": images, "query": query}, model.get_initial_state(len(query)))
             loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits))
         gradients = tape.gradient(loss, [v.value for v in variables])
         return loss, apply_clipped(optimizer, gradients, variables, 1e5, rate)
@@ -200,6 +209,5 @@ def test_recall_loss_curve(golden):
         rate = tf.constant(curve["lr"][number], tf.float32)
         loss, _ = update(tf.constant(images[index]), tf.constant(images[index[k]]), tf.constant(label), rate)
         losses.append(float(loss))
-    difference = np.abs(np.array(losses) / curve["loss_ref"][:5] - 1)
-    assert difference[:3].max() < 1e-4, difference
-    assert difference.max() < 5e-3, difference
+    np.testing.assert_allclose(losses[:3], curve["loss_ref"][:3], rtol=1e-4)
+    np.testing.assert_allclose(losses, curve["loss_ref"][:5], rtol=5e-3)

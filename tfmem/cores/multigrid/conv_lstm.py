@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfmem.axes import merge_leading, split_leading
 from tfmem.backend import keras
 from tfmem.cores.keras_base import Cell, drop
-from tfmem.cores.multigrid.routing import merge_leading, routed_convolution, split_leading
+from tfmem.cores.multigrid.routing import routed_convolution
 from tfmem.validation import is_integer, positive_int
 
 
@@ -167,12 +168,11 @@ def conv_lstm_scan(projected, states, kernels, forget_bias=1.0, peepholes=None):
             )
             d_projected, d_kernels, d_peepholes = stack(d_all_gates), [], []
             for i, (d, k, p) in enumerate(zip(d_projected, kernels, peepholes, strict=True)):
-                rank = d.shape.rank - 3
-                before, _ = merge_leading(shifted(first_hiddens[i], all_hiddens[i]), rank)
+                before = merge_leading(shifted(first_hiddens[i], all_hiddens[i]), 2)
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(k)
                     convolved = tf.nn.convolution(before, k, padding="SAME")
-                d_kernels.append(tape.gradient(convolved, k, merge_leading(d, rank)[0]))
+                d_kernels.append(tape.gradient(convolved, k, merge_leading(d, 2)))
                 if p is not None:
                     d_i, _, d_f, d_o = tf.split(d, 4, axis=-1)
                     new_cells = tf.concat([all_cells[i][1:], last_cells[i][None]], 0)
@@ -272,9 +272,8 @@ class ConvLSTM(Cell):
 
     def project_inputs(self, inputs):
         """W_x * x + b of inputs [..., s, (s,) C]."""
-        merged, leading = merge_leading(inputs, self.rank)
-        projected = self.project_pyramid((merged,))
-        return split_leading(projected, leading, inputs.shape[: -self.rank - 1])
+        merged = merge_leading(inputs, len(inputs.shape) - self.rank - 1)
+        return split_leading(self.project_pyramid((merged,)), inputs, self.rank + 1)
 
     def project_pyramid(self, pyramid):
         """W_x * x + b of the input that `routed_convolution` routes to this grid from a pyramid [N, s, (s,) C]."""

@@ -4,16 +4,15 @@ import math
 
 import tensorflow as tf
 
+from tfmem.axes import merge_leading, split_leading
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.keras_base import Cell
 from tfmem.cores.multigrid.conv_lstm import ConvLSTM, ConvLSTMState, conv_lstm_scan
 from tfmem.cores.multigrid.routing import (
     check_odd,
     check_sizes,
-    merge_leading,
     routed_channels,
     routed_convolution,
-    split_leading,
 )
 from tfmem.validation import check_choice, positive_int
 
@@ -118,13 +117,12 @@ class MultigridConv(keras.layers.Layer):
             )
 
     def call(self, pyramid):
-        merged, leadings = zip(*[merge_leading(grid, self.rank) for grid in pyramid], strict=True)
-        static = pyramid[0].shape[: -self.rank - 1]
+        merged = [merge_leading(grid, len(grid.shape) - self.rank - 1) for grid in pyramid]
         outputs, dtype = [], merged[0].dtype
         for size, kernel, bias in zip(self.sizes, self.kernels, self.biases, strict=True):
             y = routed_convolution(merged, size, tf.cast(kernel, dtype))
             y = self.activation(y + tf.cast(bias, dtype))
-            outputs.append(split_leading(y, leadings[0], static))
+            outputs.append(split_leading(y, pyramid[0], self.rank + 1))
         return tuple(outputs)
 
     def compute_output_shape(self, input_shape):
@@ -203,9 +201,9 @@ class MultigridConvLSTM(Cell):
     def project_inputs(self, inputs):
         """Routing and the input's convolutions, for a pyramid of [..., s, (s,) C]."""
         pyramid = as_pyramid(inputs, is_leaf=tf.is_tensor)
-        merged, leadings = zip(*[merge_leading(grid, self.rank) for grid in pyramid], strict=True)
-        static = pyramid[0].shape[: -self.rank - 1]
-        return tuple(split_leading(cell.project_pyramid(merged), leadings[0], static) for cell in self.cells)
+        merged = [merge_leading(grid, len(grid.shape) - self.rank - 1) for grid in pyramid]
+        projected = (cell.project_pyramid(merged) for cell in self.cells)
+        return tuple(split_leading(p, pyramid[0], self.rank + 1) for p in projected)
 
     def recurrent_units(self, states):
         return [state.hidden for state in states]

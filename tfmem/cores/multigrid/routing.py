@@ -115,17 +115,3 @@ def check_odd(name, value):
     if value % 2 == 0:
         raise ValueError(f"{name}: {value!r}, must be odd: the levels of a pyramid share their centers")
     return value
-
-
-def merge_leading(x, rank):
-    """[..., s, (s,) C] to [N, s, (s,) C], and the leading shape."""
-    grid = x.shape[-rank - 1 :]
-    leading = tf.shape(x)[: -rank - 1]
-    return tf.reshape(x, [-1, *grid]), leading
-
-
-def split_leading(x, leading, static):
-    """The inverse of `merge_leading`; `static` is the known leading shape."""
-    y = tf.reshape(x, tf.concat([leading, x.shape[1:]], axis=0))
-    y.set_shape([*static, *x.shape[1:]])
-    return y

@@ -10,11 +10,11 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 from gymnasium.error import ResetNeeded
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from tfmem.envs.grid.base import GridWorld, check_integer, select, take
+from tfmem.envs.seeding import reseed
 from tfmem.validation import check_choice
 
 _SCALE = 16  # pixels of a cell in `render`
@@ -175,15 +175,7 @@ class GridVectorEnv(VectorEnv):
         Raises:
           ValueError: a list of another length.
         """
-        seeds = [seed] * self.num_envs if seed is None else seed
-        if isinstance(seeds, int | np.integer):
-            seeds = [int(seed) + i for i in range(self.num_envs)]
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed: {len(seeds)} seeds, must be num_envs = {self.num_envs}")
-        generators = self._worlds.generators
-        for i, world_seed in enumerate(seeds):
-            if world_seed is not None or generators[i] is None:
-                generators[i], _ = seeding.np_random(world_seed)
+        reseed(self._worlds.generators, seed)
         self._steps[:], self._done[:] = 0, False
         return self._worlds.reset(), {}
 

@@ -1,25 +1,18 @@
 """The agent's networks: frame encoder, belief network, simulation network and model of frames."""
 
-import functools
 import math
 from typing import Any, NamedTuple
 
 import sonnet as snt
 import tensorflow as tf
 
+from tfmem.axes import leading_sizes, merge_leading, split_leading
 from tfmem.cores.base import Linear, check_features
-from tfmem.cores.kanerva import KanervaCore
-from tfmem.cores.lstm import LSTM
-from tfmem.cores.rma import RMACore
-from tfmem.models.belief.axes import leading_sizes, merge_leading, split_leading
+from tfmem.interop import as_sonnet_core
 from tfmem.recurrence import swap_batch_and_time, unroll
-from tfmem.validation import check_choice, check_positive, check_sizes
+from tfmem.validation import check_positive, check_sizes
 
 HE = snt.initializers.VarianceScaling(scale=2.0)  # He et al. 2015, for layers before a ReLU
-
-# RMA's order is not specified; we use the public code's. In Appendix C's order, written for Kanerva, the word is made
-# after the LSTM and stored without its gradient, so that the listing's loss would not train what is written.
-_CORES = {"lstm": LSTM, "rma": functools.partial(RMACore, order="code"), "kanerva": KanervaCore}
 
 
 class FrameEncoder(snt.Module):
@@ -68,7 +61,7 @@ class Beliefs(NamedTuple):
 class BeliefModel(snt.Module):
     """Belief network, simulation network and model of frames.
 
-        model = BeliefModel((64, 64, 3), 5, functools.partial(ConvDRAW, (64, 64, 3)), core="kanerva")
+        model = BeliefModel((64, 64, 3), 5, functools.partial(ConvDRAW, (64, 64, 3)), KanervaConfig(hidden_size=512))
         beliefs, states, _ = model.belief(frames, actions)                    # then SimCoreHead's loss, see there
         now = tf.nest.map_structure(lambda s: s[70], states)
         simulated, _ = model.simulate(now, actions[71:83])
@@ -80,17 +73,16 @@ class BeliefModel(snt.Module):
       frame_shape: (height, width, channels).
       num_actions: size of the one-hot actions.
       frame_model: function of the belief's size that makes the model of frames given a belief; see `SimCoreHead`.
-      core: "lstm", "rma" (LSTM + RMA) or "kanerva" (LSTM + Kanerva), of both networks.
-      hidden_size: LSTM units of each network (Table 2: 512 to 1024).
-      memory: further arguments of `RMACore` or `KanervaCore`, by name; their defaults are those of Tables 3 and 4, but
-        that RMA's `order` is "code".
+      core: the core of both networks, a configuration of `tfmem.cores.config` or any with its `make`. Its output is a
+        vector. The simulation does not write where the core has `read_only`. Other cores write to a copy. SimCore's
+        loss trains the belief network through its states: an output layer behind them, as DNC has, stays as it is.
       encoder_channels, embedding_size: of the `FrameEncoder`.
 
     Attributes:
       belief_size: C, size of a belief: the core's output.
 
     Raises:
-      ValueError: an argument is out of range.
+      ValueError: an argument is out of range, the core's output is not a vector, or its state grows.
     """
 
     def __init__(
@@ -98,26 +90,27 @@ class BeliefModel(snt.Module):
         frame_shape,
         num_actions,
         frame_model,
-        core="lstm",
-        hidden_size=512,
-        memory=None,
+        core,
         encoder_channels=(16, 32, 32),
         embedding_size=256,
         name="BeliefModel",
     ):
         super().__init__(name=name)
         check_positive(num_actions=num_actions)
-        check_choice("core", core, _CORES)
-        if core == "lstm" and memory:
-            raise ValueError(f"memory: {memory!r}, must be left out for an LSTM alone")
         self.num_actions = num_actions
         self.encoder = FrameEncoder(frame_shape, encoder_channels, embedding_size)
-        self.core = _CORES[core](hidden_size, **memory or {}, name="belief")
-        simulation = _CORES[core](hidden_size, **memory or {}, name="simulation")
-        self.simulation = simulation if core == "lstm" else simulation.read_only()
+        self.core, simulation = (
+            made if isinstance(made, snt.Module) else as_sonnet_core(made) for made in (core.make(), core.make())
+        )
+        self.simulation = simulation.read_only() if hasattr(simulation, "read_only") else simulation
         self.core.project_inputs(tf.zeros([1, embedding_size + num_actions]))
         self.simulation.project_inputs(tf.zeros([1, num_actions]))
-        self.belief_size = self.core.output_size
+        size, state = self.core.output_size, self.core.initial_state(1)
+        if tf.nest.is_nested(size) or tf.TensorShape(size).rank != 1:
+            raise ValueError(f"core: {core!r}, must be a core whose output is a vector")
+        if any(0 in x.shape for x in tf.nest.flatten(state)):
+            raise ValueError(f"core: {core!r}, must be a core whose state has a constant size")
+        self.belief_size = tf.TensorShape(size).num_elements()
         self.frame_model = frame_model(self.belief_size)
 
     def initial_state(self, batch_size):

@@ -5,9 +5,9 @@ import math
 import sonnet as snt
 import tensorflow as tf
 
+from tfmem.axes import merge_leading, split_leading
 from tfmem.cores.base import Linear
 from tfmem.models.belief.agent import HE
-from tfmem.models.belief.axes import merge_leading, split_leading
 from tfmem.validation import check_positive, check_sizes
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.models.belief.axes import leading_sizes, merge_leading
+from tfmem.axes import leading_sizes, merge_leading
 from tfmem.recurrence import unroll
 from tfmem.validation import check_positive
 

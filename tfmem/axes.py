@@ -15,4 +15,4 @@ def merge_leading(x, axes):
 
 def split_leading(x, like, inner):
     """`x` [N, ...] with the leading axes of `like`, all but the last `inner`, in the place of N."""
-    return tf.reshape(x, [*leading_sizes(like, like.shape.rank - inner), *x.shape[1:]])
+    return tf.reshape(x, [*leading_sizes(like, len(like.shape) - inner), *x.shape[1:]])
