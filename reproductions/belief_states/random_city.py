@@ -6,11 +6,12 @@ position; probes measure how much of both they hold. Not specified: the world; s
 
 import dataclasses
 
-from reproductions.belief_states import comparison, simcore
-from reproductions.belief_states.simcore import SimCoreConfig, SimCoreExperiment, World
+from reproductions.belief_states import comparison, settings
+from reproductions.belief_states.settings import SimCoreConfig
+from reproductions.belief_states.simcore import SimCoreExperiment, World
 from tfmem.validation import check_range
 
-PAPER, SIGNATURES = simcore.PAPER, simcore.SIGNATURES
+PAPER, SIGNATURES = settings.PAPER, settings.SIGNATURES
 DATASETS = ()
 STATUS = "demo"
 compare = comparison.compare
@@ -31,18 +32,18 @@ class Config(SimCoreConfig):
         check_range("side", self.side, 6)
 
 
-_DEMO = Config(**simcore.DEMO, num_boxes=4, side=6)
+_DEMO = Config(**settings.DEMO, num_boxes=4, side=6)
 PRESETS = {
-    "paper": Config(**simcore.PAPER_UPDATES, **simcore.LSTM),
-    "paper_rma": Config(**simcore.PAPER_UPDATES, **simcore.RMA),
-    "paper_kanerva": Config(**simcore.PAPER_UPDATES, **simcore.KANERVA),
+    "paper": Config(**settings.PAPER_UPDATES, **settings.LSTM),
+    "paper_rma": Config(**settings.PAPER_UPDATES, **settings.RMA),
+    "paper_kanerva": Config(**settings.PAPER_UPDATES, **settings.KANERVA),
     "demo": _DEMO,
     "demo_overshoot_1": dataclasses.replace(_DEMO, overshoot=1),
     "demo_generative": dataclasses.replace(_DEMO, model="generative"),
-    "demo_rma": dataclasses.replace(_DEMO, **simcore.DEMO_RMA),
-    "demo_kanerva": dataclasses.replace(_DEMO, **simcore.DEMO_KANERVA),
+    "demo_rma": dataclasses.replace(_DEMO, **settings.DEMO_RMA),
+    "demo_kanerva": dataclasses.replace(_DEMO, **settings.DEMO_KANERVA),
     "demo_untrained_core": dataclasses.replace(_DEMO, train_core=False),
-    "smoke": Config(**simcore.SMOKE, num_boxes=3, side=6),
+    "smoke": Config(**settings.SMOKE, num_boxes=3, side=6),
 }
 
 

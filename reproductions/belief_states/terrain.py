@@ -7,11 +7,12 @@ shapes the beliefs.
 
 import dataclasses
 
-from reproductions.belief_states import comparison, simcore
-from reproductions.belief_states.simcore import SimCoreConfig, SimCoreExperiment, World
+from reproductions.belief_states import comparison, settings
+from reproductions.belief_states.settings import SimCoreConfig
+from reproductions.belief_states.simcore import SimCoreExperiment, World
 from tfmem.validation import check_range
 
-PAPER, SIGNATURES = simcore.PAPER, simcore.SIGNATURES
+PAPER, SIGNATURES = settings.PAPER, settings.SIGNATURES
 DATASETS = ()
 STATUS = "-"
 compare = comparison.compare
@@ -38,11 +39,11 @@ class Config(SimCoreConfig):
 
 
 PRESETS = {
-    "paper": Config(**simcore.PAPER_UPDATES, **simcore.LSTM),
-    "paper_rma": Config(**simcore.PAPER_UPDATES, **simcore.RMA),
-    "paper_kanerva": Config(**simcore.PAPER_UPDATES, **simcore.KANERVA),
-    "demo": Config(**(simcore.DEMO | {"look": 0.2}), size=20, num_blocks=6, speed=0.75),
-    "smoke": Config(**simcore.SMOKE, size=16, num_blocks=2),
+    "paper": Config(**settings.PAPER_UPDATES, **settings.LSTM),
+    "paper_rma": Config(**settings.PAPER_UPDATES, **settings.RMA),
+    "paper_kanerva": Config(**settings.PAPER_UPDATES, **settings.KANERVA),
+    "demo": Config(**(settings.DEMO | {"look": 0.2}), size=20, num_blocks=6, speed=0.75),
+    "smoke": Config(**settings.SMOKE, size=16, num_blocks=2),
 }
 
 
