@@ -6,7 +6,6 @@ import pytest
 
 import tfmem.cores
 from tests.conformance.descriptors import EXEMPT, ROWS, all_cores, core_class, is_core
-from tests.conformance.fresh import FRESH, results
 from tests.conformance.properties import PROPERTIES
 
 ROWS_BY_NAME = {row.name: row for row in ROWS}
@@ -19,13 +18,6 @@ TESTS = Path(__file__).parents[1]
 @pytest.mark.parametrize("prop", [pytest.param(p, marks=SLOW if p in COMPILED else ()) for p in PROPERTIES])
 def test_property(name, prop):
     PROPERTIES[prop](ROWS_BY_NAME[name])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ROWS_BY_NAME)
-@pytest.mark.parametrize("prop", FRESH)
-def test_property_in_a_fresh_process(name, prop):
-    assert results(prop)[name] == "ok"
 
 
 def test_the_table_is_complete():
