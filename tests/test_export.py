@@ -213,6 +213,8 @@ def model_inputs(model, rng):
     return tf.nest.map_structure(draw, model.input if isinstance(model, keras.Function) else model.inputs[0])
 
 
+# Keras warns of a mask that a nested model gets and cannot hand on.
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask attached:UserWarning")
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_model_of_layers_runs_step_by_step(tmp_path, rng, kind):
     keras.utils.set_random_seed(0)
@@ -276,6 +278,8 @@ REFUSED = {
 }
 
 
+# Keras warns of the softmax over the one step of `step`.
+@pytest.mark.filterwarnings("ignore:You are using a softmax over axis 1:UserWarning")
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_layer_that_sees_other_steps_is_refused_by_name(tmp_path, kind):
     model = sequential(*REFUSED[kind]())

@@ -5,6 +5,7 @@ al. 2019, appendix E. Figures of one paper are in `reproductions/<paper>/figures
 """
 
 import itertools
+import textwrap
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,6 +17,7 @@ INK, FAINT, PAPER = "#26323a", "#8a969e", "#ffffff"
 BLUE, ORANGE, GREEN, RED = "#2468b2", "#e07b39", "#2e8b57", "#c0392b"
 SERIES = (BLUE, ORANGE, GREEN, "#8e5ba6", RED, "#3aa6a6", "#a67c52", FAINT)
 TITLE, LABEL, SMALL = 11, 9, 8
+LABEL_WIDTH = 70  # characters of a line of a legend
 
 
 def new_figure(width, height, title=None):
@@ -154,7 +156,7 @@ def curves_figure(curves, x_label, y_label, title="", log=False):
     for (colour, style), (name, seeds) in zip(line_styles(), curves.items(), strict=False):
         x, y = resampled_curves(seeds)
         mean, half = mean_and_confidence(y)
-        label = f"{name} ({len(seeds)} seed{'s' * (len(seeds) > 1)})"
+        label = textwrap.fill(f"{name} ({len(seeds)} seed{'s' * (len(seeds) > 1)})", LABEL_WIDTH)
         axes.plot(x, mean, style, color=colour, linewidth=1.6, label=label)
         if len(seeds) > 1:
             axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)

@@ -83,7 +83,7 @@ def test_missing_and_damaged_archive(tmp_path):
 def test_a_file_that_is_not_babi(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.text_data.babi_story", lambda rng, task: "1 Where?\tkitchen\n")
     write_babi(tmp_path)
-    with pytest.raises(CorruptDataError, match=r"en/qa1_made-up_train.txt in .*: line 1 is"):
+    with pytest.raises(CorruptDataError, match=r"en/qa1_made-up_train.txt in .*: line 1: "):
         babi("en", "train", data_dir=tmp_path)
 
 

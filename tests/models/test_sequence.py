@@ -117,7 +117,7 @@ def test_head_reads_the_flattened_last_output_of_any_core(rng):
 def test_the_public_table_is_for_the_relational_core():
     model = SequenceModel(RunningSum(), 3)
     model.build([1, 2, 2, 3])
-    with pytest.raises(ValueError, match=r"target: .*not RunningSum"):
+    with pytest.raises(ValueError, match=r"target: core RunningSum, must be RelationalMemory"):
         sonnet_v1.relational_model(model)
 
 

@@ -148,7 +148,7 @@ def test_calls_with_wrong_shapes():
         lambda a: model.belief(tf.zeros([7, 2, *FRAME]), a),
         lambda a: model.simulate(model.initial_state(2), a),
     ):
-        with pytest.raises(ValueError, match=r"actions: .* the last axis must be 3"):
+        with pytest.raises(ValueError, match=r"actions: .* must have a last axis of 3"):
             call(tf.zeros([7, 2, 4]))
     with pytest.raises(ValueError, match="frames: uint8, must be float32, from 0 to 1"):
         model.belief(tf.zeros([7, 2, *FRAME], tf.uint8), tf.zeros([7, 2, 3]))
