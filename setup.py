@@ -29,8 +29,10 @@ setup(
         "opencv-python-headless>=4.10",
         "numpy>=1.26",
         "h5py>=3.14,<4",  # episode files
+        "dm-tree>=0.1.8",
+        "ml_dtypes>=0.5",
         "matplotlib>=3.8",
-        "pillow>=10",  # matplotlib's GIF writer
+        "pillow>=10",
         "gymnasium>=1.1",  # AutoresetMode
         "trimesh>=5",  # meshes of the worlds of tfmem.envs
         "embreex>=4.4",  # and the rays that see them

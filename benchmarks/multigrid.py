@@ -55,7 +55,7 @@ def work_in_the_public_order():
         parts += [] if finer is None else [routing.downsample(finer)]
         return tf.concat(parts, axis=-1)
 
-    def step(cell, x, states):
+    def step(cell, x, states, mask=None):
         gates = tf.nn.convolution(tf.concat([x, states[1]], axis=-1), cell.kernel, padding="SAME")
         state = conv_lstm.lstm_gates(gates + cell.bias, states[0], cell.forget_bias)
         return state.hidden, state

@@ -22,9 +22,11 @@ def write_video(frames, path, fps):
         ValueError: another ending, no frames, or frames of another form.
         OSError: the video cannot be written.
     """
-    path, writer, shape = Path(path), None, None
+    path, writer, shape, number = Path(path), None, None, 0
     if path.suffix != ".mp4":
         raise ValueError(f"path: {str(path)!r}, must end in .mp4")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path: {str(path)!r}, must lie in a folder that exists")
     with replacing(path) as partial:
         try:
             for frame in frames:
@@ -39,8 +41,11 @@ def write_video(frames, path, fps):
                     if not writer.isOpened():
                         raise OSError(f"{path} cannot be written: OpenCV has no encoder for it or the disk refused")
                 writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+                number += 1
             if writer is None:
                 raise ValueError("frames: none, must be at least one")
         finally:
             if writer is not None:
                 writer.release()
+        if cv2.VideoCapture(str(partial)).get(cv2.CAP_PROP_FRAME_COUNT) != number:  # OpenCV raises nothing
+            raise OSError(f"{path} cannot be written: the file has fewer frames than were given")

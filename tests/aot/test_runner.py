@@ -14,7 +14,7 @@ from tests.aot.experiments import CoreConfig, CoreStep, Toy, tensorflow_losses
 from tests.aot.support import aot, losses
 from tests.conformance.descriptors import ROWS
 from tests.reproductions import toy
-from tests.reproductions.test_experiments import data_folder  # noqa: F401
+from tests.reproductions.conftest import data_folder  # noqa: F401
 from tests.support import relative_error
 from tfmem.aot.bundle import BundleError, read_bundle, write_bundle
 from tfmem.aot.lowering import make_bundle

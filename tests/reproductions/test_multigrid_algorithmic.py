@@ -10,7 +10,6 @@ import tensorflow as tf
 from reproductions import load_experiment
 from reproductions.multigrid import memories
 from reproductions.multigrid.memories import memory
-from tests.reproductions.test_experiments import data_folder  # noqa: F401
 from tfmem.aot.bundle import open_source
 from tfmem.cores.config import DNCConfig, LSTMConfig
 from tfmem.tasks.base import Batch
@@ -61,7 +60,7 @@ def test_bits_are_scored_by_the_definition(name):
     assert 0.1 < expected < 0.5
 
 
-def test_digits_are_scored_by_the_definition(data_folder):  # noqa: F811
+def test_digits_are_scored_by_the_definition(data_folder):
     experiment = smoke("mnist_sort", batch_size=10)
     arrays = experiment.evaluation_batch(0)
     batch = {name: tf.constant(array) for name, array in arrays.items()}
@@ -78,7 +77,7 @@ def test_digits_are_scored_by_the_definition(data_folder):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["priority_sort", "mnist_sort"])
-def test_a_baseline_is_scored_at_the_steps_of_the_answers(name, data_folder):  # noqa: F811
+def test_a_baseline_is_scored_at_the_steps_of_the_answers(name, data_folder):
     experiment = smoke(name, core=DNC, batch_size=4)
     batch = experiment.evaluation_data(0)
     outputs, _ = experiment.forward(batch, (), training=False)
@@ -90,7 +89,7 @@ def test_a_baseline_is_scored_at_the_steps_of_the_answers(name, data_folder):  #
     assert float(experiment.scores(batch, outputs)["loss"]) == pytest.approx(float(tf.reduce_sum(losses)), rel=1e-5)
 
 
-def test_inputs_of_the_multigrid_network_are_the_images_of_the_baselines(data_folder):  # noqa: F811
+def test_inputs_of_the_multigrid_network_are_the_images_of_the_baselines(data_folder):
     experiment = smoke("mnist_sort")
     inputs = tf.constant(experiment.batch(0)["inputs"])
     items = experiment.config.core.items(experiment.config.task, inputs).numpy()
@@ -106,7 +105,7 @@ def one_update(experiment, **how):
 
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("name", NAMES)
-def test_an_update_reaches_every_weight(name, core, data_folder):  # noqa: F811
+def test_an_update_reaches_every_weight(name, core, data_folder):
     experiment = smoke(name, core=CORES[core], batch_size=8)
     variables = experiment.model.trainable_variables
     before = [variable.numpy() for variable in variables]
@@ -148,7 +147,7 @@ def test_memories_side_by_side(tmp_path, monkeypatch):
     assert (tmp_path / "memory.png").exists()
 
 
-def test_digits_come_from_where_a_bundle_gets_them(data_folder):  # noqa: F811
+def test_digits_come_from_where_a_bundle_gets_them(data_folder):
     experiment = smoke("mnist_sort", seed=4)
     for split, given in (("train", experiment.batch(3)), ("evaluation", experiment.evaluation_batch(3))):
         opened = open_source(experiment.data_source(split)).batch(3)

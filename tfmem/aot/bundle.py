@@ -35,7 +35,6 @@ INITIAL = "initial.npz"
 RENAMED = {  # data sources by their names in older bundles
     "reproductions.belief_states._episodes:frames": "tfmem.data.episode_cache:frames",
     "reproductions.belief_states._episodes:trajectories": "tfmem.data.episode_cache:trajectories",
-    "tfmem.tasks.datasets:babi_training": "tfmem.tasks.babi:training_batches",
     "tfmem.tasks.images:mnist_stream": "tfmem.data.images:mnist_stream",
 }
 
@@ -267,7 +266,7 @@ def open_source(source):
     """Open the `tfmem.data.source.DataSource` that `Experiment.data_source` names.
 
     Raises:
-      BundleError: there is no such function.
+      BundleError: there is no such function, or it takes other arguments.
     """
     factory, arguments = source
     module, _, name = factory.partition(":")
@@ -275,7 +274,13 @@ def open_source(source):
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise BundleError(f"the data source {factory} is not in this installation: {error}") from error
-    return function(**arguments)
+    try:
+        return function(**arguments)
+    except TypeError as error:
+        raise BundleError(
+            f"the data source {factory} has changed since the bundle was made ({error}); make it again with "
+            "`reproduce compile`"
+        ) from error
 
 
 # ---- initial arrays as recipes ---------------------------------------------------------------------------------------

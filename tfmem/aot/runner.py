@@ -74,15 +74,21 @@ class Executable:
         """Arguments `batch/...` by name, from a data source's nest.
 
         Raises:
-          BundleError: the data's shapes or types differ from the compiled ones.
+          BundleError: the data's names, shapes or types differ from the compiled ones.
         """
         arrays = {}
         for leaf in self.program.arguments:
             if not leaf.name.startswith("batch/"):
                 continue
             array = nest
-            for key in leaf.path:
-                array = getattr(array, key) if isinstance(key, str) and not isinstance(array, dict) else array[key]
+            try:
+                for key in leaf.path:
+                    array = getattr(array, key) if isinstance(key, str) and not isinstance(array, dict) else array[key]
+            except (AttributeError, IndexError, KeyError) as error:
+                raise BundleError(
+                    f"{leaf.name}: the data source has no such array, must have it as compiled; if the bundle is of an "
+                    "older version, make it again with `reproduce compile`"
+                ) from error
             array = np.asarray(array)
             if array.shape != leaf.shape or array.dtype.name != leaf.dtype:
                 raise BundleError(
@@ -164,6 +170,8 @@ class BundleRun(Loop):
         self.evaluation_executable = None
         if "evaluation" in bundle.programs:
             self.evaluation_executable = Executable(bundle.programs["evaluation"], precision)
+            if self.sources["evaluation"]:  # fails now if it must, not after the training
+                self.evaluation_executable.batch(self.sources["evaluation"].batch(0))
         self.trained = [n for n in bundle.initial if not n.startswith("constants/")]
         self.values = {name: self.executable.put(array) for name, array in bundle.initial.items()}
         self.resume()

@@ -39,6 +39,7 @@ def cached_file(world, number, length, seed, look, arguments):
 
         with contextlib.suppress(FileExistsError):  # another process was first
             write_episodes(path, policy=ExploringPolicy(look), **made_by)
+        path.with_suffix(".tfrecord").unlink(missing_ok=True)  # the same episodes as older versions wrote them
     return name
 
 

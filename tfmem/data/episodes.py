@@ -92,10 +92,12 @@ def write_episodes(path, world, number, length, seed=0, workers=1, policy=None, 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         _write(os.fspath(partial), description, jobs, workers)
-        try:
-            path.open("xb").close()  # of two processes that make the same file, one gets the name
+        try:  # of two processes that make the same file, one gets the name
+            os.link(partial, path)
         except FileExistsError:
             raise FileExistsError(exists) from None
+        except OSError:  # a file system without links
+            path.open("xb").close()
     return path
 
 

@@ -20,7 +20,7 @@ from tfmem.training.run_folder import Checkpoint, RunFolderError
 
 try:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-except ImportError:  # the bundle runner needs numpy and jax only; it shows lines then
+except ImportError:  # the bundle runner does without; it shows lines then
     Progress = None
 
 CALLS_AHEAD = 2
