@@ -176,7 +176,11 @@ def run_experiment(arguments, modules, argv):
 
     preset, config = _preset(module, arguments.experiment, arguments.preset)
     config = parse_config(module, config, arguments.overrides, f"reproduce run {arguments.experiment}")
-    folder = arguments.folder or Path("runs", arguments.experiment, preset, f"seed{config.seed}")
+    if arguments.experiment == "supervised":  # one folder for each task and core
+        preset_folder = "-".join(type(part).__name__.removesuffix("Config") for part in (config.task, config.core))
+    else:
+        preset_folder = preset
+    folder = arguments.folder or Path("runs", arguments.experiment, preset_folder, f"seed{config.seed}")
     again = "reproduce " + shlex.join(argv)
     try:
         experiment = _experiment(module, config)
@@ -326,7 +330,8 @@ def import_bundle_run(arguments, modules, argv):
         print(f"written: {arguments.out}, {result['updates']} updates")
         return
     print(f"written: {arguments.out}. `reproduce evaluate` and `export` take it; to resume, or to finish it:")
-    print(f"  reproduce run {about['experiment']} --preset {about['preset']} --folder {arguments.out}")
+    seed = experiment.config.seed
+    print(f"  reproduce run {about['experiment']} --preset {about['preset']} --seed {seed} --folder {arguments.out}")
 
 
 def compare_runs(arguments, modules, argv):

@@ -42,3 +42,8 @@ def test_bad_frames(frames, name, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         write_video(frames, tmp_path / name, 5)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"path: .*none/a.mp4.*must lie in a folder that exists"):
+        write_video(np.zeros([2, 8, 8, 3], np.uint8), tmp_path / "none" / "a.mp4", 5)

@@ -20,6 +20,8 @@ from tfmem.training.run_folder import RunFolderError
 
 def describe(config):
     """Name of a model and its setting."""
+    if isinstance(config["core"], str):
+        raise RunFolderError(f"core: {config['core']!r}, must be a configuration: the run is of an earlier version")
     core = config["core"]["type"].removesuffix("Config")
     if not config["train_core"]:
         return f"{core}, untrained"

@@ -74,6 +74,10 @@ class Config(SequenceConfig):
             check_range("vocabulary_size", self.vocabulary_size, 3)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: {self.dropout}, must be from 0 to less than 1")
+        if getattr(self.core, "meta_weight", 0) > 0:
+            raise ValueError(
+                f"core: meta_weight {self.core.meta_weight}, must be 0: this experiment has the task's loss alone"
+            )
         if self.batch_size % self.replicas:
             raise ValueError(f"replicas: {self.replicas}, must divide batch_size ({self.batch_size})")
         if self.replicas > 1 and self.jit_compile is not False:

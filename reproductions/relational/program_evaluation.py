@@ -44,6 +44,10 @@ class Config(SequenceConfig):
         super().__post_init__()
         if min(self.mlp_sizes, default=1) < 1:
             raise ValueError(f"mlp_sizes: {self.mlp_sizes}, must be at least 1 each")
+        if getattr(self.core, "meta_weight", 0) > 0:
+            raise ValueError(
+                f"core: meta_weight {self.core.meta_weight}, must be 0: this experiment has the task's loss alone"
+            )
 
 
 PAPER_CONFIG = Config(

@@ -62,7 +62,8 @@ def test_data_sources_of_older_bundles(tmp_path):
     write_bundle(make(variables__a=np.arange(3.0)), folder)
     for old, new in RENAMED.items():
         manifest = json.loads((folder / "manifest.json").read_text())
-        manifest.pop("data_sources", None)
+        for new_field in ("data_sources", "names"):
+            manifest.pop(new_field, None)
         manifest["pipelines"] = {"train": [old, {"seed": 1}], "evaluation": None}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         sources = read_bundle(folder).data_sources
@@ -80,6 +81,11 @@ def test_images_of_an_older_bundle(tmp_path, monkeypatch):
     monkeypatch.setattr("tfmem.data.images.mnist", lambda split: (digits, np.arange(5)))
     batch = open_source(read_bundle(folder).data_sources["train"]).batch(0)["images"]
     assert batch.shape == (2, 32, 32, 1)
+
+
+def test_a_data_source_that_has_changed_is_refused():
+    with pytest.raises(BundleError, match=r"the data source .* has changed since .*make it again"):
+        open_source(["tfmem.tasks.mnist_sort:stream", {"steps": 3}])
 
 
 def test_two_writers_of_one_bundle(tmp_path):

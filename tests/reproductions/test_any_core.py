@@ -23,7 +23,12 @@ ANY_CORE = [
 @pytest.mark.parametrize("name", ANY_CORE)
 def test_any_core_trains_in_every_sequence_experiment(name, core, data_folder):
     module = load_experiment(name)
-    config = dataclasses.replace(module.PRESETS["smoke"], core=CORES[core])
+    if core == "MetalearnedMemoryConfig" and name in ("relational/language_modeling", "relational/program_evaluation"):
+        with pytest.raises(ValueError, match=r"core: meta_weight 1.0, must be 0"):
+            dataclasses.replace(module.PRESETS["smoke"], core=CORES[core])
+        config = dataclasses.replace(module.PRESETS["smoke"], core=dataclasses.replace(CORES[core], meta_weight=0.0))
+    else:
+        config = dataclasses.replace(module.PRESETS["smoke"], core=CORES[core])
     if (name, core) == ("relational/language_modeling", "LookupMemoryConfig"):
         with pytest.raises(ValueError, match="core: LookupMemoryConfig"):
             module.Experiment(config)

@@ -139,11 +139,22 @@ def test_configurations_come_back_from_their_fields():
         config_from_fields(type(config), fields | {"core": {"type": "LSTMConfig", "word": 1}})
 
 
+def test_select_by_must_be_a_score():
+    with pytest.raises(ValueError, match=r"select_by: 'acuracy', must be one of .*loss"):
+        SupervisedExperiment(dataclasses.replace(CONFIG, select_by="acuracy"))
+
+
+class WholeModel:
+    def make_model(self, task, policy):
+        raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"mlp_sizes": (3, 0)}, r"mlp_sizes: \(3, 0\), must be at least 1 each"),
         ({"embedding_size": 0}, "embedding_size: 0, must be at least 1"),
+        ({"core": WholeModel()}, r"mlp_sizes: \(3, 2\), must be \(\) for a core that is a whole model"),
         ({"batch_size": 2**31}, "must make arrays of at most"),
     ],
 )

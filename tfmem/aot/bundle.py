@@ -74,6 +74,7 @@ class Bundle:
       evaluation_carry: arrays at the start of the evaluation.
       data_sources: `{"train": (factory, arguments), "evaluation": ...}` of `Experiment.data_source`; None: no data.
       versions: of the packages that made it.
+      names: attribute paths of the variables, as `tfmem.training.loop.Loop.names`.
       digest: SHA-256 of the manifest; "" before it is written.
     """
 
@@ -87,6 +88,7 @@ class Bundle:
     evaluation_carry: list[np.ndarray]
     data_sources: dict
     versions: dict
+    names: dict = dataclasses.field(default_factory=dict)
     digest: str = ""
 
 
@@ -160,7 +162,7 @@ def _check_empty(path):
         raise BundleError(f"{path} exists and is not an empty folder; nothing was written")
 
 
-_PLAIN = ("experiment", "preset", "config", "updates_per_call", "evaluation_steps", "data_sources", "versions")
+_PLAIN = ("experiment", "preset", "config", "updates_per_call", "evaluation_steps", "data_sources", "versions", "names")
 
 
 def read_manifest(path):
@@ -193,6 +195,7 @@ def read_manifest(path):
             )
         if hashlib.sha256(content).hexdigest() != about["sha256"]:
             raise BundleError(f"{path / name} is damaged: its SHA-256 differs. Copy the bundle again")
+    manifest.setdefault("names", {})  # older bundles have none
     if "pipelines" in manifest:  # the field's name in older bundles
         manifest["data_sources"] = manifest.pop("pipelines")
     return manifest

@@ -13,6 +13,7 @@ import tree
 
 from tfmem.aot.bundle import Bundle, BundleError, Leaf, Program, open_source
 from tfmem.training import checkpoint_arrays, compiled_updates, config_fields, stacked_batches
+from tfmem.training.experiment import variable_names
 from tfmem.training.machine import describe_machine
 from tfmem.training.run_folder import as_json
 
@@ -191,6 +192,7 @@ def make_bundle(experiment, preset=None):
         evaluation_carry=evaluation_carry,
         data_sources=as_json(data_sources),
         versions=describe_machine()["versions"],
+        names=variable_names(experiment),
     )
 
 

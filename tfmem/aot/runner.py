@@ -164,7 +164,7 @@ class BundleRun(Loop):
 
     def __init__(self, bundle, folder, steps, precision):
         super().__init__(folder, SimpleNamespace(**bundle.config), steps)
-        self.bundle, self.seconds, self.warm = bundle, [], False
+        self.bundle, self.seconds, self.warm, self.names = bundle, [], False, bundle.names
         self.sources = {split: open_source(p) if p else None for split, p in bundle.data_sources.items()}
         self.executable = Executable(bundle.programs["update"], precision)
         self.evaluation_executable = None
@@ -178,7 +178,7 @@ class BundleRun(Loop):
 
     def load(self, checkpoint):
         shapes = {name: self.bundle.initial[name].shape for name in self.trained}
-        for name, array in fitting_arrays(checkpoint, shapes, "the bundle").items():
+        for name, array in fitting_arrays(checkpoint, shapes, "the bundle", self.names).items():
             self.values[name] = self.executable.put(array)
 
     def arrays(self):

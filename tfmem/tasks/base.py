@@ -104,7 +104,9 @@ class Task:
         return {"loss": binary_cross_entropy(logits, batch.targets, mask), "error": (count - right, count)}
 
     def evaluate(self, predict, split, batch_size):
-        """Score predictions on all of a split, for a task whose evaluation is not a number of equal batches.
+        """Score predictions on all of a split, for a task whose batches differ in length (`num_steps` is None).
+
+        Batches of one length are scored by `scores`.
 
         Args:
           predict: function of a dict of `Batch.arrays`, as from `source`, that returns classes, int [T, B].
@@ -112,9 +114,9 @@ class Task:
           batch_size: sequences of a batch.
 
         Returns:
-          `{name: float}`; None (the default): batches of the evaluation's seed are scored by `scores`.
+          `{name: float}`.
         """
-        return None
+        raise NotImplementedError("a task whose batches differ in length, num_steps None, defines evaluate")
 
     def baselines(self, batches):
         """Compute scores without memory for a result, floats by name; {} by default.

@@ -14,7 +14,7 @@ from tfmem import plotting
 from tfmem.backend import keras
 from tfmem.training.config import config_fields
 from tfmem.training.loop import fitting_arrays, pending_metrics
-from tfmem.training.run_folder import RunFolder, RunFolderError
+from tfmem.training.run_folder import RunFolder
 from tfmem.validation import check_above_zero, check_choice, check_range
 
 
@@ -237,9 +237,8 @@ def variable_names(experiment):
             elif isinstance(value, list | tuple):
                 queue.extend((f"{path}.{index}", item) for index, item in enumerate(value))
             elif isinstance(value, Experiment | tf.Module | keras.Layer | keras.Optimizer):
-                named = (
-                    (key, item) for key, item in vars(value).items() if not key.endswith("_variables")
-                )  # Keras's lists
+                # Neither Keras's lists, nor the configuration, whose task may hold a data set.
+                named = ((k, v) for k, v in vars(value).items() if not k.endswith("_variables") and k != "config")
                 queue.extend((f"{path}.{key}", item) for key, item in named)
             elif dataclasses.is_dataclass(value) and not isinstance(value, type):
                 queue.extend((f"{path}.{key}", item) for key, item in vars(value).items())
@@ -323,17 +322,7 @@ def load_checkpoint(experiment, checkpoint):
     carry = experiment.initial_carry()
     shapes = {f"variables/{name}": variable.shape for name, variable in experiment.variables().items()}
     shapes |= {f"carry/{index}": tensor.shape for index, tensor in enumerate(tf.nest.flatten(carry))}
-    stored = fitting_arrays(checkpoint, shapes, experiment.name)
-    before, now = checkpoint.metadata.get("names", {}), variable_names(experiment)
-    public = [
-        name for name in before if "._" not in before[name]
-    ]  # private ones are other ones in other versions of Keras
-    moved = [f"{name} was {before[name]}, is {now.get(name)}" for name in public if before[name] != now.get(name)]
-    if moved:
-        raise RunFolderError(
-            f"the checkpoint of update {checkpoint.update} holds other variables than {experiment.name}:\n  "
-            + "\n  ".join(moved)
-        )
+    stored = fitting_arrays(checkpoint, shapes, experiment.name, variable_names(experiment))
     for name, variable in experiment.variables().items():
         variable.assign(stored[f"variables/{name}"])
     flat = [tf.constant(stored[f"carry/{i}"], t.dtype) for i, t in enumerate(tf.nest.flatten(carry))]

@@ -209,16 +209,17 @@ def pending_metrics(checkpoint):
     }
 
 
-def fitting_arrays(checkpoint, shapes, owner):
+def fitting_arrays(checkpoint, shapes, owner, names):
     """Return the variables and the carry of a `Checkpoint` after a check of names and shapes.
 
     Args:
       checkpoint: a `Checkpoint`.
       shapes: the expected shapes, by name.
       owner: name of the experiment, for the message.
+      names: attribute paths, as `Loop.names`; what the checkpoint lacks is not compared.
 
     Raises:
-      RunFolderError: names or shapes differ.
+      RunFolderError: names, shapes or attribute paths differ.
     """
     stored = {name: array for name, array in checkpoint.arrays.items() if not name.startswith("pending/")}
     problems = [f"{name} is missing" for name in shapes if name not in stored]
@@ -231,6 +232,13 @@ def fitting_arrays(checkpoint, shapes, owner):
     if problems:
         raise RunFolderError(
             f"the checkpoint of update {checkpoint.update} does not fit {owner}:\n  " + "\n  ".join(problems)
+        )
+    before = checkpoint.metadata.get("names", {}) if names else {}
+    public = [name for name in before if "._" not in before[name]]  # private ones differ between versions of Keras
+    moved = [f"{name} was {before[name]}, is {names.get(name)}" for name in public if before[name] != names.get(name)]
+    if moved:
+        raise RunFolderError(
+            f"the checkpoint of update {checkpoint.update} holds other variables than {owner}:\n  " + "\n  ".join(moved)
         )
     return stored
 

@@ -59,6 +59,12 @@ class SupervisedConfig(SequenceConfig):
         if self.final_learning_rate is not None:
             check_range("final_learning_rate", self.final_learning_rate, 0)
         check_range("decay_updates", self.decay_updates, 1)
+        if hasattr(self.core, "make_model"):
+            for name, without in (("mlp_sizes", ()), ("embedding_size", None)):
+                if getattr(self, name) != without:
+                    raise ValueError(
+                        f"{name}: {getattr(self, name)}, must be {without} for a core that is a whole model"
+                    )
         task = self.task
         if task.num_steps is None:
             if self.updates_per_call != 1:
@@ -88,6 +94,8 @@ class SupervisedExperiment(SequenceExperiment):
         if config.select_by is not None:
             self.best = [tf.Variable(v, trainable=False) for v in self.model.trainable_variables]
             self.best_score = tf.Variable(float("inf"), trainable=False)
+            if config.task.num_steps is not None and config.select_by not in self._score_names:
+                raise ValueError(f"select_by: {config.select_by!r}, must be one of {', '.join(self._score_names)}")
 
     def make_model(self):
         config, task = self.config, self.config.task
@@ -204,6 +212,8 @@ class SupervisedExperiment(SequenceExperiment):
     def evaluate(self):
         """The scores; keeps the weights where `select_by` is the least so far."""
         scores, name = self._scored(), self.config.select_by
+        if name is not None and name not in scores:
+            raise ValueError(f"select_by: {name!r}, must be one of {', '.join(scores)}")
         if name is not None and scores[name] < self.best_score.numpy():
             self.best_score.assign(scores[name])
             for best, variable in zip(self.best, self.model.trainable_variables, strict=True):
