@@ -4,8 +4,8 @@
 
 BUNDLES is a folder of bundles (`reproduce compile`). It needs numpy and jax, and h5py for bundles of worlds; the guide
 is docs/gpu_queue.md. All bundles compile at once, in a process each. One process at a time then uses the device: it
-measures at least 20 updates, and later trains for its share of the remaining time. OUT/results.json is rewritten after each event, and
-OUT/runs.tar.00, ... hold the run folders, so that a cut loses little. The same command resumes.
+measures at least 20 updates, and later trains for its share of the remaining time. OUT/results.json is rewritten
+after each event, and OUT/runs.tar.00, ... hold the run folders, so that a cut loses little. The same command resumes.
 """
 
 import argparse
