@@ -1,6 +1,7 @@
 """A core and a task from outside the package: the guide docs/guides/extend.md is this test."""
 
 import dataclasses
+import json
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from tfmem.tasks.double_copy import DoubleCopy
 from tfmem.tasks.nth_farthest import NthFarthest
 from tfmem.tasks.priority_sort import PrioritySort
 from tfmem.training import SupervisedConfig, SupervisedExperiment, config_fields, config_from_fields, train
-from tfmem.training.run_folder import RunFolder
+from tfmem.training.run_folder import RunFolder, RunFolderError
 
 
 class LeakyCore(snt.RNNCore):
@@ -106,6 +107,17 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
     train(SupervisedExperiment(config), tmp_path / "longer", extend=True)
     whole, longer = ((tmp_path / name / "metrics.csv").read_text() for name in ("whole", "longer"))
     assert whole.splitlines()[-1].split(",")[:4] == longer.splitlines()[-1].split(",")[:4]
+
+
+def test_an_older_run_lacks_a_field_of_its_core(tmp_path):
+    run(Parity(), LSTMConfig(units=4), tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    described = folder.config()
+    assert described["config"]["core"].pop("skip_connections") is True
+    folder.config_path.write_text(json.dumps(described))
+    run(Parity(), LSTMConfig(units=4), tmp_path / "run")
+    with pytest.raises(RunFolderError, match="skip_connections"):
+        run(Parity(), LSTMConfig(units=4, skip_connections=False), tmp_path / "run")
 
 
 def test_an_own_loss_of_the_core_is_weighted():

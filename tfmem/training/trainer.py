@@ -7,6 +7,7 @@ with the same command ends with the same numbers as one that was never killed. O
 convolutions, gathers, reductions and their gradients are the same to the bit in repeated runs under load.
 """
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -71,8 +72,7 @@ def train(experiment, path, preset=None, paper=None, extend=False):
     folder = RunFolder(path)
     there = run_config(folder) if extend or folder.config_path.exists() else None
     functions = {} if there else _first_function(experiment)
-    defaults = as_json(config_defaults(type(experiment.config)))
-    described = _as_described(there, as_json(run_description(experiment, preset)), defaults)
+    described = _as_described(there, as_json(run_description(experiment, preset)), experiment.config)
     updates = there["config"].get("num_updates") if extend else None
     longer = isinstance(updates, int) and updates < experiment.config.num_updates
     if longer:
@@ -89,19 +89,29 @@ def train(experiment, path, preset=None, paper=None, extend=False):
         folder.release()
 
 
-def _as_described(there, described, defaults):
+def _as_described(there, described, config):
     """A run's description in the words of the config.json that is `there` (None: there is none), for comparison.
 
     A field that an older version did not write had its default; earlier values of `num_updates` stand there alone.
     """
     if there is None:
         return described
-    config = described["config"]
     return {
         **described,
-        "config": {n: v for n, v in config.items() if n in there["config"] or v != defaults.get(n)},
+        "config": _as_written(config, there["config"]),
         **({HISTORY: there[HISTORY]} if HISTORY in there else {}),
     }
+
+
+def _as_written(config, there):
+    """Fields of a configuration, without defaults that an older version's fields, `there`, lack; nested ones alike."""
+    fields, defaults = as_json(config_fields(config)), as_json(config_defaults(type(config)))
+    kept = {name: value for name, value in fields.items() if name in there or value != defaults.get(name)}
+    for name in kept:
+        nested, before = getattr(config, name), there.get(name)
+        if dataclasses.is_dataclass(nested) and isinstance(before, dict):
+            kept[name] = {"type": type(nested).__name__, **_as_written(nested, before)}
+    return kept
 
 
 def _extended(folder, described, num_updates):
