@@ -166,6 +166,7 @@ class WholeModel:
     [
         ({"mlp_sizes": (3, 0)}, r"mlp_sizes: \(3, 0\), must be at least 1 each"),
         ({"embedding_size": 0}, "embedding_size: 0, must be at least 1"),
+        ({"task": Parity(num_steps=None)}, "task: Parity, must define evaluate"),
         ({"core": WholeModel()}, r"mlp_sizes: \(3, 2\), must be \(\) for a core that is a whole model"),
         ({"batch_size": 2**31}, "must make arrays of at most"),
     ],

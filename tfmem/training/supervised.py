@@ -67,6 +67,10 @@ class SupervisedConfig(SequenceConfig):
                     )
         task = self.task
         if task.num_steps is None:
+            if isinstance(task, Task) and type(task).evaluate is Task.evaluate:
+                raise ValueError(
+                    f"task: {type(task).__name__}, must define evaluate, since its batches differ in length"
+                )
             if self.updates_per_call != 1:
                 raise ValueError(f"updates_per_call: {self.updates_per_call}, must be 1: batches differ in length")
             return
