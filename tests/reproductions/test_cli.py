@@ -48,9 +48,15 @@ def reproduce(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: COMMAND"),
-        (["train"], "invalid choice: 'train'"),
-        (["run"], "required: EXPERIMENT"),
+        ([], "COMMAND: none, must be one of list, run, evaluate,"),
+        (["train"], "COMMAND: 'train', must be one of list, run, evaluate,"),
+        (["exprt"], "; did you mean export or report?"),
+        (["run"], "Missing from reproduce run: EXPERIMENT"),
+        (["compile", "toy/regression"], "Missing from reproduce compile: OUT"),
+        (["compare"], "RUN: (), must be at least one run folder"),
+        (["list", "toy", "more"], "Unrecognized options: more"),
+        (["evaluate", "run", "--rnu", "3"], "Unrecognized options: --rnu, 3"),
+        (["run", "toy/regression", "--prset", "smoke"], "--prset: no such hyper-parameter, must be one of --preset"),
         (["run", "--seed", "1", "toy/regression"], "the experiment comes first"),
         (["run", "toy/nothing"], "experiment: 'toy/nothing', must be one of toy/regression"),
         (["run", "toy/regresion"], "; did you mean toy/regression?"),
