@@ -11,7 +11,8 @@ An experiment module has
     Experiment             a tfmem.training.Experiment, made from a Config
     Config.supports_mixed_precision  True if its models accept `config.policy`; by default the field is refused
     SIGNATURES             of its SavedModel, if they are not {"step", "sequence"}
-    compare                function of run folders and a folder: the experiment's own figures in `reproduce compare`
+    compare                function of run folders and a folder: draws the experiment's own figures for `reproduce
+                           compare`, returns their names
 
 `reproduce list` reads docstring, PRESETS' keys, DATASETS and STATUS from the text: they must be literals.
 

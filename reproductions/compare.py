@@ -76,8 +76,8 @@ def compare(paths, out, modules):
     for experiment in dict.fromkeys(run.experiment for run in all_runs):
         module = load_experiment(experiment, modules)
         if hasattr(module, "compare"):
-            module.compare([run.folder for run in all_runs if run.experiment == experiment], out)
+            pictures += module.compare([run.folder for run in all_runs if run.experiment == experiment], out)
     text = ["# Comparison", "", markdown(head), markdown(["---"] * len(head)), *map(markdown, rows), ""]
     text += [f"![{picture}]({picture})" for picture in pictures]
     write_atomically(out / "compare.md", lambda file: file.write("\n".join([*text, ""]).encode()))
-    print(f"written: {out / 'compare.md'} and {len(list(out.glob('*.png')))} figures")
+    print(f"written: {out / 'compare.md'} and {len(pictures)} figures")

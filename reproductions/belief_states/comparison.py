@@ -40,7 +40,7 @@ def names(configs):
 
 
 def compare(folders, out):
-    """Draw the figures of runs, `RunFolder`s, into the folder `out`.
+    """Draw the figures of runs, `RunFolder`s, into the folder `out`; returns the figures' names.
 
     Raises:
       RunFolderError: runs have other episodes than the first.
@@ -67,7 +67,10 @@ def compare(folders, out):
     along["mean map"] = [(steps, mean_map)]
     plotting.curves_figure(along, "step of the trajectory", "map MSE").savefig(out / "map_error.png", dpi=120)
     plotting.curves_figure(training, "updates", "map MSE").savefig(out / "map_mse.png", dpi=120)
+    pictures = ["decoded_maps.png", "map_error.png", "map_mse.png"]
     if len(kappas) > 1:
         points = sorted((kappa, np.mean(errors)) for kappa, errors in kappas.items())
         panel = {("κ", "map MSE"): {"after training": tuple(np.array(points).T)}}
         plotting.cost_figure(panel).savefig(out / "kappa.png", dpi=120)
+        pictures.append("kappa.png")
+    return pictures

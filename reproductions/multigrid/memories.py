@@ -48,11 +48,16 @@ def draw_memory(experiment, folder):
 
 
 def compare(folders, out):
-    """Draw the memories of several runs side by side, one of each kind of core, into the folder `out`."""
+    """Draw the memories of several runs side by side into the folder `out`; returns the figures' names."""
     held = {}
     for folder in folders:
         _, experiment, _ = open_run(folder.path)
-        held.setdefault(core_name(experiment), memory(experiment))
+        name = core_name(experiment)
+        if name in held:
+            name += f", {folder.path.parent.name}/{folder.path.name}"
+        held[name] = memory(experiment)
     held = {name: memories for name, memories in held.items() if memories}
-    if held:
-        plotting.memory_figure(held).savefig(out / "memory.png", dpi=120)
+    if not held:
+        return []
+    plotting.memory_figure(held).savefig(out / "memory.png", dpi=120)
+    return ["memory.png"]

@@ -213,9 +213,9 @@ def test_comparison_of_runs(experiment, tmp_path):
             baseline = experiment.baselines()["mean_map_mse"]
             np.testing.assert_allclose(arrays["mean_map_errors"].mean(), baseline, rtol=1e-6)
     (tmp_path / "out").mkdir()
-    comparison.compare([RunFolder(tmp_path / name) for name in ("0", "1")], tmp_path / "out")
-    written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"decoded_maps.png", "map_error.png", "map_mse.png", "kappa.png"}
+    pictures = comparison.compare([RunFolder(tmp_path / name) for name in ("0", "1")], tmp_path / "out")
+    assert set(pictures) == {path.name for path in (tmp_path / "out").iterdir()}
+    assert set(pictures) == {"decoded_maps.png", "map_error.png", "map_mse.png", "kappa.png"}
 
 
 def test_runs_that_differ_in_more_than_their_seed_have_names_of_their_own():

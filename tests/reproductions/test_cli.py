@@ -384,7 +384,13 @@ def test_supervised_takes_any_task_and_core(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
-def test_compare(reproduce, tmp_path):
+def test_compare(reproduce, tmp_path, monkeypatch):
+    def own_figure(folders, out):
+        (out / "own.png").write_bytes(b"")
+        return [f"{len(folders)}.png"]
+
+    module = reproductions.load_experiment("toy/regression", MODULES)
+    monkeypatch.setattr(module, "compare", own_figure, raising=False)
     for seed, width in ((1, 4), (2, 4), (1, 3)):
         folder = f"run{seed}{width}"
         run = ("run", "toy/regression", "--preset", "smoke", "--seed", seed, "--width", width, "--folder", folder)
@@ -398,6 +404,7 @@ def test_compare(reproduce, tmp_path):
     assert f"| {np.mean(ours[:2]):.4g} ±" in row
     assert f"| {ours[2]:.4g} |" in row
     assert (tmp_path / "both/train-loss.png").exists()
+    assert "![3.png](3.png)" in report
     status, _, errors = reproduce("compare", "run14", "run14", "--out", "both")
     assert (status, "the setting and the seed 1 of one before it" in errors) == (1, True)
     status, _, errors = reproduce("compare", "nowhere")

@@ -1,6 +1,7 @@
 """Sorting and recall of the Multigrid paper: sizes, scores by their definition, the models' inputs."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -142,9 +143,18 @@ def test_memories_side_by_side(tmp_path, monkeypatch):
         _, state = cell(inputs, state)
         np.testing.assert_allclose(held["dnc"]["4 slots of 3"][step], state.access_state.memory[0], atol=1e-6)
     assert memory(smoke("associative_recall", core=CORES["lstm"])) == {}
-    monkeypatch.setattr(memories, "open_run", lambda path: (None, experiments[path], None))
-    memories.compare([SimpleNamespace(path=name) for name in experiments], tmp_path)
+    folders = [SimpleNamespace(path=Path(name)) for name in experiments]
+    monkeypatch.setattr(memories, "open_run", lambda path: (None, experiments[path.name], None))
+    drawn = []
+    figure = memories.plotting.memory_figure
+    monkeypatch.setattr(memories.plotting, "memory_figure", lambda held: drawn.append(list(held)) or figure(held))
+    assert memories.compare([*folders, folders[1]], tmp_path) == ["memory.png"]
     assert (tmp_path / "memory.png").exists()
+    assert drawn == [["RecallNetwork", "DNC", "DNC, /dnc"]]
+    monkeypatch.setattr(
+        memories, "open_run", lambda path: (None, smoke("associative_recall", core=CORES["lstm"]), None)
+    )
+    assert memories.compare(folders[:1], tmp_path) == []
 
 
 def test_digits_come_from_where_a_bundle_gets_them(data_folder):

@@ -15,7 +15,7 @@ import pytest
 
 from tfmem.training import run_folder
 from tfmem.training.machine import describe_machine
-from tfmem.training.run_folder import Checkpoint, RunFolder, RunFolderError
+from tfmem.training.run_folder import Checkpoint, RunFolder, RunFolderError, differences
 
 CONFIG = {"experiment": "a/b", "config": {"seed": 1, "sizes": [1, 2], "rate": 0.1}}
 
@@ -123,6 +123,16 @@ def test_another_configuration_is_refused_with_what_differs(folder):
     assert "config.width: 'absent' there, 3 now" in str(caught.value)
     assert "sizes" not in str(caught.value)
     assert everything(folder.path) == before
+
+
+def test_nested_configurations_of_another_type_differ_in_every_field():
+    old = {"core": {"type": "DNC", "units": 8, "slots": 4}, "seed": 1}
+    new = {"core": {"type": "LSTM", "units": 8}, "seed": 1}
+    found = differences(old, new)
+    assert ("core.units", "absent", 8) in found
+    assert ("core.slots", 4, "absent") in found
+    assert ("core.type", "DNC", "LSTM") in found
+    assert differences(new, new) == []
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path):

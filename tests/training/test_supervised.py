@@ -87,6 +87,31 @@ def test_own_task_trains_with_every_core(core, tmp_path):
     assert result["ours"]["guess_error"] == 0.5
 
 
+@dataclasses.dataclass(frozen=True)
+class PaddedParity(Parity):
+    """The parity of the first bits of each sequence; the bits behind them are padding."""
+
+    def __call__(self, seed, batch_size):
+        whole = super().__call__(seed, batch_size)
+        lengths = 1 + tf.range(batch_size) % self.num_steps
+        bits = tf.cast(whole.inputs[..., 0], tf.int32) * tf.transpose(
+            tf.sequence_mask(lengths, self.num_steps, tf.int32)
+        )
+        return Batch(whole.inputs, tf.reduce_sum(bits, 0) % 2, lengths=lengths)
+
+
+def test_one_answer_is_read_at_the_end_of_each_sequence():
+    config = SupervisedConfig(
+        task=PaddedParity(), core=LSTMConfig(units=4), batch_size=6, learning_rate=1e-2, num_updates=1
+    )
+    experiment = SupervisedExperiment(config)
+    batch = experiment.draw(tf.constant([0, 1], tf.int64))
+    logits = experiment.forward(batch, experiment.initial_carry(), training=True)[0].logits
+    for row, length in enumerate(batch["lengths"].numpy()):
+        alone = experiment.model.run(batch["inputs"][:length, row : row + 1]).logits
+        np.testing.assert_allclose(logits[row], alone[0], atol=1e-6)
+
+
 def test_an_lstm_learns_own_task(tmp_path):
     result = run(Parity(), LSTMConfig(units=16), tmp_path / "run", num_updates=300, batch_size=32, updates_per_call=50)
     assert result["ours"]["error"] == 0

@@ -151,13 +151,18 @@ class SequenceModel(CoreModel):
         """The core's inputs from inputs [..., features]."""
         return inputs if self.embedding_size is None else linear(inputs, self.embedding)
 
-    def run(self, inputs, state=None):
-        """Time-major: inputs [T, B, ...] to a `SequenceOutput` with logits [B, K] or [T, B, K]."""
+    def run(self, inputs, state=None, lengths=None):
+        """Time-major: inputs [T, B, ...] to a `SequenceOutput` with logits [B, K] or [T, B, K].
+
+        With `lengths`, int [B], the last output of a sequence is that of its last valid step.
+        """
         inputs = tf.cast(inputs, self.compute_dtype)
         if state is None:
             state = self.get_initial_state(inputs.shape[1] or tf.shape(inputs)[1])
         outputs, state = unroll(self.cell, self.embed(inputs), state)
-        read = outputs if self.return_sequences else tf.nest.map_structure(lambda o: o[-1], outputs)
+        read = tf.nest.flatten(outputs)[0]
+        if not self.return_sequences:
+            read = read[-1] if lengths is None else tf.gather(swap_batch_and_time(read), lengths - 1, batch_dims=1)
         return SequenceOutput(self.logits(read), outputs, state)
 
     def call(self, inputs, initial_state=None, return_state=False):

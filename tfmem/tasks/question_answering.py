@@ -93,7 +93,9 @@ class Babi(Task):
         return "tfmem.tasks.babi:training_batches", {**data, **self._batching(batch_size, seed)}
 
     def source(self, split, batch_size, seed):
-        """Open the training batches, of any length."""
+        """Open the training batches, of any length; None for "evaluation": `evaluate` reads the other splits."""
+        if split != "train":
+            return None
         sequences = babi.encode(self.stories["train"], self.words, self.encoding)
         return babi.Batches(sequences, **self._batching(batch_size, seed))
 

@@ -315,8 +315,10 @@ def as_json(value):
 
 
 def differences(old, new, prefix=""):
-    """List (field, old, new) of all differences between two nested dicts."""
+    """List (field, old, new) of all differences between two nested dicts; those of another "type" differ in all."""
     found = []
+    if old.get("type") != new.get("type"):
+        old = {name: value for name, value in old.items() if name not in new or name == "type"}
     for name in [*old, *(n for n in new if n not in old)]:
         before, now = old.get(name, "absent"), new.get(name, "absent")
         if isinstance(before, dict) and isinstance(now, dict):

@@ -159,7 +159,7 @@ class SupervisedExperiment(SequenceExperiment):
         core, inputs = self.config.core, self.inputs(batch)
         if hasattr(core, "make_model"):
             return core.run(self.model, self.config.task, inputs, batch.get("lengths")), carry
-        return self.model.run(inputs), carry
+        return self.model.run(inputs, lengths=batch.get("lengths")), carry
 
     def scores(self, batch, outputs):
         batch, logits = Batch(**batch), outputs.logits
