@@ -18,40 +18,46 @@ Sonnet's Adam (`SonnetAdam`):
 Keras's own Adam adds eps to sqrt(v): at step 1 this is an eps 32 times as large.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import tensorflow as tf
 
 from tfmem.backend import keras
-from tfmem.validation import check_range
+from tfmem.validation import check_choice, check_range
 
-OptimizerName = Literal["adam", "rmsprop", "tf1_rmsprop", "sgd"]
+OptimizerName = Literal["adam", "sonnet_adam", "rmsprop", "tf1_rmsprop", "sgd"]
 
 
-def make_optimizer(name, learning_rate, momentum=0.0, rms_decay=0.9, epsilon=None):
+def make_optimizer(name, learning_rate, momentum=0.0, rms_decay=0.9, epsilon=None, global_clipnorm=None):
     """Make a Keras optimizer.
 
     Args:
-      name: "adam" (Keras's), "rmsprop" (Keras's), "tf1_rmsprop" (`TF1RMSprop`) or "sgd".
+      name: "adam" (Keras's), "sonnet_adam" (`SonnetAdam`), "rmsprop" (Keras's), "tf1_rmsprop" (`TF1RMSprop`) or "sgd".
       learning_rate: float.
-      momentum: of all but Adam.
+      momentum: of all but the Adams.
       rms_decay: decay of the mean square in the two RMSProps.
-      epsilon: that of the optimizer; None: 1e-8 (adam, as in TF 1), 1e-7 (rmsprop), 1e-10 (tf1_rmsprop).
+      epsilon: that of the optimizer; None: 1e-8 (the Adams, as in TF 1), 1e-7 (rmsprop), 1e-10 (tf1_rmsprop).
+      global_clipnorm: largest global norm of the gradient; None: no clipping.
 
     Raises:
       ValueError: an unknown name, or constants that the optimizer refuses.
     """
+    check_choice("name", name, get_args(OptimizerName))
+    defaults = {"adam": 1e-8, "sonnet_adam": 1e-8, "rmsprop": 1e-7, "tf1_rmsprop": 1e-10}
+    arguments = {"learning_rate": learning_rate, "global_clipnorm": global_clipnorm}
+    if name in defaults:
+        arguments["epsilon"] = defaults[name] if epsilon is None else epsilon
     match name:
         case "adam":
-            return keras.optimizers.Adam(learning_rate, epsilon=1e-8 if epsilon is None else epsilon)
+            return keras.optimizers.Adam(**arguments)
+        case "sonnet_adam":
+            return SonnetAdam(**arguments)
         case "rmsprop":
-            epsilon = 1e-7 if epsilon is None else epsilon
-            return keras.optimizers.RMSprop(learning_rate, rho=rms_decay, momentum=momentum, epsilon=epsilon)
+            return keras.optimizers.RMSprop(rho=rms_decay, momentum=momentum, **arguments)
         case "tf1_rmsprop":
-            return TF1RMSprop(learning_rate, rms_decay, momentum, 1e-10 if epsilon is None else epsilon)
+            return TF1RMSprop(rho=rms_decay, momentum=momentum, **arguments)
         case "sgd":
-            return keras.optimizers.SGD(learning_rate, momentum=momentum)
-    raise ValueError(f"name: {name!r}, must be one of adam, rmsprop, tf1_rmsprop, sgd")
+            return keras.optimizers.SGD(momentum=momentum, **arguments)
 
 
 def apply_clipped(optimizer, gradients, variables, clip, learning_rate):

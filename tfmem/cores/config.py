@@ -258,6 +258,17 @@ class KanervaConfig(CoreConfig):
     """Map to the written word. Paper: MLP (C's text and Figure 8; Table 4 has it the other way round)."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvLSTMConfig(CoreConfig):
+    """Convolutional LSTM (`ConvLSTM`) for inputs that are grids."""
+
+    core = "ConvLSTM"
+    filters: int = 32
+    """Channels of the state."""
+    kernel_size: int = 3
+    """Side of the kernels."""
+
+
 # On the command line: `core:dnc --core.memory-size 64`.
 AnyCoreConfig = Union[  # noqa: UP007 - of annotated types
     Annotated[LSTMConfig, subcommand("lstm")],

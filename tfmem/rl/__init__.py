@@ -1,7 +1,8 @@
 """Reinforcement learning with memory: returns, losses, agents of any core, and actors and learner in one graph.
 
 `returns` and `losses` are pure functions, `agent` has the agent and its torsos, `rollout` acts in worlds, `learner`
-learns from the record. The names below are loaded at first use.
+learns from the record. `config` and `experiment` make a `tfmem.training.Experiment` of them; `play` records an episode.
+The names below are loaded at first use.
 """
 
 import importlib
@@ -9,8 +10,12 @@ import importlib
 _LAZY_ATTRIBUTES = {
     "ActorCritic": "learner",
     "Agent": "agent",
+    "AgentConfig": "config",
+    "AgentExperiment": "experiment",
     "ConvTorso": "agent",
+    "ConvTorsoConfig": "config",
     "MLPTorso": "agent",
+    "MLPTorsoConfig": "config",
     "Objective": "learner",
 }
 

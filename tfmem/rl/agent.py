@@ -254,6 +254,10 @@ class Agent(keras.Model):
         if static.is_fully_defined():
             leading = static.as_list()
         tf.nest.assert_same_structure(self.observation_spec, observation, check_types=False)
+        for leaf, spec in zip(tf.nest.flatten(observation), tf.nest.flatten(self.observation_spec), strict=True):
+            if not leaf.shape[static.rank :].is_compatible_with(spec.shape) or leaf.dtype != spec.dtype:
+                given = f"{leaf.dtype.name} {leaf.shape[static.rank :]}"
+                raise ValueError(f"observation: {given}, must be {spec.dtype.name} {spec.shape}")
         flat = [
             tf.reshape(leaf, [-1, *spec.shape])
             for leaf, spec in zip(tf.nest.flatten(observation), tf.nest.flatten(self.observation_spec), strict=True)
@@ -365,6 +369,23 @@ class Agent(keras.Model):
     def build_from_config(self, config):
         spec = keras.saving.deserialize_keras_object(config["observation"])
         self.build_for(tf.nest.map_structure(lambda s: tf.TensorSpec(s.shape, s.dtype), spec))
+
+
+class RandomAgent:
+    """Agent that draws all actions equally often: a baseline for `tfmem.rl.learner.evaluation`.
+
+    Args:
+      num_actions: number of actions.
+    """
+
+    def __init__(self, num_actions):
+        self.num_actions = num_actions
+
+    def initial_state(self, batch_size):
+        return ()
+
+    def step(self, observation, action, reward, done, state):
+        return AgentOutput(tf.zeros([*reward.shape, self.num_actions]), tf.zeros_like(reward), (), ()), state
 
 
 def _shapes(nest):

@@ -249,7 +249,7 @@ class ActorCritic:
         actors' policies; means of "episode_return", "episode_length" and "solved" (see `Entry.solved`) of each world's
         latest ended episode; "episodes" and "frames" so far. A row of metrics.csv has their means.
         """
-        uniforms, seeds = _draws(seed, update, self.unroll_length, self.num_worlds)
+        uniforms, seeds = draws(seed, update, self.unroll_length, self.num_worlds)
         return self.act_and_learn(update, levels, carry, uniforms, seeds)
 
     def act_and_learn(self, update, levels, carry, uniforms, seeds):
@@ -319,7 +319,7 @@ class ActorCritic:
         return result
 
 
-def evaluation(agent, world, levels, num_worlds, unroll_length, num_steps, seed):
+def evaluation(agent, world, levels, num_worlds, unroll_length, num_steps, seed, jit_compile=False):
     """Make the `Evaluation` of the first episode in each of B worlds.
 
     Its scores are "episode_return", "episode_length", "solved" (means over the worlds whose episode has ended) and
@@ -330,22 +330,28 @@ def evaluation(agent, world, levels, num_worlds, unroll_length, num_steps, seed)
       num_worlds: B.
       unroll_length: world steps in one step of the evaluation.
       num_steps: steps of the evaluation.
-      seed: an integer from 0 to 2^31 - 1, another than in training.
+      seed: an integer of at least 0, another than in training.
+      jit_compile: compile the step by XLA. Default False.
+
+    Returns:
+      `Evaluation`; its last carry is `(actor, episodes)`, an `ActorState` and the `Episodes`.
     """
 
     def step(number, batch, carry):
         actor, episodes = carry
-        uniforms, seeds = _draws(seed, number, unroll_length, num_worlds)
+        uniforms, seeds = draws(seed, number, unroll_length, num_worlds)
         actor, trajectory = rollout(agent, world, levels, actor, uniforms, seeds)
         episodes = episodes.after(trajectory.entries, keep_first=True)
         ended = tf.reduce_mean(tf.cast(episodes.number > 0, tf.float32))
         return (actor, episodes), {**episodes.scores(), "ended": ended}
 
     actor = initial_actor_state(agent, world, levels, num_worlds, tf.constant([seed, 0], tf.int64))
-    return Evaluation(num_steps, (actor, Episodes.none(num_worlds)), tf.function(step, autograph=False))
+    return Evaluation(
+        num_steps, (actor, Episodes.none(num_worlds)), tf.function(step, jit_compile=jit_compile, autograph=False)
+    )
 
 
-def _draws(seed, update, unroll_length, num_worlds):
+def draws(seed, update, unroll_length, num_worlds):
     """Draw an update's numbers that choose actions, [T, B], and seeds of the worlds' draws, [T, 2].
 
     The worlds' seeds are [seed, step], with steps from 1 (0: the start); those of actions [2^31 + seed, update].

@@ -8,6 +8,7 @@ import importlib
 _MODULES = {
     "Evaluation": "tfmem.training.experiment",
     "Experiment": "tfmem.training.experiment",
+    "OptimizedConfig": "tfmem.training.experiment",
     "RunConfig": "tfmem.training.experiment",
     "SequenceConfig": "tfmem.training.sequence",
     "SequenceExperiment": "tfmem.training.sequence",

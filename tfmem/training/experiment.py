@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfmem import plotting
 from tfmem.backend import keras
+from tfmem.optimizers import OptimizerName
 from tfmem.training.config import config_fields
 from tfmem.training.loop import fitting_arrays, pending_metrics
 from tfmem.training.run_folder import RunFolder
@@ -69,6 +70,36 @@ class RunConfig:
         return "mixed_bfloat16" if self.mixed_precision else "float32"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizedConfig(RunConfig):
+    """The fields of runs with one optimizer (`tfmem.optimizers.make_optimizer`). Presets name the source of values."""
+
+    optimizer: OptimizerName = "adam"
+    """Adam, Sonnet's Adam (epsilon after the bias correction), Keras's RMSprop, TF 1's RMSProp (epsilon inside the
+    root, mean square from 1), or gradient descent."""
+    learning_rate: float
+    """Learning rate at the start."""
+    momentum: float = 0.0
+    """Momentum of every optimizer except the Adams."""
+    rms_decay: float = 0.9
+    """Decay of the mean square of the two RMSProps."""
+    epsilon: float | None = None
+    """Epsilon of the optimizer; None: 1e-8 for the Adams (as in TF 1), 1e-7 for RMSprop, 1e-10 for TF 1's RMSProp."""
+    gradient_norm_clip: float | None = None
+    """Largest global norm of the gradient; None: no clipping."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_above_zero(learning_rate=self.learning_rate)
+        for name in ("momentum", "rms_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")
+        if self.epsilon is not None:
+            check_range("epsilon", self.epsilon, 0)
+        if self.gradient_norm_clip is not None and not self.gradient_norm_clip > 0:
+            raise ValueError(f"gradient_norm_clip: {self.gradient_norm_clip}, must be greater than 0, or None")
+
+
 class Evaluation(NamedTuple):
     """An evaluation as a function that can be compiled: `num_steps` calls, each with a batch of its own."""
 
@@ -93,12 +124,16 @@ class Evaluation(NamedTuple):
 
     def scores(self, batch):
         """All steps with the batches `batch(0)`, `batch(1)`, ...; the scores as floats by name."""
+        return self.run(batch)[1]
+
+    def run(self, batch):
+        """All steps as in `scores`: `(carry, scores)`, the last carry and the scores as floats by name."""
         carry = self.carry
         for number in range(self.num_steps):
             carry, scores = self.step(
                 tf.constant(number, tf.int64), tf.nest.map_structure(tf.constant, batch(number)), carry
             )
-        return {name: float(score) for name, score in scores.items()}
+        return carry, {name: float(score) for name, score in scores.items()}
 
 
 class Experiment(abc.ABC):

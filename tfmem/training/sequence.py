@@ -38,31 +38,19 @@ import functools
 import tensorflow as tf
 
 from tfmem import training
-from tfmem.optimizers import OptimizerName, apply_clipped, make_optimizer
-from tfmem.training import Evaluation, RunConfig, numbered, uses_xla
-from tfmem.validation import check_above_zero, check_range
+from tfmem.optimizers import apply_clipped, make_optimizer
+from tfmem.training import Evaluation, OptimizedConfig, numbered, uses_xla
+from tfmem.validation import check_range
 
 EVALUATION_SEED = -1  # config.seed is not negative
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SequenceConfig(RunConfig):
+class SequenceConfig(OptimizedConfig):
     """Fields of every sequence experiment. Presets name the source of their values."""
 
     batch_size: int
     """Sequences of an update."""
-    optimizer: OptimizerName = "adam"
-    """Adam, Keras's RMSprop, TF 1's RMSProp (epsilon inside the root, mean square from 1), or gradient descent."""
-    learning_rate: float
-    """Learning rate at the start."""
-    momentum: float = 0.0
-    """Momentum of every optimizer except Adam."""
-    rms_decay: float = 0.9
-    """Decay of the mean square of the two RMSProps."""
-    epsilon: float | None = None
-    """Epsilon of the optimizer; None: 1e-8 for Adam (as in TF 1), 1e-7 for RMSprop, 1e-10 for TF 1's RMSProp."""
-    gradient_norm_clip: float | None = None
-    """Largest global norm of the gradient; None: no clipping."""
     eval_batches: int = 10
     """Batches of unseen data in an evaluation."""
 
@@ -70,14 +58,6 @@ class SequenceConfig(RunConfig):
         super().__post_init__()
         for name in ("batch_size", "eval_batches"):
             check_range(name, getattr(self, name), 1)
-        check_above_zero(learning_rate=self.learning_rate)
-        for name in ("momentum", "rms_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")
-        if self.epsilon is not None:
-            check_range("epsilon", self.epsilon, 0)
-        if self.gradient_norm_clip is not None and not self.gradient_norm_clip > 0:
-            raise ValueError(f"gradient_norm_clip: {self.gradient_norm_clip}, must be greater than 0, or None")
 
 
 def value_of(score):

@@ -11,7 +11,8 @@ Not specified in Munkhdalai et al.: the scale of time. We use the step's number,
     actions       0 up, 1 down, 2 left, 3 right; any other number stays, and time passes
     a step        a wall blocks the way and costs 0.1. Then an agent on the goal's cell, blocked or not, gets 10 and
                   moves to a random free cell. That can be the goal's: the next action then pays again.
-    inputs        0-8 cells around the agent by rows, wall 1; 9-13 zero; 14 last reward; 15 step's number; 16 one
+    inputs        0-8 cells around the agent by rows, wall 1; 9-13 zero; 14 last reward; 15 step's number, or its share
+                  of the episode; 16 one
     the end       after `max_steps` steps, never before
 """
 
@@ -59,6 +60,7 @@ class GoalMaze(GridWorld):
     Args:
       side: of the maze, odd. Paper: 9.
       max_steps: of an episode. Public code: 250.
+      relative_time: input 15 is the step's number over `max_steps`. Public code: no; its second generation, yes.
 
     Raises:
       ValueError: an argument out of its range.
@@ -66,6 +68,7 @@ class GoalMaze(GridWorld):
 
     side: int = 9
     max_steps: int = 250
+    relative_time: bool = False
 
     num_actions: ClassVar[int] = 4
     num_numbers: ClassVar[int] = 2
@@ -77,6 +80,8 @@ class GoalMaze(GridWorld):
         if self.side % 2 == 0:
             raise ValueError(f"side: {self.side}, must be odd")
         check_integer("max_steps", self.max_steps, 1)
+        if not isinstance(self.relative_time, bool):
+            raise ValueError(f"relative_time: {self.relative_time!r}, must be True or False")
 
     @property
     def num_levels(self):
@@ -90,7 +95,7 @@ class GoalMaze(GridWorld):
     @property
     def observation_high(self):
         high = np.ones(NUM_INPUTS, np.float32)
-        high[14], high[15] = GOAL_REWARD, self.max_steps
+        high[14], high[15] = GOAL_REWARD, 1 if self.relative_time else self.max_steps
         return high
 
     def walls(self):
@@ -149,7 +154,8 @@ class GoalMaze(GridWorld):
     def observe(self, state):
         walls = np.pad(self.walls(), 1)
         patches = np.lib.stride_tricks.sliding_window_view(walls, (3, 3)).reshape(-1, 9).astype(np.float32)
-        rest = [state.reward, tf.cast(state.steps, tf.float32), tf.ones_like(state.reward)]
+        time = tf.cast(state.steps, tf.float32) / (self.max_steps if self.relative_time else 1)
+        rest = [state.reward, time, tf.ones_like(state.reward)]
         nothing = tf.zeros([state.reward.shape[0], 5])
         return tf.concat([tf.gather(patches, state.player), nothing, tf.stack(rest, axis=1)], axis=1)
 

@@ -1,0 +1,172 @@
+"""Experiments of agents by composition: any core in any world of the graph.
+
+    config = AgentConfig(
+        world=GoalMaze(side=7, max_steps=100), core=LSTMConfig(units=64), num_worlds=64, unroll_length=100,
+        learning_rate=1e-3, num_updates=2_000,
+    )
+    tfmem.training.train(AgentExperiment(config), "runs/mine")
+
+An update is T steps of B agents in their worlds, the loss and the optimizer, in one graph. Levels come from a pool that
+the compiled update gets as an argument. An evaluation runs the first episode of each of `eval_episodes` worlds, whose
+levels are from another pool, and draws actions from the policy.
+"""
+
+import functools
+
+import tensorflow as tf
+
+from tfmem import training
+from tfmem.optimizers import linear_decay, make_optimizer
+from tfmem.rl.agent import Agent, RandomAgent
+from tfmem.rl.learner import ActorCritic, Episodes, evaluation
+from tfmem.rl.play import play
+from tfmem.rl.rollout import observation_spec
+from tfmem.training import numbered, uses_xla
+
+EVALUATION_SEED = 2**32  # of levels and draws; a run's seed is less than 2^31
+
+
+class AgentExperiment(training.Experiment):
+    """Training of an `AgentConfig`.
+
+    Scores are means over episodes: "episode_return", "episode_length", and "solved", the share that the rules ended
+    with a positive reward.
+
+    Attributes:
+      reports_solved: False for a world whose rules do not end an episode by success; no score "solved" then.
+      world: the configuration's world.
+      levels: its pool of training, a nest of tensors [num_levels, ...].
+      learner: `ActorCritic`.
+    """
+
+    name = "agent"
+    reports_solved = True
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.world = config.world
+        self.model = self.make_model()
+        optimizer = make_optimizer(
+            config.optimizer,
+            config.learning_rate,
+            config.momentum,
+            config.rms_decay,
+            config.epsilon,
+            config.gradient_norm_clip,
+        )
+        optimizer.build(self.model.trainable_variables)
+        self.learner = ActorCritic(
+            self.model,
+            config.world,
+            optimizer,
+            config.objective,
+            config.num_worlds,
+            config.unroll_length,
+            config.policy_lag,
+            self._meta_loss if getattr(config.core, "meta_weight", 0.0) else None,
+        )
+        # Tensors that a function captures are its arguments; arrays would be constants of the graph.
+        self.levels = tf.nest.map_structure(tf.constant, config.world.levels(config.num_levels, config.seed))
+
+    def make_model(self):
+        """Make the agent of `self.config`, built."""
+        config, world = self.config, self.config.world
+        # A core that stores every step also stores the step at which a truncated episode is evaluated.
+        core = None if config.core is None else config.core.make(world.max_steps + 1, config.policy)
+        agent = Agent(
+            config.torso.make(),
+            core,
+            world.num_actions,
+            config.action_input,
+            config.reward_input,
+            config.skip,
+            config.mlp_sizes,
+        )
+        return agent.build_for(observation_spec(world))
+
+    def _meta_loss(self, outputs):
+        """Loss of the core itself, weighted, by the objective's reduction."""
+        values = outputs.meta_loss
+        reduced = tf.reduce_sum(values) if self.config.objective.reduction == "sum" else tf.reduce_mean(values)
+        return self.config.core.meta_weight * reduced
+
+    def variables(self):
+        return {**numbered("model", self.model.weights), **numbered("optimizer", self.learner.optimizer.variables)}
+
+    def initial_carry(self):
+        return self.learner.initial_carry(self.levels, self.config.seed)
+
+    def batch(self, update):
+        return {}
+
+    def learning_rate(self, update):
+        """Learning rate of an update (int64 scalar tensor)."""
+        config = self.config
+        if config.final_learning_rate is None:
+            return tf.constant(config.learning_rate)
+        return linear_decay(update, config.learning_rate, config.final_learning_rate, config.decay_updates)
+
+    def train_step(self, update, batch, carry):
+        rate = self.learning_rate(update)
+        self.learner.optimizer.learning_rate.assign(rate)
+        carry, metrics = self.learner.train_step(update, self.levels, carry, self.config.seed)
+        return carry, {**self._reported(metrics), "learning_rate": rate}
+
+    def _reported(self, scores):
+        return {name: score for name, score in scores.items() if name != "solved" or self.reports_solved}
+
+    # Evaluation
+
+    @functools.cached_property
+    def unseen_levels(self):
+        """Levels of evaluations, a nest of tensors [eval_episodes, ...], the same for every run."""
+        levels = self.config.world.levels(self.config.eval_episodes, EVALUATION_SEED)
+        return tf.nest.map_structure(tf.constant, levels)
+
+    def _evaluation_of(self, agent):
+        config = self.config
+        steps = -(-config.world.max_steps // config.unroll_length)
+        return evaluation(
+            agent,
+            config.world,
+            self.unseen_levels,
+            config.eval_episodes,
+            config.unroll_length,
+            steps,
+            EVALUATION_SEED,
+            uses_xla(config),
+        )
+
+    @functools.cached_property
+    def _evaluation(self):
+        return self._evaluation_of(self.model)
+
+    def evaluation(self):
+        found = self._evaluation
+
+        def step(number, batch, carry):
+            carry, scores = found.step(number, batch, carry)
+            return carry, self._reported(scores)
+
+        return found._replace(step=step)
+
+    def evaluate(self):
+        return self.evaluation().scores(lambda number: {})
+
+    def episodes(self):
+        """Run an evaluation: `Episodes` of numpy arrays, of the first episode of each world."""
+        (_, episodes), _ = self._evaluation.run(lambda number: {})
+        return Episodes(*(field.numpy() for field in episodes))
+
+    def result(self, evaluation):
+        """The scores, and the return of a random policy on the same levels."""
+        random = self._evaluation_of(RandomAgent(self.world.num_actions)).scores(lambda number: {})
+        return {**evaluation, "random_episode_return": random["episode_return"]}
+
+    def play(self, number=0):
+        """Play an episode on an unseen level: `tfmem.rl.play.Play`; `number` selects the level and all draws."""
+        return play(self.model, self.world, self.unseen_levels, EVALUATION_SEED + 1 + number, uses_xla(self.config))
+
+    def figures(self, folder):
+        """Draw curves of the scores, and an episode's pictures."""
+        self.draw_curves(folder, [name for name in ("episode_return", "episode_length", "solved", "mean_rho")])
