@@ -241,6 +241,7 @@ def test_sonnets_adam_takes_sparse_gradients_as_dense_ones():
 def test_optimizers_by_name():
     kinds = {
         "adam": (keras.optimizers.Adam, 1e-8),
+        "sonnet_adam": (SonnetAdam, 1e-8),
         "rmsprop": (keras.optimizers.RMSprop, 1e-7),
         "tf1_rmsprop": (TF1RMSprop, 1e-10),
         "sgd": (keras.optimizers.SGD, None),
@@ -249,12 +250,14 @@ def test_optimizers_by_name():
         optimizer = make_optimizer(name, 0.5, momentum=0.25, rms_decay=0.75)
         assert type(optimizer) is kind
         assert float(optimizer.learning_rate) == 0.5
-        if name != "adam":
+        assert optimizer.global_clipnorm is None
+        assert make_optimizer(name, 0.5, global_clipnorm=0.1).global_clipnorm == 0.1
+        if not name.endswith("adam"):
             assert optimizer.momentum == 0.25
         if epsilon:
             assert optimizer.epsilon == epsilon
             assert make_optimizer(name, 0.5, epsilon=0.1).epsilon == 0.1
         if name.endswith("rmsprop"):
             assert optimizer.rho == 0.75
-    with pytest.raises(ValueError, match="name: 'RMSProp', must be one of adam"):
+    with pytest.raises(ValueError, match="name: 'RMSProp', must be one of 'adam'"):
         make_optimizer("RMSProp", 0.5)

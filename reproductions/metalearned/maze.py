@@ -8,7 +8,7 @@ evaluation, `episode_return`, is the sum over one episode.
 import dataclasses
 import math
 
-from reproductions.agents import compare_returns
+from reproductions.agents import draw_learning_curves
 from reproductions.metalearned.figures import maze_episode_figure
 from tfmem.backend import keras
 from tfmem.cores.config import LSTMConfig, MetalearnedMemoryConfig, PlasticRNNConfig
@@ -106,7 +106,6 @@ PAPER = {"episode_return": (None, "§4.3, Fig. 6: above 175 after 250,000 episod
 DATASETS = ()
 STATUS = "-"
 SIGNATURES = {"step", "initial_state"}
-compare = compare_returns
 
 
 class Experiment(AgentExperiment):
@@ -128,6 +127,11 @@ class Experiment(AgentExperiment):
     def figures(self, folder):
         super().figures(folder)
         maze_episode_figure(self.play(), self.world).savefig(folder / "episode.png", dpi=120)
+
+
+def compare(folders, out):
+    """Draw rewards of several runs, as in Figure 6; returns the names of the figures."""
+    return draw_learning_curves(folders, out, "episode_return", "reward of an episode")
 
 
 def _start_as_linear(kernel, bias):

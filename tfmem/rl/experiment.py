@@ -16,6 +16,7 @@ import functools
 import tensorflow as tf
 
 from tfmem import training
+from tfmem.envs.grid.base import take
 from tfmem.optimizers import linear_decay, make_optimizer
 from tfmem.rl.agent import Agent, RandomAgent
 from tfmem.rl.learner import ActorCritic, Episodes, evaluation
@@ -122,6 +123,11 @@ class AgentExperiment(training.Experiment):
         """Levels of evaluations, a nest of tensors [eval_episodes, ...], the same for every run."""
         levels = self.config.world.levels(self.config.eval_episodes, EVALUATION_SEED)
         return tf.nest.map_structure(tf.constant, levels)
+
+    def start_levels(self):
+        """Levels of `episodes`, numpy arrays [eval_episodes, ...]."""
+        drawn = self.world.draw(tf.constant([EVALUATION_SEED, 0], tf.int64), self.config.eval_episodes)
+        return tf.nest.map_structure(lambda leaf: leaf.numpy(), take(self.unseen_levels, drawn.level))
 
     def _evaluation_of(self, agent):
         config = self.config

@@ -5,7 +5,7 @@ import collections
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import tensorflow as tf
@@ -90,6 +90,7 @@ class OptimizedConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_choice("optimizer", self.optimizer, get_args(OptimizerName))
         check_above_zero(learning_rate=self.learning_rate)
         for name in ("momentum", "rms_decay"):
             if not 0 <= getattr(self, name) < 1:
