@@ -67,7 +67,7 @@ def main(argv=None, modules=None):
 
 def _commands(argv, modules):
     """Classes of the commands; `run` and `compile` take the options of the experiment that is named first."""
-    commands = [List, Run, Evaluate, Import, Export, Report, Compare, Compile, ImportBundle]
+    commands = [List, Run, Evaluate, Play, Import, Export, Report, Compare, Compile, ImportBundle]
     for index, command in enumerate(commands):
         if command not in (Run, Compile) or argv[:1] != [command.__name__.lower()]:
             continue
@@ -171,9 +171,12 @@ class Evaluate:
     """Evaluate a run's newest checkpoint again."""
 
     run: RunPath
+    episodes: int | None = None
+    """episodes of an agent's evaluation; None: as in the run"""
 
     def __call__(self, modules, argv):
-        module, experiment, _ = open_run(self.run, modules)
+        changes = {} if self.episodes is None else {"eval_episodes": self.episodes}
+        module, experiment, _ = open_run(self.run, modules, **changes)
         _print_scores(experiment.result(experiment.evaluate()), module.PAPER)
 
 
@@ -222,6 +225,24 @@ class Export:
         _, experiment, _ = open_run(self.run, modules)
         experiment.export(self.out)
         print(f"written: {self.out}")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Play:
+    """Write an episode of a run's agent on an unseen level as GIF and mp4."""
+
+    run: RunPath
+    out: PathArgument = Path("runs/play")
+    """folder to write"""
+    episode: int = 0
+    """number that selects the level and the agent's draws"""
+    fps: int = 8
+    """frames per second"""
+
+    def __call__(self, modules, argv):
+        from reproductions.play import write_episode
+
+        write_episode(self.run, self.out, self.episode, self.fps, modules)
 
 
 @dataclasses.dataclass(kw_only=True)

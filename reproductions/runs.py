@@ -1,6 +1,7 @@
 """Run folders and experiments for commands: opened, or refused in one line."""
 
 import contextlib
+import dataclasses
 import sys
 
 from reproductions import experiment_modules, load_experiment
@@ -42,19 +43,20 @@ def reason(error):
     return " ".join(str(error).split())
 
 
-def open_run(path, modules=None):
+def open_run(path, modules=None, **changes):
     """Open a run with the variables of its newest readable checkpoint.
 
     Args:
       path: its folder.
       modules: as from `experiment_modules` (the default).
+      **changes: fields of its configuration to replace.
 
     Returns:
       `(module, experiment, checkpoint)`.
 
     Raises:
       RunFolderError: there is no run or no checkpoint, or the run is of another version.
-      UsageError: the experiment cannot be built here.
+      UsageError: the experiment cannot be built here, or has no such fields.
     """
     modules = experiment_modules() if modules is None else modules
     folder = RunFolder(path)
@@ -66,8 +68,11 @@ def open_run(path, modules=None):
         config = config_from_fields(module.Config, about["config"])
     except (TypeError, ValueError) as error:
         raise RunFolderError(f"{folder.config_path} is not of this version of {about['experiment']}: {error}") from None
+    for name in changes:
+        if not hasattr(config, name):
+            raise UsageError(f"{name}: {changes[name]}, must not be given: {about['experiment']} has no such setting")
     with refusals():
-        experiment = module.Experiment(config)
+        experiment = module.Experiment(dataclasses.replace(config, **changes))
     checkpoint, damaged = folder.restore()
     for file, why in damaged:
         print(f"{file.name} is damaged ({why}); an older one is used", file=sys.stderr)

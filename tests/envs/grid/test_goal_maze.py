@@ -135,6 +135,15 @@ def test_gymnasium_faces():
     assert_faces_are_gymnasiums("tfmem/GoalMaze-v0", max_steps=12)
 
 
+def test_time_as_a_share_of_the_episode():
+    plain, relative = (GoalMaze(max_steps=8, relative_time=share) for share in (False, True))
+    state = plain.begin(Levels(tf.constant([11])))._replace(steps=tf.constant([6]))
+    expected = plain.observe(state).numpy()
+    expected[0, 15] /= 8
+    np.testing.assert_array_equal(relative.observe(state), expected)
+    assert (plain.observation_high[15], relative.observation_high[15]) == (8, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -142,6 +151,7 @@ def test_gymnasium_faces():
         ({"side": 3}, "side: 3, must be from 5 to 99"),
         ({"side": "9"}, "side: '9', must be an integer"),
         ({"max_steps": 0}, "max_steps: 0, must be at least 1"),
+        ({"relative_time": 1}, "relative_time: 1, must be True or False"),
     ],
 )
 def test_bad_arguments(arguments, message):
