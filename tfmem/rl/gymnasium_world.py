@@ -1,0 +1,203 @@
+"""Gymnasium environments as worlds of `tfmem.rl.rollout`: a graph that calls them, so that any core trains in them.
+
+The graph calls numpy code at every step, so it cannot be compiled by XLA or become a bundle. Environments are not part
+of a checkpoint: a resumed run begins new episodes, and the interrupted ones count as truncated.
+"""
+
+import collections
+import dataclasses
+import functools
+import json
+import threading
+from typing import ClassVar, NamedTuple
+
+import gymnasium
+import numpy as np
+import tensorflow as tf
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from tfmem.envs.grid.base import Step
+from tfmem.validation import check_range
+
+LARGEST_OPEN = 8  # vector environments that are open at once; the least recently used is closed
+
+
+class Draw(NamedTuple):
+    """Random decision of a step: its seed, int64 [B, 2]."""
+
+    seed: tf.Tensor
+
+
+class Place(NamedTuple):
+    """State of B environments: the seed of their first episodes, int64 [B, 2], and their steps so far, int64 [B]."""
+
+    seed: tf.Tensor
+    steps: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class GymnasiumWorld:
+    """A Gymnasium environment with discrete actions, B of them side by side.
+
+    Observations that are no Box are flattened by Gymnasium: numbers of a Discrete space become one-hot. Bytes stay
+    bytes, other numbers become float32.
+
+    The properties raise a ValueError where there is no such environment, its actions are not integers from 0, or it has
+    no time limit and `max_episode_steps` gives none.
+
+    Raises:
+      ValueError: a field is out of its range.
+    """
+
+    id: str = "CartPole-v1"
+    """Environment, as of gymnasium.make: "Id", or "module:Id" for one that a module registers."""
+    max_episode_steps: int = 0
+    """Steps that truncate an episode; 0: the limit that the environment is registered with."""
+    arguments: str = "{}"
+    """Keyword arguments of the environment, as JSON."""
+
+    def __post_init__(self):
+        check_range("max_episode_steps", self.max_episode_steps, 0)
+        try:
+            arguments = json.loads(self.arguments)
+        except json.JSONDecodeError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise ValueError(f"arguments: {self.arguments!r}, must be a JSON object")
+
+    compiles: ClassVar[bool] = False
+
+    def make(self):
+        """Make one environment, with the time limit and a Box of observations."""
+        limit = self.max_episode_steps or None
+        try:
+            made = gymnasium.make(self.id, max_episode_steps=limit, **json.loads(self.arguments))
+        except (gymnasium.error.Error, ImportError, TypeError) as error:
+            raise ValueError(f"id: {self.id!r}, must be an environment that Gymnasium makes: {error}") from error
+        if isinstance(made.observation_space, gymnasium.spaces.Box):
+            return made
+        return gymnasium.wrappers.FlattenObservation(made)
+
+    @functools.cached_property
+    def _made(self):
+        """An environment, for its spaces."""
+        made, actions = self.make(), "integers from 0"
+        if not isinstance(made.action_space, gymnasium.spaces.Discrete) or made.action_space.start:
+            raise ValueError(f"id: {self.id!r} with actions {made.action_space}, must have {actions}")
+        return made
+
+    @property
+    def num_actions(self):
+        return int(self._made.action_space.n)
+
+    @property
+    def max_steps(self):
+        limit = self.max_episode_steps or self._made.spec.max_episode_steps
+        if limit is None:
+            raise ValueError(f"max_episode_steps: 0, must be at least 1: {self.id!r} has no limit of its own")
+        return limit
+
+    @property
+    def observation_shape(self):
+        return self._made.observation_space.shape
+
+    @property
+    def observation_dtype(self):
+        return tf.uint8 if self._made.observation_space.dtype == np.uint8 else tf.float32
+
+    def levels(self, number, seed):
+        """Return (): the environments make their own levels from their seeds."""
+        return ()
+
+    def draw(self, seed, batch_size):
+        """Return the step's decision, the seed itself."""
+        return Draw(tf.tile(tf.cast(seed, tf.int64)[tf.newaxis], [batch_size, 1]))
+
+    def reset(self, levels, decisions):
+        """Begin an episode in every environment: (state, observation)."""
+        batch_size = decisions.seed.shape[0]
+        place = Place(decisions.seed, tf.zeros([batch_size], tf.int64))
+        observation = tf.numpy_function(
+            functools.partial(_reset, self, batch_size), [place.seed[0]], self.observation_dtype
+        )
+        return place, tf.ensure_shape(observation, [batch_size, *self.observation_shape])
+
+    def step(self, levels, state, action, decisions):
+        """Take an action in every environment, and begin the next episode where one ends: `(state, Step)`.
+
+        Raises:
+          tf.errors.InvalidArgumentError: an observation has another shape or dtype than the environment's space.
+        """
+        batch_size, seen = state.steps.shape[0], self.observation_dtype
+        found = tf.numpy_function(
+            functools.partial(_step, self, batch_size),
+            [state.seed[0], state.steps[0], action],
+            [seen, tf.float32, tf.bool, tf.bool, seen],
+        )
+        shapes = [[batch_size, *self.observation_shape], *[[batch_size]] * 3, [batch_size, *self.observation_shape]]
+        return Place(state.seed, state.steps + 1), Step(*map(tf.ensure_shape, found, shapes))
+
+
+class _Environments:
+    """B environments with numpy around them, and their number of steps."""
+
+    def __init__(self, world, batch_size):
+        self.vector = SyncVectorEnv([world.make] * batch_size, autoreset_mode=AutoresetMode.SAME_STEP)
+        self.dtype = world.observation_dtype.as_numpy_dtype
+        self.shape = (batch_size, *world.observation_shape)
+        self.lock, self.steps = threading.Lock(), None
+
+    def reset(self, seed, steps):
+        words = np.random.SeedSequence([*(int(s) % 2**64 for s in seed), int(steps)]).generate_state(1)
+        observation, _ = self.vector.reset(seed=int(words[0] // 2))
+        self.steps = int(steps)
+        return self._checked(observation)
+
+    def step(self, seed, steps, action):
+        if self.steps != steps and not steps:  # a new evaluation
+            self.reset(seed, 0)
+        elif self.steps != steps:  # a resumed run
+            first = self.reset(seed, steps)
+            self.steps += 1
+            nothing, never = np.zeros(len(action), np.float32), np.zeros(len(action), bool)
+            return first, nothing, never, ~never, first
+        observation, reward, terminated, truncated, info = self.vector.step(action)
+        self.steps += 1
+        observation = self._checked(observation)
+        last = observation.copy()
+        for index in np.flatnonzero(info.get("_final_obs", ())):
+            last[index] = info["final_obs"][index]
+        return observation, np.asarray(reward, np.float32), terminated, truncated, last
+
+    def _checked(self, observation):
+        observation = np.array(observation, self.dtype)
+        if observation.shape != self.shape:
+            raise ValueError(f"observation: shape {observation.shape}, must be {self.shape}")
+        return observation
+
+
+_open, _lock = collections.OrderedDict(), threading.Lock()
+
+
+def _environments(world, batch_size, seed):
+    """Return the environments of a seed, opened if they are not."""
+    key = world, batch_size, tuple(int(s) for s in seed)
+    with _lock:
+        if key not in _open:
+            _open[key] = _Environments(world, batch_size)
+            if len(_open) > LARGEST_OPEN:
+                _open.popitem(last=False)[1].vector.close()
+        _open.move_to_end(key)
+        return _open[key]
+
+
+def _reset(world, batch_size, seed):
+    environments = _environments(world, batch_size, seed)
+    with environments.lock:
+        return environments.reset(seed, 0)
+
+
+def _step(world, batch_size, seed, steps, action):
+    environments = _environments(world, batch_size, seed)
+    with environments.lock:
+        return environments.step(seed, int(steps), action)
