@@ -1,4 +1,4 @@
-"""The papers' experiments: one folder per paper, one module per experiment; and any task with any core, supervised.
+"""The papers' experiments: one folder per paper, one module per experiment; any task, or environment, with any core.
 
 An experiment module has
 
@@ -13,6 +13,7 @@ An experiment module has
     SIGNATURES             of its SavedModel, if they are not {"step", "sequence"}
     compare                function of run folders and a folder: draws the experiment's own figures for `reproduce
                            compare`, returns their names
+    run_name               function of a Config: name of its run's folder; by default the preset's
 
 `reproduce list` reads docstring, PRESETS' keys, DATASETS and STATUS from the text: they must be literals.
 
@@ -27,7 +28,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SUPERVISED = {"supervised": f"{__name__}.supervised"}  # any task with any core
+GENERAL = {name: f"{__name__}.{name}" for name in ("supervised", "gymnasium")}  # any core on any task, in any world
 
 
 def experiment_modules():

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from reproductions import SUPERVISED, close, did_you_mean, experiment_modules
+from reproductions import GENERAL, close, did_you_mean, experiment_modules
 from reproductions.catalog import list_experiments, number, table
 from reproductions.command_line import PathArgument, configured, parse, preset_option
 from reproductions.runs import UsageError, load, open_run, reason, refusals
@@ -41,7 +41,7 @@ def main(argv=None, modules=None):
 
     Args:
       argv: arguments without the program's name; default: the process's.
-      modules: experiments by name, as from `experiment_modules`; default: these and "supervised".
+      modules: experiments by name, as from `experiment_modules`; default: these and `GENERAL`.
 
     Returns:
       The exit status: 0; 1 for an error; 2 for a wrong command line; 130 after Ctrl-C.
@@ -49,7 +49,7 @@ def main(argv=None, modules=None):
     if isinstance(sys.stdout, io.TextIOWrapper):  # an ASCII terminal gets "?" for a character that it lacks
         sys.stdout.reconfigure(errors="replace")
     argv = sys.argv[1:] if argv is None else list(argv)
-    modules = {**experiment_modules(), **SUPERVISED} if modules is None else modules
+    modules = {**experiment_modules(), **GENERAL} if modules is None else modules
     try:
         status = parse(_commands(argv, modules), argv, "reproduce", "Rerun the experiments of the papers.")(
             modules, argv
@@ -121,7 +121,9 @@ class List:
 
 @dataclasses.dataclass(kw_only=True)
 class Run:
-    """Train, evaluate and export; rerun the same command to resume. `run supervised` trains any core on any task."""
+    """Train, evaluate and export; rerun the same command to resume. `run supervised` trains any core on any task, `run
+    gymnasium` in any environment.
+    """
 
     experiment: OneWithOptions
     preset: PresetName = None
@@ -141,10 +143,8 @@ class Run:
         from tfmem.training import TrainingDivergedError, TrainingInterrupted, UpdateError, train
 
         preset, _ = _preset(module, self.experiment, self.preset)
-        preset_folder = preset
-        if self.experiment == "supervised":  # one folder for each task and core
-            preset_folder = "-".join(type(part).__name__.removesuffix("Config") for part in (config.task, config.core))
-        folder = self.folder or Path("runs", self.experiment, preset_folder, f"seed{config.seed}")
+        name = module.run_name(config) if hasattr(module, "run_name") else preset
+        folder = self.folder or Path("runs", self.experiment, name, f"seed{config.seed}")
         again = "reproduce " + shlex.join(argv)
         try:
             experiment = _experiment(module, config)

@@ -53,3 +53,8 @@ PAPER = {}
 DATASETS = ("mnist (mnist-sort)", "babi (babi)")
 STATUS = "-"
 Experiment = SupervisedExperiment
+
+
+def run_name(config):
+    """Name of a run's folder: the task and the core."""
+    return "-".join(type(part).__name__.removesuffix("Config") for part in (config.task, config.core))

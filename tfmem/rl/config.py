@@ -92,6 +92,10 @@ class AgentConfig(OptimizedConfig):
         for name in ("num_worlds", "unroll_length", "decay_updates", "num_levels", "eval_episodes"):
             check_range(name, getattr(self, name), 1)
         check_range("policy_lag", self.policy_lag, 0)
+        if not getattr(self.world, "compiles", True):
+            if self.jit_compile is True:
+                raise ValueError("jit_compile: True, must be False: XLA cannot compile the world")
+            object.__setattr__(self, "jit_compile", False)
         if min(self.mlp_sizes, default=1) < 1:
             raise ValueError(f"mlp_sizes: {self.mlp_sizes}, must be at least 1 each")
         if self.final_learning_rate is not None:
