@@ -51,6 +51,7 @@ setup(
             "nbmake>=1.5.5",
             "ipykernel>=6",
             "jax>=0.10",
+            "popgym>=1.0.7",  # the agents' environments of reproductions/gymnasium.py
             "dill>=0.3",  # TFDS's DatasetBuilderTestCase
             "importlib_resources>=6",  # the same
         ],

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 import sys
 
 from reproductions import experiment_modules, load_experiment
@@ -35,11 +36,16 @@ def refusals():
 
 
 def reason(error):
-    """Format an error in one line; those of TensorFlow's runtime without the list of graph nodes."""
+    """Format an error in one line; those of TensorFlow's runtime without the list of graph nodes.
+
+    An error of Python code that a graph calls is the first line of the form "<name>Error: ...".
+    """
     if isinstance(error, MemoryError):
         return f"out of memory: {error}".removesuffix(": ")
     if hasattr(error, "message"):  # tf.errors.OpError
-        return f"{type(error).__name__}: {error.message.strip().partition(chr(10))[0]}"
+        lines = error.message.strip().splitlines()
+        raised = [line for line in lines if re.match(r"\w+Error: ", line)]
+        return f"{type(error).__name__}: {(raised or lines)[0]}"
     return " ".join(str(error).split())
 
 

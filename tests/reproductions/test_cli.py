@@ -409,3 +409,30 @@ def test_compare(reproduce, tmp_path, monkeypatch):
     assert (status, "the setting and the seed 1 of one before it" in errors) == (1, True)
     status, _, errors = reproduce("compare", "nowhere")
     assert (status, "must be the folder of a finished run" in errors) == (1, True)
+
+
+def test_gymnasium_takes_any_environment_and_core(tmp_path, capsys):
+    command = [
+        "run",
+        "gymnasium",
+        "--preset",
+        "smoke",
+        "--folder",
+        str(tmp_path / "run"),
+        "--world.id",
+        "FrozenLake-v1",
+    ]
+    core = ["core:rmc", "--core.mem-slots", "2", "--core.head-size", "2"]
+    assert main([*command, "FrozenLake-v1", *core]) == 0
+    assert "random_episode_return" in capsys.readouterr().out
+    assert RunFolder(tmp_path / "run").config()["config"]["core"]["type"] == "RelationalMemoryConfig"
+    assert main(["evaluate", str(tmp_path / "run"), "--episodes", "3"]) == 0
+    command = ["run", "gymnasium", "--folder", str(tmp_path / "other"), "--world.id", "Pendulum-v1"]
+    assert main(command) == 2
+    assert main(["compile", "gymnasium", str(tmp_path / "bundle"), "--preset", "smoke"]) == 1
+    assert main(["play", str(tmp_path / "run"), "--out", str(tmp_path / "play")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [line for line in errors if line.startswith("reproduce: error: ")][-3:] == errors[-3:]
+    assert "must have integers from 0" in errors[-3]
+    assert "must be a world of the graph" in errors[-2]
+    assert "must be a world of the graph" in errors[-1]

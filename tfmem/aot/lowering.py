@@ -155,6 +155,9 @@ def make_bundle(experiment, preset=None):
       BundleError: the configuration does not allow it, the data need TensorFlow, or XLA cannot compile it.
     """
     config = experiment.config
+    world = getattr(config, "world", None)
+    if not getattr(world, "compiles", True):
+        raise BundleError(f"world: {type(world).__name__}, must be a world of the graph in a bundle")
     if config.num_updates % config.updates_per_call:
         raise BundleError(
             f"num_updates: {config.num_updates}, must be a multiple of updates_per_call ({config.updates_per_call}) "

@@ -170,7 +170,13 @@ class AgentExperiment(training.Experiment):
         return {**evaluation, "random_episode_return": random["episode_return"]}
 
     def play(self, number=0):
-        """Play an episode on an unseen level: `tfmem.rl.play.Play`; `number` selects the level and all draws."""
+        """Play an episode on an unseen level: `tfmem.rl.play.Play`; `number` selects the level and all draws.
+
+        Raises:
+          ValueError: the world draws no pictures of its states.
+        """
+        if not hasattr(self.world, "picture"):
+            raise ValueError(f"world: {type(self.world).__name__}, must be a world of the graph, with pictures")
         return play(self.model, self.world, self.unseen_levels, EVALUATION_SEED + 1 + number, uses_xla(self.config))
 
     def figures(self, folder):

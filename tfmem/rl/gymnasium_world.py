@@ -126,7 +126,7 @@ class GymnasiumWorld:
         """Take an action in every environment, and begin the next episode where one ends: `(state, Step)`.
 
         Raises:
-          tf.errors.InvalidArgumentError: an observation has another shape or dtype than the environment's space.
+          tf.errors.OpError: an environment raises an error, or an observation is of another shape than its space.
         """
         batch_size, seen = state.steps.shape[0], self.observation_dtype
         found = tf.numpy_function(
@@ -144,14 +144,13 @@ class _Environments:
     def __init__(self, world, batch_size):
         self.vector = SyncVectorEnv([world.make] * batch_size, autoreset_mode=AutoresetMode.SAME_STEP)
         self.dtype = world.observation_dtype.as_numpy_dtype
-        self.shape = (batch_size, *world.observation_shape)
         self.lock, self.steps, self.last = threading.Lock(), None, None
 
     def reset(self, seed, steps):
         words = np.random.SeedSequence([*(int(s) % 2**64 for s in seed), int(steps)]).generate_state(1)
         observation, _ = self.vector.reset(seed=int(words[0] // 2))
         self.steps, self.last = int(steps), None
-        return self._checked(observation)
+        return np.array(observation, self.dtype)
 
     def step(self, seed, steps, action):
         """Return a step's result; that of the last step again if the call is repeated, as loops of graphs do."""
@@ -173,17 +172,11 @@ class _Environments:
 
     def _stepped(self, action):
         observation, reward, terminated, truncated, info = self.vector.step(action)
-        observation = self._checked(observation)
+        observation = np.array(observation, self.dtype)
         last = observation.copy()
         for index in np.flatnonzero(info.get("_final_obs", ())):
             last[index] = info["final_obs"][index]
         return observation, np.asarray(reward, np.float32), terminated, truncated, last
-
-    def _checked(self, observation):
-        observation = np.array(observation, self.dtype)
-        if observation.shape != self.shape:
-            raise ValueError(f"observation: shape {observation.shape}, must be {self.shape}")
-        return observation
 
 
 _open, _lock = collections.OrderedDict(), threading.Lock()
@@ -210,4 +203,7 @@ def _reset(world, batch_size, seed):
 def _step(world, batch_size, seed, steps, action):
     environments = _environments(world, batch_size, seed)
     with environments.lock:
-        return environments.step(seed, int(steps), action)
+        try:
+            return environments.step(seed, int(steps), action)
+        except Exception as error:
+            raise RuntimeError(f"{world.id}: a step failed: {error}") from error
