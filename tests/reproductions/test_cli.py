@@ -412,18 +412,9 @@ def test_compare(reproduce, tmp_path, monkeypatch):
 
 
 def test_gymnasium_takes_any_environment_and_core(tmp_path, capsys):
-    command = [
-        "run",
-        "gymnasium",
-        "--preset",
-        "smoke",
-        "--folder",
-        str(tmp_path / "run"),
-        "--world.id",
-        "FrozenLake-v1",
-    ]
+    command = ["run", "gymnasium", "--preset", "smoke", "--folder", str(tmp_path / "run")]
     core = ["core:rmc", "--core.mem-slots", "2", "--core.head-size", "2"]
-    assert main([*command, "FrozenLake-v1", *core]) == 0
+    assert main([*command, "--world.id", "FrozenLake-v1", *core]) == 0
     assert "random_episode_return" in capsys.readouterr().out
     assert RunFolder(tmp_path / "run").config()["config"]["core"]["type"] == "RelationalMemoryConfig"
     assert main(["evaluate", str(tmp_path / "run"), "--episodes", "3"]) == 0
