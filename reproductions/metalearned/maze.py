@@ -57,18 +57,19 @@ PAPER_CONFIG = Config(
     jit_compile=True,  # measured: faster on a CPU
 )
 PLASTIC = PlasticRNNConfig(units=200, rule="oja")  # MAZE: 200 neurons, Oja's rule by default
-# Not specified; we use a maze of 7 x 7, 64 worlds, a tenth of the weights, and a rate at which agents learn in minutes.
+# Not specified; we use a maze of 7 x 7, 64 worlds, a tenth of the weights, time as a share of the episode, a clipped
+# gradient, and rates at which agents learn in minutes.
 DEMO_CONFIG = dataclasses.replace(
     PAPER_CONFIG,
     world=GoalMaze(side=7, max_steps=100, relative_time=True),
-    core=MetalearnedMemoryConfig(units=64, memory_size=32, word_size=32, write="local", initial_rate=0.05),
+    core=MetalearnedMemoryConfig(units=64, memory_size=32, word_size=32, write="local", initial_rate=0.02),
     num_worlds=64,
     unroll_length=100,
     optimizer="adam",
     learning_rate=1e-3,
     epsilon=None,
     gradient_norm_clip=0.5,
-    num_updates=3_000,
+    num_updates=1_000,
     log_every=20,
     eval_every=500,
     eval_episodes=460,
@@ -82,11 +83,18 @@ PRESETS = {
     "paper_plastic": dataclasses.replace(PAPER_CONFIG, core=PLASTIC),
     "paper_homogeneous": dataclasses.replace(PAPER_CONFIG, core=dataclasses.replace(PLASTIC, homogeneous=True)),
     "demo": DEMO_CONFIG,
-    "demo_mnm_g": dataclasses.replace(DEMO_CONFIG, core=dataclasses.replace(DEMO_CONFIG.core, write="gradient")),
-    "demo_lstm": dataclasses.replace(DEMO_CONFIG, core=LSTMConfig(units=64)),
+    # Not specified; we divide Eq. 2 by the value's size, as Eq. 9 does: without, the gradient step is unstable.
+    "demo_mnm_g": dataclasses.replace(
+        DEMO_CONFIG,
+        core=dataclasses.replace(DEMO_CONFIG.core, write="gradient", mean_error=True, initial_rate=0.25),
+    ),
+    # Cheap updates: four times as many.
+    "demo_lstm": dataclasses.replace(DEMO_CONFIG, core=LSTMConfig(units=64), learning_rate=2e-3, num_updates=4_000),
     "demo_plastic": dataclasses.replace(DEMO_CONFIG, core=PlasticRNNConfig(units=64, rule="oja")),
     "demo_homogeneous": dataclasses.replace(DEMO_CONFIG, core=PlasticRNNConfig(units=64, rule="oja", homogeneous=True)),
-    "demo_memoryless": dataclasses.replace(DEMO_CONFIG, core=None, mlp_sizes=(64, 64)),
+    "demo_memoryless": dataclasses.replace(
+        DEMO_CONFIG, core=None, mlp_sizes=(64, 64), learning_rate=2e-3, num_updates=4_000
+    ),
     "smoke": dataclasses.replace(
         DEMO_CONFIG,
         world=GoalMaze(side=5, max_steps=6),

@@ -77,11 +77,14 @@ PRESETS = {
     "paper": PAPER_CONFIG,
     # A3: 5 x 5, 64 channels, kernels of 2 x 2. Not specified: the torso's padding; we keep the grid's size.
     "paper_conv_lstm": dataclasses.replace(
-        PAPER_CONFIG, core=ConvLSTMConfig(filters=64, kernel_size=2), torso=GRID_TORSO
+        PAPER_CONFIG, core=ConvLSTMConfig(filters=64, kernel_size=2), torso=GRID_TORSO, jit_compile="auto"
     ),
     "demo": DEMO_CONFIG,
     "demo_conv_lstm": dataclasses.replace(
-        DEMO_CONFIG, core=ConvLSTMConfig(filters=32, kernel_size=2), torso=GRID_TORSO
+        DEMO_CONFIG,
+        core=ConvLSTMConfig(filters=32, kernel_size=2),
+        torso=GRID_TORSO,
+        jit_compile="auto",  # measured: XLA's convolutions on a CPU take 40 times as long
     ),
     "demo_lstm": dataclasses.replace(DEMO_CONFIG, core=LSTMConfig(units=128)),
     "demo_memoryless": dataclasses.replace(DEMO_CONFIG, core=None, mlp_sizes=(128, 128)),

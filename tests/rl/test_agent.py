@@ -225,6 +225,16 @@ def test_the_torso_of_the_paper(rng):
     np.testing.assert_array_equal(features[1, :, :, 25], np.transpose([[-1, 0, 1]] * 3))
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_torsos_equal_convolutions(rng, stride, padding):
+    torso = ConvTorso((4,), 3, stride, padding, coordinates=False, output="grid")
+    grid = rng.normal(size=[2, 7, 8, 2]).astype(np.float32)
+    found = torso(tf.constant(grid))
+    expected = tf.nn.relu(tf.nn.conv2d(grid, torso.kernels[0], stride, padding.upper()))
+    assert relative_error(found, expected) < 1e-5
+
+
 def test_what_the_core_sees(rng):
     agent = Agent(MLPTorso(), None, ACTIONS).build_for(VECTOR)
     observation = tf.constant(rng.normal(size=[2, 5]), tf.float32)

@@ -122,8 +122,8 @@ class ConvTorso(keras.layers.Layer):
         leaves = [_number(leaf, self.compute_dtype) for leaf in tf.nest.flatten(observation)]
         x = _joined(*leaves)
         for kernel, bias in zip(self.kernels, self.biases, strict=True):
-            x = tf.nn.conv2d(x, tf.cast(kernel, x.dtype), self.stride, self.padding.upper())
-            x = tf.nn.relu(x + tf.cast(bias, x.dtype))
+            patches = _patches(x, self.kernel_size, self.stride, self.padding)
+            x = tf.nn.relu(linear(patches, tf.reshape(kernel, [-1, kernel.shape[-1]]), bias))
         if self.coordinates:
             rows, columns = (tf.linspace(-1.0, 1.0, n) if n > 1 else tf.zeros([1]) for n in x.shape[1:3])
             maps = tf.cast(tf.stack(tf.meshgrid(columns, rows), -1), x.dtype)  # x, then y
@@ -407,6 +407,20 @@ def _flat(x, leading=1):
     flat = tf.reshape(x, tf.concat([tf.shape(x)[:leading], [width]], 0))
     flat.set_shape([*x.shape[:leading], width])
     return flat
+
+
+def _patches(x, size, stride, padding):
+    """Windows of a convolution, [N, rows, columns, size * size * channels].
+
+    A matrix product of them is the convolution. On CPUs XLA's own convolutions of small grids are several times slower.
+    """
+    if padding == "same":
+        needed = [max((-(-side // stride) - 1) * stride + size - side, 0) for side in x.shape[1:3]]
+        x = tf.pad(x, [(0, 0), *((n // 2, n - n // 2) for n in needed), (0, 0)])
+    rows, columns = ((side - size) // stride + 1 for side in x.shape[1:3])
+    places = [(row, column) for row in range(size) for column in range(size)]
+    height, width = (rows - 1) * stride + 1, (columns - 1) * stride + 1
+    return tf.concat([x[:, r : r + height : stride, c : c + width : stride] for r, c in places], -1)
 
 
 def _joined(*parts):
