@@ -21,6 +21,7 @@ from reproductions.catalog import number
 from tfmem import plotting
 from tfmem.training.run_folder import (
     RESULT_FIELDS,
+    SECONDS,
     RunFolder,
     RunFolderError,
     as_json,
@@ -47,6 +48,8 @@ class Run(NamedTuple):
         """Curves `{column: (x, y)}` of the columns of metrics.csv with two rows or more."""
         found = {}
         for column in dict.fromkeys(name for row in self.metrics for name in row if name != "update"):
+            if column == SECONDS:
+                continue
             points = [(row["update"], row[column]) for row in self.metrics if column in row]
             if len(points) > 1:
                 found[column] = tuple(np.array(points, np.float64).T)

@@ -16,6 +16,7 @@ from tests.conformance.descriptors import ROWS
 from tests.reproductions import toy
 from tests.reproductions.conftest import data_folder  # noqa: F401
 from tests.support import relative_error
+from tests.training.test_trainer import metrics_of
 from tfmem.aot.bundle import BundleError, read_bundle, write_bundle
 from tfmem.aot.lowering import make_bundle
 from tfmem.training.run_folder import RunFolder
@@ -69,7 +70,7 @@ def test_killed_and_resumed_equals_uninterrupted(bundle, whole, tmp_path):
     done = aot(*run)
     assert done.returncode == 0, done.stderr
     assert "resuming after update" in done.stderr
-    assert RunFolder(tmp_path).metrics_path.read_text() == RunFolder(whole[0]).metrics_path.read_text()
+    assert metrics_of(tmp_path) == metrics_of(whole[0])
     (one, _), (other, _) = RunFolder(tmp_path).restore(), RunFolder(whole[0]).restore()
     for name, array in one.arrays.items():
         np.testing.assert_array_equal(array, other.arrays[name], err_msg=name)
@@ -85,7 +86,7 @@ def test_a_bundle_of_an_older_version_runs_and_can_be_made_longer(bundle, whole,
     for steps in ("12", "24"):
         done = aot(*run, "--steps", steps)
         assert done.returncode == 0, done.stderr
-    assert RunFolder(tmp_path / "run").metrics_path.read_text() == RunFolder(whole[0]).metrics_path.read_text()
+    assert metrics_of(tmp_path / "run") == metrics_of(whole[0])
     monkeypatch.setattr(toy, "Experiment", Toy)
     modules = {"toy/regression": "tests.reproductions.toy"}
     assert main(["import-bundle", str(tmp_path / "run"), str(tmp_path / "out")], modules) == 0

@@ -55,7 +55,7 @@ class Pair(Experiment):
 
 
 def saved(experiment, names):
-    return pack_checkpoint(1, checkpoint_arrays(experiment, ()), {}, 0.0, names)
+    return pack_checkpoint(1, checkpoint_arrays(experiment, ()), {}, 0.0, names=names)
 
 
 def test_names_are_paths_of_attributes():

@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tests.reproductions import toy
 from tfmem import training
 from tfmem.training import TrainingDivergedError, TrainingInterrupted, compiled_updates, loop, train
-from tfmem.training.run_folder import RunFolder, RunFolderError
+from tfmem.training.run_folder import SECONDS, RunFolder, RunFolderError
 
 # 23 updates: the last call is shorter, rows and checkpoints end inside and between calls.
 CONFIG = toy.Config(num_updates=23, updates_per_call=4, log_every=6, eval_every=12, checkpoint_every=8)
@@ -44,7 +44,14 @@ def state_of(path):
     folder = RunFolder(path)
     checkpoint, damaged = folder.restore()
     assert not damaged
-    return folder.metrics_path.read_text(), folder.result()["ours"], checkpoint
+    return metrics_of(path), folder.result()["ours"], checkpoint
+
+
+def metrics_of(path):
+    """Rows of metrics.csv without the seconds."""
+    rows = RunFolder(path).metrics()
+    assert all(row.pop(SECONDS) > 0 for row in rows)
+    return rows
 
 
 def assert_same_run(path, expected):
@@ -74,7 +81,7 @@ def test_a_run_folder_has_it_all(uninterrupted):
     rows = folder.metrics()
     assert [row["update"] for row in rows] == [6, 12, 18, 23]
     assert [set(row) for row in rows] == [
-        {"update", "train/loss", "train/gradient_norm"} | ({"eval/error"} if update in (12, 23) else set())
+        {"update", "seconds", "train/loss", "train/gradient_norm"} | ({"eval/error"} if update in (12, 23) else set())
         for update in (6, 12, 18, 23)
     ]
     result = folder.result()
@@ -82,6 +89,10 @@ def test_a_run_folder_has_it_all(uninterrupted):
     assert result["paper"]["error"] == {"value": 0.25, "source": "Table 9"}
     assert (result["updates"], result["seeds"]) == (23, [0])
     assert result["wall_time_seconds"] > 0
+    assert result["cpu_time_seconds"] > 0
+    seconds = [row[SECONDS] for row in rows]
+    assert sorted(seconds) == seconds
+    assert 0 < seconds[-1] <= result["wall_time_seconds"] + 0.1
     assert {"hardware", "versions", "git_revision"} <= set(result)
     assert {path.name for path in folder.figures.iterdir()} == {"loss.png", "weights.txt"}
     assert tf.saved_model.contains_saved_model(folder.saved_model)

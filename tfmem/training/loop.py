@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tfmem.training.run_folder import Checkpoint, RunFolderError
+from tfmem.training.run_folder import SECONDS, Checkpoint, RunFolderError
 
 try:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -58,8 +58,13 @@ class Loop(abc.ABC):
 
     def __init__(self, folder, schedule, num_updates):
         self.folder, self.schedule, self.num_updates = folder, schedule, num_updates
-        self.update, self.pending, self.wall_before, self.evaluation = 0, {}, 0.0, None
-        self.start = self.last_save = time.monotonic()
+        self.update, self.pending, self.evaluation = 0, {}, None
+        self._begin(0.0, 0.0)
+
+    def _begin(self, wall_before, cpu_before):
+        self.wall_before, self.cpu_before = wall_before, cpu_before
+        self.start, self.cpu_start = time.monotonic(), time.process_time()
+        self.last_save = self.start
 
     @abc.abstractmethod
     def load(self, checkpoint):
@@ -96,17 +101,21 @@ class Loop(abc.ABC):
         if checkpoint:
             self.load(checkpoint)
             self.update, self.pending = checkpoint.update, pending_metrics(checkpoint)
-            self.wall_before = checkpoint.metadata["wall_time"]
+            before = checkpoint.metadata["wall_time"], checkpoint.metadata.get("cpu_time", 0.0)
             if self.update < self.num_updates:
                 self.folder.trim_metrics(self.update, self._stays)
             _say(f"resuming after update {self.update}")
-        self.start = self.last_save = time.monotonic()
+            self._begin(*before)
+        else:
+            self._begin(0.0, 0.0)
 
     def _due(self, every):
         return bool(every) and self.update % every == 0
 
     def _stays(self, column):
         """True for a column that a run of any length has in the row of the present update."""
+        if column == SECONDS:
+            return self._stays("train/") or self._stays("eval/")
         if column.startswith("train/"):  # without pending values its mean would be lost
             return self._due(self.schedule.log_every) or not self.pending
         return self._due(self.schedule.eval_every)
@@ -159,7 +168,7 @@ class Loop(abc.ABC):
                     scores = ", ".join(f"{name} {value:.4g}" for name, value in self.evaluation.items())
                     _say(f"update {self.update}: {scores}")
             if row:
-                self.record(row)
+                self.record({**row, SECONDS: round(self.wall_time(), 3)})
         display.show(self.update)
 
     def _save_is_due(self):
@@ -170,22 +179,27 @@ class Loop(abc.ABC):
         )
 
     def save(self):
-        self.folder.save(pack_checkpoint(self.update, self.arrays(), self.pending, self.wall_time(), self.names))
+        times = self.wall_time(), self.cpu_time()
+        self.folder.save(pack_checkpoint(self.update, self.arrays(), self.pending, *times, self.names))
         self.last_save = time.monotonic()
 
     def wall_time(self):
         """Seconds of training up to here over all resumes; updates lost in a kill are not counted."""
         return self.wall_before + time.monotonic() - self.start
 
+    def cpu_time(self):
+        """Seconds of all threads of the process in training up to here, counted as `wall_time`."""
+        return self.cpu_before + time.process_time() - self.cpu_start
 
-def pack_checkpoint(update, arrays, pending, wall_time, names=None):
+
+def pack_checkpoint(update, arrays, pending, wall_time, cpu_time=0.0, names=None):
     """A run's state after `update` updates as a `Checkpoint`.
 
     Args:
       update: number of updates done.
       arrays: numpy arrays by name, `variables/...` and `carry/...`.
       pending: metrics of the unfinished row, lists by name.
-      wall_time: seconds.
+      wall_time, cpu_time: seconds.
       names: attribute path of each array of `variables/`, by the rest of its name; compared on loading.
 
     Raises:
@@ -197,7 +211,7 @@ def pack_checkpoint(update, arrays, pending, wall_time, names=None):
                 f"{name} holds NaN after update {update}; the last good checkpoint is kept, this one was not saved"
             )
     rest = {f"pending/{name}": np.array(values, np.float64) for name, values in pending.items()}
-    return Checkpoint(update, arrays | rest, {"wall_time": wall_time, "names": names or {}})
+    return Checkpoint(update, arrays | rest, {"wall_time": wall_time, "cpu_time": cpu_time, "names": names or {}})
 
 
 def pending_metrics(checkpoint):

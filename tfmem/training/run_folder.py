@@ -27,6 +27,7 @@ from tfmem.validation import check_range
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{9,})\.npz")
 METADATA = "metadata.json"
+SECONDS = "seconds"  # column of metrics.csv: wall-clock seconds of training up to a row
 
 
 class RunFolderError(Exception):
@@ -225,7 +226,7 @@ class RunFolder:
             return {name: text for (name, text), stay in zip(row.items(), stays, strict=True) if text and stay}
 
         rows = [trimmed(row) for row in self._rows()]
-        rows = [row for row in rows if set(row) > {"update"}]
+        rows = [row for row in rows if set(row) - {"update", SECONDS}]
         if rows:
             self._write_metrics([name for name in self._columns() if any(row.get(name) for row in rows)], rows)
         else:
