@@ -67,7 +67,7 @@ def main(argv=None, modules=None):
 
 def _commands(argv, modules):
     """Classes of the commands; `run` and `compile` take the options of the experiment that is named first."""
-    commands = [List, Run, Evaluate, Play, Import, Export, Report, Compare, Compile, ImportBundle]
+    commands = [List, Run, Evaluate, Play, Import, Export, Report, Results, Compare, Compile, ImportBundle]
     for index, command in enumerate(commands):
         if command not in (Run, Compile) or argv[:1] != [command.__name__.lower()]:
             continue
@@ -253,11 +253,30 @@ class Report:
     """run folders, or folders of them"""
     out: PathArgument = Path("runs/report")
     """folder to write"""
+    record: FlagCreatePairsOff[bool] = False
+    """write the results as data instead, to reproductions/<paper>/results"""
 
     def __call__(self, modules, argv):
+        if self.record:
+            from reproductions.records import record
+
+            for path in record(self.runs, modules):
+                print(f"written: {path}")
+            return
         from reproductions.report import write_report
 
         write_report(self.runs, self.out, modules)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Results:
+    """Make the tables and curves of the pages from recorded results."""
+
+    def __call__(self, modules, argv):
+        from reproductions.records import write_results
+
+        for path in write_results():
+            print(f"written: {path}")
 
 
 @dataclasses.dataclass(kw_only=True)
