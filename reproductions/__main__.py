@@ -67,7 +67,7 @@ def main(argv=None, modules=None):
 
 def _commands(argv, modules):
     """Classes of the commands; `run` and `compile` take the options of the experiment that is named first."""
-    commands = [List, Run, Evaluate, Play, Import, Export, Report, Results, Compare, Compile, ImportBundle]
+    commands = [List, Run, Evaluate, Play, Import, Export, Report, Results, Compare, Sweep, Compile, ImportBundle]
     for index, command in enumerate(commands):
         if command not in (Run, Compile) or argv[:1] != [command.__name__.lower()]:
             continue
@@ -296,6 +296,38 @@ class Compare:
         from reproductions.compare import compare
 
         compare(self.runs, self.out, modules)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Sweep:
+    """Train the cross product of options and seeds, each run in a process; rerun the same command to resume."""
+
+    experiment: ExperimentName
+    preset: PresetName = None
+    parts: Annotated[tuple[str, ...], arg(name="with", metavar="core:NAME")] = ()
+    """another core or task, as of `reproduce run`"""
+    grid: Annotated[tuple[str, ...], arg(metavar="OPTION=VALUE,VALUE ...")] = ()
+    """options of the experiment with their values"""
+    seeds: tuple[int, ...] = (0,)
+    """seeds of each combination"""
+    jobs: int = 1
+    """runs at a time"""
+    metric: str | None = None
+    """score of the picture; by default the first"""
+    out: PathArgument | None = None
+    """folder to write; by default runs/sweeps/<paper>/<experiment>"""
+
+    def __call__(self, modules, argv):
+        from reproductions.sweep import parse_grid, sweep
+
+        grid = parse_grid(self.grid)
+        load(self.experiment, modules)
+        out = self.out or Path("runs/sweeps", self.experiment)
+        try:
+            return sweep(self.experiment, self.preset, self.parts, grid, self.seeds, out, self.jobs, self.metric)
+        except KeyboardInterrupt:
+            print(f"stopped. To resume:\n  reproduce {shlex.join(argv)}", file=sys.stderr)
+            return INTERRUPTED
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -182,6 +182,27 @@ def loss_figure(steps, loss, x_label="environment steps", y_label="loss", title=
     return figure
 
 
+def sweep_figure(lines, x_label, y_label, title=""):
+    """Draw means of a score over the values of an option, with 90 % confidence over seeds.
+
+    Args:
+        lines: {label: {value, a text: scores of the seeds}}; a single line may have the label "".
+    """
+    values = list(dict.fromkeys(value for line in lines.values() for value in line))
+    figure = new_figure(6.4, 4, title)
+    axes = figure.add_subplot()
+    graph_axes(axes, x_label, y_label)
+    for (colour, style), (label, line) in zip(line_styles(), lines.items(), strict=False):
+        x = [values.index(value) for value in line]
+        mean, half = np.array([mean_and_confidence(scores) for scores in line.values()]).T
+        half = np.nan_to_num(half)
+        axes.errorbar(x, mean, half, fmt=style, marker="o", markersize=4, color=colour, capsize=3, label=label)
+    axes.set_xticks(range(len(values)), values)
+    if any(lines):
+        axes.legend(fontsize=SMALL, frameon=False, labelcolor=INK)
+    return figure
+
+
 def cost_figure(panels, title="", rows=1):
     """Draw growing costs on logarithmic axes, in `rows` rows of panels; a model keeps its colour and mark.
 

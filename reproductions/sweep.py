@@ -1,0 +1,182 @@
+"""Command `reproduce sweep`: the cross product of options and seeds, each run in a process, one table and one picture.
+
+    reproduce sweep relational/nth_farthest --preset demo --seeds 1 2 3 --grid core.mem-slots=1,8 core.num-heads=1,8
+
+Runs are `OUT/<options>/seed<N>`, as `reproduce run` makes them. Rerun the same command to resume: finished runs stay
+as they are. The picture has a metric against the first option's values, a line for each combination of the others.
+"""
+
+import collections
+import itertools
+import json
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from reproductions.report import markdown, mean
+from reproductions.runs import UsageError
+from tfmem import plotting
+from tfmem.training.run_folder import RunFolder, RunFolderError, run_result, write_atomically, write_json
+
+
+class Point(NamedTuple):
+    """Run of a sweep: values of the options, in the order of the grid, the seed and the folder."""
+
+    values: tuple[str, ...]
+    seed: int
+    folder: Path
+
+
+def parse_grid(texts):
+    """Parse `OPTION=VALUE,VALUE` texts to `{option: values}`.
+
+    Raises:
+      UsageError: a text has another form, or an option stands there twice.
+    """
+    grid = {}
+    for text in texts:
+        option, _, values = text.partition("=")
+        values = tuple(values.split(","))
+        if not option or not all(values):
+            raise UsageError(f"grid: {text!r}, must be OPTION=VALUE,VALUE")
+        if option in grid or option in ("seed", "preset", "folder"):
+            raise UsageError(f"grid: {text!r}, must be an option of its own that is no seed, preset or folder")
+        if len(set(values)) < len(values):
+            raise UsageError(f"grid: {text!r}, must have different values")
+        grid[option] = values
+    return grid
+
+
+def points(grid, seeds, out):
+    """List the `Point`s of a grid."""
+    found = []
+    for values in itertools.product(*grid.values()):
+        name = "_".join(f"{option}={value}" for option, value in zip(grid, values, strict=True)) or "preset"
+        found += [Point(values, seed, out / name.replace("/", "-") / f"seed{seed}") for seed in seeds]
+    return found
+
+
+def command(experiment, preset, parts, grid, point):
+    """Return the arguments of `reproduce` that train a point; options of a core follow its name."""
+    arguments = ["run", experiment, "--folder", str(point.folder), "--seed", str(point.seed)]
+    arguments += ["--preset", preset] if preset else []
+    chosen, kinds = dict(zip(grid, point.values, strict=True)), [part.partition(":")[0] for part in parts]
+    for kind, part in zip(("", *kinds), ("", *parts), strict=True):
+        arguments += [part] if part else []
+        for option, value in chosen.items():
+            owner = option.partition(".")[0] if "." in option else ""
+            if (owner if owner in kinds else "") == kind:
+                arguments += [f"--{option}", value]
+    return arguments
+
+
+def in_process(arguments, log):
+    """Run `reproduce` in a process of its own, output to a file; returns its status."""
+    with log.open("ab") as file:
+        file.write(f"$ reproduce {shlex.join(arguments)}\n".encode())
+        file.flush()
+        run = [sys.executable, "-m", "reproductions", *arguments]
+        return subprocess.run(run, stdout=file, stderr=file, check=False).returncode
+
+
+def sweep(experiment, preset, parts, grid, seeds, out, jobs, metric=None, run=in_process):
+    """Train all points, then write and print the table and draw the picture.
+
+    Args:
+      experiment, preset, parts: as of `reproduce run`; parts are such as "core:rmc".
+      grid: `{option: values}`, texts.
+      seeds: of each point.
+      out: folder of the runs, of sweep.md and sweep.png.
+      jobs: runs at a time.
+      metric: of the picture; default: the first of the results.
+      run: function of `reproduce`'s arguments and of a log file that returns the status.
+
+    Returns:
+      0, or 1 if a run failed; the others are finished all the same.
+
+    Raises:
+      UsageError: an argument is out of its range.
+      RunFolderError: the folder has another sweep.
+    """
+    if jobs < 1:
+        raise UsageError(f"jobs: {jobs}, must be at least 1")
+    if len(set(seeds)) < len(seeds) or not seeds:
+        raise UsageError(f"seeds: {seeds}, must be different, at least one")
+    about = {"experiment": experiment, "preset": preset, "parts": list(parts), "options": list(grid)}
+    _claim(out / "sweep.json", about)
+    todo = points(grid, seeds, out)
+
+    def train(point):
+        if run_result(RunFolder(point.folder)) is not None:
+            return point, 0
+        point.folder.parent.mkdir(parents=True, exist_ok=True)
+        log = point.folder.with_suffix(".log")
+        status = run(command(experiment, preset, parts, grid, point), log)
+        print(f"{'done' if status == 0 else f'failed, see {log}'}: {point.folder}", file=sys.stderr, flush=True)
+        return point, status
+
+    with ThreadPoolExecutor(jobs, "sweep") as pool:
+        try:
+            statuses = list(pool.map(train, todo))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    finished = [point for point, status in statuses if status == 0]
+    if finished:
+        _write(finished, grid, metric, out)
+    failed = [point for point, status in statuses if status]
+    for point in failed:
+        print(f"failed: {point.folder}; its output is in {point.folder.with_suffix('.log')}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _claim(file, about):
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, about)
+    there = json.loads(file.read_text("utf-8"))
+    if there != about:
+        raise RunFolderError(f"out: {file.parent} has the sweep {there}, must have {about}")
+
+
+def _write(finished, grid, metric, out):
+    scores = collections.defaultdict(lambda: collections.defaultdict(list))
+    for point in finished:
+        for name, value in run_result(RunFolder(point.folder))["ours"].items():
+            scores[point.values][name].append(value)
+    names = list(dict.fromkeys(name for by_name in scores.values() for name in by_name))
+    if metric is None:
+        metric = names[0]
+    if metric not in names:
+        raise UsageError(f"metric: {metric!r}, must be one of {', '.join(names)}")
+    head = (*grid, *names, "seeds")
+    rows = [
+        (*values, *(mean(by_name[n]) if by_name[n] else "-" for n in names), str(max(map(len, by_name.values()))))
+        for values, by_name in scores.items()
+    ]
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=160).print(table)
+    lines = ["# Sweep", "", markdown(head), markdown(["---"] * len(head)), *map(markdown, rows), ""]
+    lines += ["![Sweep](sweep.png)", ""]
+    write_atomically(out / "sweep.md", lambda file: file.write("\n".join(lines).encode()))
+    figure = plotting.sweep_figure(_lines(scores, grid, metric), next(iter(grid), "preset"), metric)
+    figure.savefig(out / "sweep.png", dpi=120)
+    print(f"written: {out / 'sweep.md'} and sweep.png")
+
+
+def _lines(scores, grid, metric):
+    """Values of a metric, `{label: {value of the first option: [of each seed]}}`."""
+    lines = collections.defaultdict(dict)
+    for values, by_name in scores.items():
+        label = ", ".join(f"{option} {value}" for option, value in zip([*grid][1:], values[1:], strict=True))
+        lines[label][values[0] if values else ""] = np.array(by_name[metric])
+    return dict(lines)

@@ -1,0 +1,94 @@
+"""Sweeps: the cross product runs, resumes, reports failures, and ends in a table and a picture."""
+
+import numpy as np
+import pytest
+
+from reproductions.__main__ import main
+from reproductions.runs import UsageError
+from reproductions.sweep import command, in_process, parse_grid, points, sweep
+from tests.reproductions.test_cli import MODULES
+from tfmem.training.run_folder import RunFolder, RunFolderError
+
+GRID = {"width": ("3", "4"), "rate": ("1e-2", "1e-3")}
+
+
+def in_this_process(arguments, log):
+    log.write_text(" ".join(arguments))
+    return main(arguments, MODULES)
+
+
+def run(out, grid=GRID, seeds=(1, 2), **settings):
+    settings = {"metric": None, "run": in_this_process, "jobs": 1, **settings}
+    return sweep("toy/regression", "smoke", (), grid, seeds, out, **settings)
+
+
+def test_the_cross_product_has_a_table_and_a_picture(tmp_path, capsys):
+    assert run(tmp_path / "sweep") == 0
+    folders = sorted(path.parent for path in tmp_path.glob("sweep/*/*/result.json"))
+    assert len(folders) == 8
+    rows = [line for line in (tmp_path / "sweep/sweep.md").read_text().splitlines() if line.startswith("|")]
+    assert rows[0].startswith("| width | rate | error |")
+    errors = [RunFolder(f"{tmp_path}/sweep/width=3_rate=1e-2/seed{seed}").result()["ours"]["error"] for seed in (1, 2)]
+    assert rows[2].startswith(f"| 3 | 1e-2 | {np.mean(errors):.4g} ±")
+    assert len(rows) == 2 + 4
+    assert (tmp_path / "sweep/sweep.png").exists()
+
+
+def test_a_failed_run_is_reported_and_resumed(tmp_path, capsys):
+    called = []
+
+    def failing(arguments, log):
+        called.append(arguments)
+        return 1 if "width=4" in str(log) and len(called) < 4 else in_this_process(arguments, log)
+
+    settings = dict(grid={"width": ("3", "4")}, seeds=(1,), run=failing)
+    assert run(tmp_path, **settings) == 1
+    assert "failed: " in capsys.readouterr().err
+    called += [None] * 4
+    assert run(tmp_path, **settings) == 0
+    assert len(called) == 2 + 4 + 1  # the finished run was left as it is
+    with pytest.raises(RunFolderError, match=r"has the sweep .*'width'.*, must have"):
+        run(tmp_path, grid={"rate": ("1e-2",)})
+
+
+def test_options_follow_the_part_that_they_belong_to(tmp_path):
+    grid = {"core.units": ("3",), "num-updates": ("5",), "task.length": ("2",)}
+    (point,) = points(grid, (1,), tmp_path)
+    arguments = command("supervised", None, ("task:double-copy", "core:lstm"), grid, point)
+    text = " ".join(arguments).replace(str(point.folder), "FOLDER")
+    assert text == (
+        "run supervised --folder FOLDER --seed 1 --num-updates 5 task:double-copy --task.length 2 "
+        "core:lstm --core.units 3"
+    )
+    arguments = command("a/b", "demo", (), grid, point)
+    assert arguments[-6:] == ["--core.units", "3", "--num-updates", "5", "--task.length", "2"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["width"], "grid: 'width', must be OPTION=VALUE,VALUE"),
+        (["width=3,"], "grid: 'width=3,', must be OPTION=VALUE,VALUE"),
+        (["width=3", "width=4"], "must be an option of its own"),
+        (["seed=1,2"], "must be an option of its own that is no seed"),
+        (["width=3,3"], "must have different values"),
+    ],
+)
+def test_bad_grids(texts, message):
+    with pytest.raises(UsageError, match=message):
+        parse_grid(texts)
+
+
+def test_bad_arguments(tmp_path):
+    for settings, message in (
+        ({"jobs": 0}, "jobs: 0, must be at least 1"),
+        ({"seeds": (1, 1)}, r"seeds: \(1, 1\), must be different"),
+        ({"grid": {}, "seeds": (1,), "metric": "wit"}, "metric: 'wit', must be one of error"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(tmp_path / str(settings.get("jobs")), **settings)
+
+
+def test_a_run_in_a_process_of_its_own(tmp_path):
+    assert in_process(["list", "nothing-like-this"], tmp_path / "log") == 2
+    assert "FILTER: 'nothing-like-this', must be" in (tmp_path / "log").read_text()
