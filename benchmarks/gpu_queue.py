@@ -55,6 +55,13 @@ ORDER = (
     ("relational/program_evaluation", "paper", 1.5),
     ("belief_states/random_city", "paper", 1.0),
     ("multigrid/mapping", "paper", 1.0),
+    ("relational/box_world", "paper", 8.0),
+    ("relational/box_world", "paper_conv_lstm", 4.0),
+    ("relational/mini_pacman", "paper", 3.0),
+    ("relational/mini_pacman", "paper_lstm", 2.0),
+    ("metalearned/maze", "paper", 1.0),
+    ("metalearned/maze", "paper_mnm_g", 1.0),
+    ("metalearned/maze", "paper_plastic", 1.0),
 )
 
 

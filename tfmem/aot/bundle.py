@@ -124,7 +124,7 @@ def write_bundle(bundle, path, largest=LARGEST):
             "is neither constant nor a plain random draw that the runner could make itself"
         )
     file = io.BytesIO()
-    np.savez(file, **{name: array.view(_storage(array.dtype)) for name, array in arrays.items()})
+    np.savez_compressed(file, **{name: array.view(_storage(array.dtype)) for name, array in arrays.items()})
     files[INITIAL] = file.getvalue()
     manifest = {
         "format": FORMAT,
