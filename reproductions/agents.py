@@ -8,10 +8,10 @@ from tfmem import plotting
 
 
 def draw_learning_curves(folders, out, score, y_label):
-    """Draw a score of training against episodes, steps of the worlds and seconds; returns the names of the figures.
+    """Draw a score of training against episodes, steps of the worlds and CPU seconds; returns the figures' names.
 
     Runs of one preset are one curve, with the mean and confidence over seeds (Gregor et al. 2019, appendix E). Seconds
-    are those of the whole run, by its updates.
+    are those of all threads over the whole run, by its updates; other work on the machine lengthens them little.
 
     Args:
       folders: `RunFolder`s of finished runs.
@@ -25,9 +25,13 @@ def draw_learning_curves(folders, out, score, y_label):
         for folder in folders:
             rows = [row for row in folder.metrics() if row.get("train/episodes", 0) > 0]
             result = folder.result()
-            factor = result["wall_time_seconds"] / result["updates"] if name == "seconds" else 1.0
+            # Without an ended episode there is nothing to draw; earlier versions did not measure CPU seconds.
+            if not rows or (name == "seconds" and "cpu_time_seconds" not in result):
+                continue
+            factor = result["cpu_time_seconds"] / result["updates"] if name == "seconds" else 1.0
             x, y = np.array([(factor * row[column], row[f"train/{score}"]) for row in rows]).T
             curves[folder.config()["preset"]].append((x, y))
         pictures.append(f"{score}_by_{name}.png")
-        plotting.curves_figure(curves, name, y_label).savefig(out / pictures[-1], dpi=120)
+        x_label = "CPU seconds" if name == "seconds" else name
+        plotting.curves_figure(curves, x_label, y_label).savefig(out / pictures[-1], dpi=120)
     return pictures

@@ -32,7 +32,8 @@ PAPER_CONFIG = _config(
     eval_episodes=256,
 )
 FULL = MiniPacman(viewport=False)
-LSTM = LSTMConfig(units=215)  # Not specified; we use as many weights as the relational memory has
+# Not specified; we use as many weights as the relational memory has; the whole maze is a wider input.
+LSTM, FULL_LSTM = LSTMConfig(units=215), LSTMConfig(units=77)
 # Not specified; we use 1,000 steps (public code: its examples), and a setting in which agents learn in minutes.
 DEMO_CONFIG = dataclasses.replace(
     PAPER_CONFIG,
@@ -60,7 +61,7 @@ PRESETS = {
     "paper": PAPER_CONFIG,
     "paper_lstm": dataclasses.replace(PAPER_CONFIG, core=LSTM),
     "paper_full": dataclasses.replace(PAPER_CONFIG, world=FULL),
-    "paper_full_lstm": dataclasses.replace(PAPER_CONFIG, world=FULL, core=LSTM),
+    "paper_full_lstm": dataclasses.replace(PAPER_CONFIG, world=FULL, core=FULL_LSTM),
     "demo": DEMO_CONFIG,
     "demo_lstm": dataclasses.replace(DEMO_CONFIG, core=LSTMConfig(units=128)),
     "smoke": dataclasses.replace(

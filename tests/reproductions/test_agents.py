@@ -67,8 +67,9 @@ def test_box_worlds_scores_are_also_of_paths_and_distractors():
             assert result[f"solved_{name}_{value}"] == solved[values == value].mean()
 
 
-def test_lstms_of_mini_pacman_have_as_many_weights_as_the_relational_memory():
-    sizes = [made(PACMAN, preset).model.cell.count_params() for preset in ("paper", "paper_lstm")]
+@pytest.mark.parametrize("preset", ["paper", "paper_full"])
+def test_lstms_of_mini_pacman_have_as_many_weights_as_the_relational_memory(preset):
+    sizes = [made(PACMAN, name).model.cell.count_params() for name in (preset, f"{preset}_lstm")]
     assert abs(sizes[1] / sizes[0] - 1) < 0.01
 
 
