@@ -150,6 +150,14 @@ class SonnetCell(keras.layers.Layer):
     def reserve(self, state, num_steps):
         return reserve(self.core, state, num_steps)
 
+    @property
+    def scan(self):
+        return self.core.scan
+
+    @property
+    def scans_masks(self):
+        return self.core.scans_masks
+
     def project_inputs(self, inputs):
         return project_inputs(self.core, inputs)
 
@@ -237,6 +245,14 @@ class KerasCore(RNNCore):
 
     def reserve(self, state, num_steps):
         return reserve(self.cell, state, num_steps)
+
+    @property
+    def scan(self):
+        return self.cell.scan
+
+    @property
+    def scans_masks(self):
+        return self.cell.scans_masks
 
     def __call__(self, inputs, prev_state):
         self._build(inputs)

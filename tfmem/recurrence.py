@@ -112,7 +112,7 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
     Args:
       core: a Sonnet core, a Keras RNN cell, or any callable `(inputs, state) -> (output, next_state)`. Optional
         methods: `project_inputs` runs once on the whole sequence before `step`; `reserve` makes room in the state for
-        the sequence; `scan` replaces the loop (without a mask).
+        the sequence; `scan` replaces the loop (without a mask, unless `scans_masks` is true).
       inputs: nest of time-major tensors [T, B, ...].
       initial_state: nest of tensors [B, ...], with the structure that the core returns.
       sequence_length: number of valid steps, an integer scalar or [B]; later steps give zero outputs and leave the
@@ -139,8 +139,11 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
     num_steps = tf.shape(flat_projected[0])[0] if static_steps is None else static_steps
     batch = flat_projected[0].shape[1] if (flat_projected[0].shape.rank or 0) > 1 else None
     mask = _valid_steps(num_steps, tf.TensorShape([static_steps, batch]), sequence_length, mask)
-    if mask is None and hasattr(core, "scan"):
-        return core.scan(projected, initial_state)
+    if hasattr(core, "scan"):
+        if mask is None:
+            return core.scan(projected, initial_state)
+        if getattr(core, "scans_masks", False):
+            return core.scan(projected, initial_state, mask)
     initial_state = reserve(core, initial_state, num_steps)
     flat_state = [tf.convert_to_tensor(s) for s in tf.nest.flatten(initial_state)]
 

@@ -110,6 +110,17 @@ class Dropped:
     def reserve(self, states, num_steps):
         return reserve(self.cell, states, num_steps)
 
+    @property
+    def scan(self):
+        """The cell's own, if the hidden state keeps all its units."""
+        if self.recurrent is not None:
+            raise AttributeError("scan")
+        return self.cell.scan
+
+    @property
+    def scans_masks(self):
+        return self.cell.scans_masks
+
 
 class DroppedStack:
     """`keras.layers.StackedRNNCells` in training, with one draw of dropout for every cell."""

@@ -37,6 +37,7 @@ import tensorflow as tf
 from tfmem.backend import keras
 from tfmem.cores.controller import MemoryController
 from tfmem.cores.keras_base import linear, tile_batch
+from tfmem.cores.metalearned_scan import MetalearnedScan, Weights, recall_windows, squared_errors
 from tfmem.validation import check_above_zero, check_choice, check_positive, is_integer
 
 
@@ -162,6 +163,8 @@ class MetalearnedMemory(MemoryController):
       ValueError: an argument is out of its range.
     """
 
+    scans_masks = True
+
     def __init__(
         self,
         units,
@@ -286,9 +289,12 @@ class MetalearnedMemory(MemoryController):
         """Meta loss L_t^meta (Eq. 5), [B], of the updated memory on this step's and the recent writes, latest first."""
         keys, values = (tf.reshape(w, [-1, len(self.recall_weights) * self.num_heads, self.word_size]) for w in writes)
         error = squared_error(memory, keys, values, self.output_activation)
-        error = tf.reshape(error, [-1, len(self.recall_weights), self.num_heads])
+        return self.weighted_error(tf.reshape(error, [-1, len(self.recall_weights), self.num_heads]))
+
+    def weighted_error(self, error):
+        """Weight the squared errors [..., recall_delay + 1, H] of a step as in Eq. 5: [...]."""
         weights = tf.constant(self.recall_weights, error.dtype)[:, tf.newaxis]
-        return tf.reduce_sum(weights * error, axis=[1, 2]) * (self.error_scale / self.num_heads)
+        return tf.reduce_sum(weights * error, axis=[-2, -1]) * (self.error_scale / self.num_heads)
 
     def step(self, projected, states, mask=None):
         hidden, cell, vectors = self.control(projected, states.hidden, states.cell, states.read_out, mask)
@@ -304,6 +310,44 @@ class MetalearnedMemory(MemoryController):
                 recent = RecentWrites(writes.keys[:, :-1], writes.values[:, :-1])
             output = MetalearnedOutput(output, self.meta_loss(memory, writes))
         return output, MetalearnedState(hidden, cell, read_out, memory, recent)
+
+    def scan(self, projected, states, valid=None):
+        """All steps of projected inputs [T, B, 4 units]: (outputs [T, B, ...], final state). See `metalearned_scan`.
+
+        `valid`, bool [T, B] or [T, 1]: steps that change the state; the others give zeros. None: all.
+        """
+        if valid is not None:
+            projected = tf.where(valid[..., tf.newaxis], projected, tf.zeros_like(projected))
+        run = MetalearnedScan(
+            self.write == "local",
+            self.num_heads,
+            self.memory_shapes,
+            self.output_activation == "linear",
+            self.read_first,
+            self.error_scale,
+            keras.activations.get(self.feedback_activation),
+        )
+        weights = [
+            self.recurrent_kernel, self.interaction_kernel, self.interaction_bias, self.rate_kernel, self.rate_bias
+        ]  # fmt: skip
+        weights += [self.feedback_kernel, self.feedback_bias] if self.write == "local" else []
+        weights = Weights(*(tf.cast(w, projected.dtype) for w in weights))
+        scanned = run(projected, states, weights, valid, keep_chunks=self.return_meta_loss)
+        output = self.output(scanned.hidden, scanned.read_out)
+        recent = ()
+        if self.return_meta_loss:
+            _, keys, values = (scanned.vectors[:, :, i * self.num_heads : (i + 1) * self.num_heads] for i in range(3))
+            before = states.recent or RecentWrites(*[tf.zeros_like(keys[0][:, tf.newaxis])[:, :0]] * 2)
+            writes, recent = zip(*map(lambda w, b: recall_windows(w, b, valid), (keys, values), before), strict=True)
+            recent = RecentWrites(*recent) if self.recall_delay else ()
+            error = squared_errors(scanned.chunks, *writes, self.output_activation == "linear")
+            output = MetalearnedOutput(output, self.weighted_error(error))
+        if valid is not None:
+            output = tf.nest.map_structure(
+                lambda o: tf.where(valid[..., tf.newaxis] if o.shape.rank == 3 else valid, o, tf.zeros_like(o)), output
+            )
+        state = MetalearnedState(scanned.hidden[-1], scanned.cell, scanned.read_out[-1], scanned.memory, recent)
+        return output, state
 
     def get_config(self):
         return {
