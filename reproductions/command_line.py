@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Union
@@ -28,6 +29,8 @@ def expanded(text):
         raise UsageError(f"path: {text!a}, must be {encoding} text; LC_ALL=C.UTF-8 allows all") from None
     return Path(os.path.expanduser(text))
 
+
+NESTED = re.compile(r"^__tyro-dummy-inner__[\w.-]*: ")  # tyro's name of a nested configuration, before its error
 
 PathArgument = Annotated[
     Path,
@@ -109,6 +112,7 @@ def _message(said, command, argv):
     lines = itertools.dropwhile(lambda line: not line.strip("-"), lines)
     message = " ".join(itertools.takewhile(lambda line: line.strip("-"), lines))
     message = message.removeprefix("Error parsing ").removeprefix("Config: ").removeprefix(": ").rstrip(".")
+    message = NESTED.sub("", message)
     if not dataclasses.is_dataclass(getattr(command, "config", None)):
         return message
     options = [field.name for field in dataclasses.fields(command) if field.default is not dataclasses.MISSING]

@@ -112,6 +112,18 @@ def test_only_agents_have_episodes(tmp_path, capsys):
     assert "must be the run of an agent; metalearned/double_copy has none" in capsys.readouterr().err
 
 
+def test_wrong_arguments_are_refused_in_one_line(capsys):
+    for options, message in (
+        (["--num-worlds", "0"], "num_worlds: 0, must be at least 1"),
+        (["--world.side", "8"], "side: 8, must be odd; see `reproduce run --help`"),
+        (["--objective.discount", "2"], "discount: 2.0, must be from 0 to 1; see `reproduce run --help`"),
+    ):
+        assert main(["run", MAZE, "--preset", "smoke", *options]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert f"reproduce: error: {message}" in said
+
+
 def test_agents_without_memory_and_with_any_core_by_name(tmp_path):
     run = ["run", BOX_WORLD, "--preset", "smoke", "--num-updates", "2", "--folder"]
     for name, core in (("none", ["core:none"]), ("lstm", ["core:lstm", "--core.units", "4"])):
