@@ -8,11 +8,13 @@ evaluation, `episode_return`, is the sum over one episode.
 import dataclasses
 import math
 
+import numpy as np
+
 from reproductions.agents import draw_learning_curves
 from reproductions.metalearned.figures import maze_episode_figure
 from tfmem.backend import keras
 from tfmem.cores.config import LSTMConfig, MetalearnedMemoryConfig, PlasticRNNConfig
-from tfmem.envs.grid.goal_maze import GoalMaze
+from tfmem.envs.grid.goal_maze import GOAL_REWARD, WALL_REWARD, GoalMaze
 from tfmem.rl import AgentConfig, AgentExperiment, Objective
 
 
@@ -133,9 +135,38 @@ class Experiment(AgentExperiment):
             agent.cell.w.assign(keras.random.uniform(agent.cell.w.shape, 0.0, 0.01))  # MAZE: positive
         return agent
 
+    def result(self, evaluation):
+        return {**super().result(evaluation), "known_goal_episode_return": known_goal_return(self.world)}
+
     def figures(self, folder):
         super().figures(folder)
         maze_episode_figure(self.play(), self.world).savefig(folder / "episode.png", dpi=120)
+
+
+def known_goal_return(world):
+    """Compute the mean return of the shortest ways to the goal, which only an agent that knows it can take.
+
+    Moved onto the goal, such an agent bumps into a wall beside it, or steps aside and back.
+    """
+    side, walls, free = world.side, world.walls(), world.free_cells()
+    ways = (-side, side, -1, 1)
+    returns = []
+    for goal in free:
+        steps, reached = {int(goal): 0}, [int(goal)]
+        for cell in reached:  # grows: breadth first
+            for beside in (cell + way for way in ways):
+                if not walls.flat[beside] and beside not in steps:
+                    steps[beside] = steps[cell] + 1
+                    reached.append(beside)
+        bumps = any(walls.flat[goal + way] for way in ways)
+        steps[int(goal)], on_goal = (1, GOAL_REWARD + WALL_REWARD) if bumps else (2, GOAL_REWARD)
+        gains = {cell: on_goal if cell == goal else GOAL_REWARD for cell in steps}
+        left = [0.0]  # expected return from a random cell, by steps left
+        for number in range(1, world.max_steps + 1):
+            left.append(np.mean([gains[c] + left[number - n] if n <= number else 0.0 for c, n in steps.items()]))
+        start = side**2 // 2
+        returns.append(gains[start] + left[world.max_steps - steps[start]])
+    return float(np.mean(returns))
 
 
 def compare(folders, out):

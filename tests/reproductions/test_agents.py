@@ -12,6 +12,8 @@ from PIL import Image
 from reproductions import load_experiment
 from reproductions.__main__ import main
 from reproductions.metalearned.figures import maze_episode_figure
+from reproductions.metalearned.maze import known_goal_return
+from tfmem.envs.grid.goal_maze import GoalMaze
 from tfmem.optimizers import SonnetAdam
 
 MAZE, BOX_WORLD, PACMAN = "metalearned/maze", "relational/box_world", "relational/mini_pacman"
@@ -145,3 +147,21 @@ def test_the_maze_figure_joins_ways_at_the_goal():
         [line.get_xydata().tolist() for line in axes.lines if len(line.get_xydata()) > 1] for axes in (first, later)
     ]
     assert ways == [[[[2, 2], [2, 1], [1, 1]]], [[[1, 3], [1, 2], [1, 2]]]]
+
+
+@pytest.mark.parametrize(("side", "steps"), [(5, 7), (7, 30)])
+def test_no_policy_has_more_than_the_known_goal_return(side, steps):
+    """Value iteration over all actions in numpy."""
+    world, returns = GoalMaze(side=side, max_steps=steps), []
+    walls, free = world.walls().reshape(-1), world.free_cells()
+    for goal in free:
+        values = np.zeros(side**2)
+        for _ in range(steps):
+            moved = free[:, None] + np.array([-side, side, -1, 1])
+            blocked = walls[moved]
+            moved = np.where(blocked, free[:, None], moved)
+            found = moved == goal
+            best = (-0.1 * blocked + 10.0 * found + np.where(found, values[free].mean(), values[moved])).max(axis=1)
+            values[free] = best
+        returns.append(values[side**2 // 2])
+    np.testing.assert_allclose(known_goal_return(world), np.mean(returns), rtol=1e-3)

@@ -180,5 +180,6 @@ class AgentExperiment(training.Experiment):
         return play(self.model, self.world, self.unseen_levels, EVALUATION_SEED + 1 + number, uses_xla(self.config))
 
     def figures(self, folder):
-        """Draw curves of the scores, and an episode's pictures."""
-        self.draw_curves(folder, [name for name in ("episode_return", "episode_length", "solved", "mean_rho")])
+        """Draw curves of the scores."""
+        names = ["episode_return", "episode_length", "mean_rho"] + ["solved"] * self.reports_solved
+        self.draw_curves(folder, names)
