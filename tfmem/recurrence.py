@@ -5,6 +5,7 @@ import types
 
 import tensorflow as tf
 
+from tfmem import weight_gradients
 from tfmem.backend import keras
 
 
@@ -171,7 +172,7 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
         return stacked, tf.nest.pack_sequence_as(initial_state, flat_state)
 
     # Tracing one step outside the loop gives the output's structure; XLA and grappler drop it as dead code.
-    with tf.GradientTape() as reads:
+    with tf.GradientTape() as reads, weight_gradients.recording() as trial:
         template, _ = run(0, [p[0] for p in flat_projected], flat_state)
     flat_template = tf.nest.flatten(template)
     core = with_reads(core, reads.watched_variables())
@@ -189,7 +190,10 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
         for o in flat_template
     ]
 
-    def body(t, sources, sinks, flat_state):
+    maps = trial.maps
+    collectors = [weight_gradients.lists(found, num_steps, static_steps) for found in maps]
+
+    def body(t, sources, collectors, sinks, flat_state):
         popped = [
             tf.raw_ops.TensorListPopBack(
                 input_handle=source, element_shape=_list_shape(p.shape[1:]), element_dtype=p.dtype
@@ -197,15 +201,19 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
             for source, p in zip(sources, flat_projected, strict=True)
         ]
         steps = [_with_shape(x, p.shape[1:]) for (_, x), p in zip(popped, flat_projected, strict=True)]
-        output, next_state = run(t, steps, flat_state)
+        collected = [weight_gradients.pop(pair, found) for pair, found in zip(collectors, maps, strict=True)]
+        with weight_gradients.in_loop(maps, [elements for _, elements in collected]):
+            output, next_state = run(t, steps, flat_state)
         sinks = [
             tf.raw_ops.TensorListPushBack(input_handle=sink, tensor=o)
             for sink, o in zip(sinks, tf.nest.flatten(output), strict=True)
         ]
-        return t + 1, [source for source, _ in popped], sinks, _gradients_apart(next_state, flat_state)
+        left = [source for source, _ in popped], [pair for pair, _ in collected]
+        return t + 1, *left, sinks, _gradients_apart(next_state, flat_state)
 
-    _, _, sinks, flat_state = tf.while_loop(
-        lambda t, *_: t < num_steps, body, (0, sources, sinks, flat_state), maximum_iterations=static_steps
+    loop_variables = (0, sources, collectors, sinks, flat_state)
+    *_, sinks, flat_state = tf.while_loop(
+        lambda t, *_: t < num_steps, body, loop_variables, maximum_iterations=static_steps
     )
     outputs = [
         _with_shape(
@@ -238,10 +246,10 @@ class _Read:
     """Stand-in for a variable whose value is a tensor read before; all other attributes are the variable's."""
 
     def __init__(self, variable, tensor):
-        self._variable, self._tensor = variable, tensor
+        self.stands_for, self._tensor = variable, tensor
 
     def __getattr__(self, name):
-        return getattr(self._variable, name)
+        return getattr(self.stands_for, name)
 
     def __tf_tensor__(self, dtype=None, name=None):
         return tf.convert_to_tensor(self._read(), dtype, name=name)
@@ -256,8 +264,8 @@ class _KerasRead(_Read):
     """Stand-in for a Keras variable, which a layer's dtype policy may cast at each read."""
 
     def _read(self):
-        with keras.StatelessScope(state_mapping=[(self._variable, self._tensor)]):
-            return self._variable.value
+        with keras.StatelessScope(state_mapping=[(self.stands_for, self._tensor)]):
+            return self.stands_for.value
 
     value = property(_read)
 

@@ -15,6 +15,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from tfmem.recurrence import checked_inputs, same_batch
+from tfmem.weight_gradients import product
 
 LOW_PRECISION = (tf.bfloat16, tf.float16)
 
@@ -87,12 +88,11 @@ def check_features(inputs, size, argument="inputs"):
         raise ValueError(f"{argument}: shape {inputs.shape}, must have a last axis of {size}")
 
 
-def matmul(x, w):
-    """Compute `x w` on the last axis of `x`, in its dtype."""
+def matmul(x, w, b=None):
+    """Compute `x w + b` on the last axis of `x`, in its dtype; `b` None: no bias."""
     check_features(x, w.shape[0])
-    w = tf.cast(w, x.dtype)
     if x.shape.rank == 2:
-        return tf.matmul(x, w)
+        return product(x, w, b)
     # One product of matrices: the gradient of a batched matmul stores an array of the size of `w` per leading index.
     # That of tensordot does not compile in a loop if the batch was unknown at trace time.
     leading = x.shape[:-1].as_list()
@@ -100,9 +100,9 @@ def matmul(x, w):
         shape = tf.concat([tf.shape(x)[:-1], [w.shape[1]]], axis=0)
     else:
         shape = [-1 if size is None else size for size in leading] + [w.shape[1]]
-    product = tf.reshape(tf.matmul(tf.reshape(x, [-1, w.shape[0]]), w), shape)
-    product.set_shape([*leading, w.shape[1]])
-    return product
+    outputs = tf.reshape(product(tf.reshape(x, [-1, w.shape[0]]), w, b), shape)
+    outputs.set_shape([*leading, w.shape[1]])
+    return outputs
 
 
 class Linear(snt.Module):
@@ -132,8 +132,7 @@ class Linear(snt.Module):
 
     def __call__(self, inputs):
         self.initialize(inputs.shape[-1], inputs.dtype)
-        outputs = matmul(inputs, self.w)
-        return tf.nn.bias_add(outputs, tf.cast(self.b, inputs.dtype)) if self.with_bias else outputs
+        return matmul(inputs, self.w, self.b if self.with_bias else None)
 
 
 class SplitLinear(snt.Module):
@@ -163,7 +162,7 @@ class SplitLinear(snt.Module):
 
     def project(self, x):
         """Compute the product of `x` [..., input_size], with the bias."""
-        return matmul(x, self.w_i) + tf.cast(self.b, x.dtype)
+        return matmul(x, self.w_i, self.b)
 
     def __call__(self, projected, s):
         return projected + matmul(s, self.w_s)

@@ -187,8 +187,7 @@ class Cell(Options, keras.layers.Layer):
 
 def linear(inputs, kernel, bias=None):
     """Compute `inputs kernel + bias` on the last axis, in the dtype of the inputs."""
-    outputs = matmul(inputs, kernel)
-    return outputs if bias is None else outputs + tf.cast(bias, inputs.dtype)
+    return matmul(inputs, kernel, bias)
 
 
 def tile_batch(variable, batch_size, dtype):
