@@ -1,8 +1,8 @@
 """Gradients of weights after a loop: one product for all steps instead of a product and a sum in every step.
 
-A loop over time that multiplies x_t by a weight W has the gradient dW = Σ_t x_tᵀ dy_t. Differentiated step by step, each
-step writes a matrix of W's size and adds it to the sum, which costs more than the step's own products where a batch has
-few rows. Stacked over time it is one product:
+A loop over time that multiplies x_t by a weight W has the gradient dW = Σ_t x_tᵀ dy_t. Differentiated step by step,
+each step writes a matrix of W's size and adds it to the sum. Where a batch has few rows, this costs more than the
+step's own products. Stacked over time it is one product:
 
     dW = [x_1; ...; x_T]ᵀ [dy_1; ...; dy_T]
 
@@ -90,8 +90,8 @@ def product(x, weight, bias=None):
     faster: it stays in a processor's cache, and x_t and dy_t cost more to collect.
     """
     scope = getattr(_current, "scope", None)
-    known = scope is not None and not tf.executing_eagerly() and x.graph is scope.graph
-    if known and x.shape.is_fully_defined() and _is_large(weight.shape, x.shape[0]):
+    in_scope = scope is not None and tf.compat.v1.get_default_graph() is scope.graph  # not in a branch of the step
+    if in_scope and x.shape.is_fully_defined() and _is_large(weight.shape, x.shape[0]):
         key = _key(weight), None if bias is None else _key(bias)
         if all(part is not False for part in key):
             return scope.product(x, key, weight, bias)
