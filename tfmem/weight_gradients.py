@@ -152,7 +152,7 @@ def lists(found, num_steps, static_steps):
                 for handle, shape in zip(collected, shapes, strict=True)
             )
             d_weight = tf.matmul(x, dy, transpose_a=True)
-            return d_weight if found.bias is None else (d_weight, tf.reduce_sum(dy, 0))
+            return d_weight if found.bias is None else (d_weight, tf.raw_ops.BiasAddGrad(out_backprop=dy))
 
         return [
             tf.raw_ops.TensorListReserve(element_shape=shape, num_elements=num_steps, element_dtype=found.weight.dtype)
