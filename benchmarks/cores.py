@@ -6,7 +6,8 @@
 
 A training step is the unrolled core, a loss, its gradient and Adam. `LSTM` is the time of the same step with a
 `keras.layers.LSTM` of equal parameters. `of rate` is the fraction of the machine's rate of matrix products; it counts
-three times the forward step's FLOPs by TensorFlow. The RMC's peer has the public code's order of work: it projects the
+three times the forward step's FLOPs by TensorFlow. The LSTMs' peer sums the gradients of its weights in every step, as
+the loop's derivative does (`tfmem.weight_gradients`). The RMC's peer has the public code's order of work: it projects the
 input step by step and attends to it as one more row of the memory. For scale, the public originals on two cores that
 multiply matrices at 450 GFLOP/s with TF 2.21's kernels take: RMC 1.89 s and 2.38 s, DNC 0.33 s. Every point runs in a
 separate process, so that peak memory is its own.
@@ -55,6 +56,12 @@ SETTINGS = {
     "kanerva": dict(
         core=KanervaConfig(hidden_size=512, memory_size=32, word_size=512), features=256, batch=16, steps=20, mlp=0
     ),
+    "rmc_agent": dict(
+        core=RelationalMemoryConfig(mem_slots=8, head_size=32, num_heads=4), features=64, batch=32, steps=20, mlp=0
+    ),
+    "lstm_256": dict(core=LSTMConfig(units=256, num_layers=1), features=64, batch=16, steps=20, mlp=0),
+    "lstm_512": dict(core=LSTMConfig(units=512, num_layers=1), features=64, batch=16, steps=20, mlp=0),
+    "lstm_1024": dict(core=LSTMConfig(units=1024, num_layers=1), features=64, batch=16, steps=20, mlp=0),
 }  # fmt: skip
 _MNM = MetalearnedMemoryConfig(units=100, num_heads=4, memory_size=32, word_size=32, write="gradient")
 GROWN = {
@@ -149,13 +156,18 @@ def public_rmc(setting):
 def measure(changed, kind, repeats, xla):
     """Measure a training step of "tfmem", of the "lstm" of equal parameters or of the "public" order of work.
 
-    `changed` holds the arguments of `setting_of`.
+    "every_step" is tfmem with the gradients of weights summed in every step of the loop. `changed` holds the arguments
+    of `setting_of`.
     """
     import numpy as np
     import tensorflow as tf
 
+    from tfmem import weight_gradients
     from tfmem.models.sequence import Head
     from tfmem.recurrence import unroll
+
+    if kind == "every_step":
+        weight_gradients.LEAST_SHARE = math.inf
 
     setting = setting_of(*changed)
     batch, steps, features = (setting[k] for k in ("batch", "steps", "features"))
@@ -176,7 +188,7 @@ def measure(changed, kind, repeats, xla):
         outputs = tf.nest.flatten(outputs)[0]
         return tf.transpose(tf.reshape(outputs, [steps, batch, -1]), [1, 0, 2])
 
-    if kind == "tfmem":
+    if kind in ("tfmem", "every_step"):
         flops = forward_flops(core, start, inputs)
     elif kind == "lstm":
         layer = lstm_of(parameters, features)
@@ -242,12 +254,14 @@ def at_paper_sizes(arguments, rate):
         if name in PUBLIC:
             ratio = ours["seconds"] * rate / (PUBLIC[name] * PUBLIC_RATE)
             print(f"{'':10s} at equal rates {ratio:.2f} of the public original's {PUBLIC[name]} s", flush=True)
-        if isinstance(setting["core"], RelationalMemoryConfig):
-            peer = in_process(__file__, [name], "public", repeats, arguments.xla)
+        peers = {RelationalMemoryConfig: ("public", "the public order of work")}
+        peers[LSTMConfig] = "every_step", "gradients of weights summed in every step"
+        if type(setting["core"]) in peers:
+            kind, title = peers[type(setting["core"])]
+            peer = in_process(__file__, [name], kind, repeats, arguments.xla)
             print(
                 f"{'':10s} {ours['seconds'] / peer['seconds']:.2f} of the time and "
-                f"{ours['gigabytes'] / peer['gigabytes']:.2f} of the memory of the public order of work "
-                f"({peer['seconds']:.3f} s)",
+                f"{ours['gigabytes'] / peer['gigabytes']:.2f} of the memory of {title} ({peer['seconds']:.3f} s)",
                 flush=True,
             )
 
