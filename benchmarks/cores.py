@@ -7,10 +7,10 @@
 A training step is the unrolled core, a loss, its gradient and Adam. `LSTM` is the time of the same step with a
 `keras.layers.LSTM` of equal parameters. `of rate` is the fraction of the machine's rate of matrix products; it counts
 three times the forward step's FLOPs by TensorFlow. The LSTMs' peer sums the gradients of its weights in every step, as
-the loop's derivative does (`tfmem.weight_gradients`). The RMC's peer has the public code's order of work: it projects the
-input step by step and attends to it as one more row of the memory. For scale, the public originals on two cores that
-multiply matrices at 450 GFLOP/s with TF 2.21's kernels take: RMC 1.89 s and 2.38 s, DNC 0.33 s. Every point runs in a
-separate process, so that peak memory is its own.
+the loop's derivative does (`tfmem.weight_gradients`). The RMC's peer has the public code's order of work: it projects
+the input step by step and attends to it as one more row of the memory. For scale, the public originals on two cores
+that multiply matrices at 450 GFLOP/s with TF 2.21's kernels take: RMC 1.89 s and 2.38 s, DNC 0.33 s. Every point runs
+in a separate process, so that peak memory is its own.
 """
 
 import argparse
