@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tests.aot.experiments import tensorflow_losses
 from tests.aot.support import aot, losses
+from tests.rl.worlds import Cue
 from tests.support import small_cores
 from tests.training.test_trainer import Crash, assert_same_run, state_of
 from tfmem.aot.bundle import write_bundle
@@ -17,6 +18,7 @@ from tfmem.envs.grid.box_world import BoxWorld
 from tfmem.envs.grid.goal_maze import GoalMaze
 from tfmem.envs.grid.mini_pacman import MiniPacman
 from tfmem.rl import AgentConfig, AgentExperiment, ConvTorsoConfig, MLPTorsoConfig, Objective
+from tfmem.rl.play import play
 from tfmem.training import TrainingDivergedError, UpdateError, config_fields, config_from_fields, train
 from tfmem.training.run_folder import RunFolder
 
@@ -268,3 +270,8 @@ def test_a_play_is_an_episode_of_the_world(world):
     if isinstance(world, GoalMaze):
         np.testing.assert_array_equal(played.states.reward[1:], played.rewards)
         np.testing.assert_array_equal(played.states.steps, np.arange(7))
+
+
+def test_only_grid_worlds_are_played():
+    with pytest.raises(ValueError, match="world: Cue, must be a tfmem.envs.grid.base.GridWorld"):
+        play(None, Cue(), (), 0)

@@ -36,7 +36,12 @@ def play(agent, world, levels, seed, jit_compile=False):
 
     Returns:
       A `Play`.
+
+    Raises:
+      ValueError: the world has no pictures, or no step without the next episode's beginning.
     """
+    if not (hasattr(world, "advance") and hasattr(world, "picture")):
+        raise ValueError(f"world: {type(world).__name__}, must be a tfmem.envs.grid.base.GridWorld")
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def step(number, actor):
