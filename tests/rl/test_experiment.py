@@ -273,5 +273,5 @@ def test_a_play_is_an_episode_of_the_world(world):
 
 
 def test_only_grid_worlds_are_played():
-    with pytest.raises(ValueError, match="world: Cue, must be a tfmem.envs.grid.base.GridWorld"):
+    with pytest.raises(ValueError, match=r"world: Cue, must be a tfmem\.envs\.grid\.base\.GridWorld"):
         play(None, Cue(), (), 0)
