@@ -13,7 +13,7 @@ An experiment module has
     SIGNATURES             of its SavedModel, if they are not {"step", "sequence"}
     compare                function of run folders and a folder: draws the experiment's own figures for `reproduce
                            compare`, returns their names
-    run_name               function of a Config: name of its run's folder; by default the preset's
+    run_name               function of a preset's name and a Config: name of its run's folder; by default the preset's
 
 `reproduce list` reads docstring, PRESETS' keys, DATASETS and STATUS from the text: they must be literals.
 

@@ -143,7 +143,7 @@ class Run:
         from tfmem.training import TrainingDivergedError, TrainingInterrupted, UpdateError, train
 
         preset, _ = _preset(module, self.experiment, self.preset)
-        name = module.run_name(config) if hasattr(module, "run_name") else preset
+        name = module.run_name(preset, config) if hasattr(module, "run_name") else preset
         folder = self.folder or Path("runs", self.experiment, name, f"seed{config.seed}")
         again = "reproduce " + shlex.join(argv)
         try:
@@ -229,10 +229,10 @@ class Export:
 
 @dataclasses.dataclass(kw_only=True)
 class Play:
-    """Write an episode of a run's agent on an unseen level as GIF and mp4."""
+    """Write an episode of a run's agent on a level of evaluations as GIF and mp4."""
 
     run: RunPath
-    out: PathArgument = Path("runs/play")
+    out: Annotated[PathArgument | None, arg(metavar="PATH", help_behavior_hint="(default: RUN/play)")] = None
     """folder to write"""
     episode: int = 0
     """number that selects the level and the agent's draws"""
@@ -242,7 +242,7 @@ class Play:
     def __call__(self, modules, argv):
         from reproductions.play import write_episode
 
-        write_episode(self.run, self.out, self.episode, self.fps, modules)
+        write_episode(self.run, self.out or self.run / "play", self.episode, self.fps, modules)
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -74,10 +74,9 @@ SIGNATURES = {"step", "initial_state"}
 
 class Experiment(AgentExperiment):
     name = "gymnasium"
-    reports_solved = False  # rules end an episode by success or by failure
 
 
-def run_name(config):
-    """Name of a run's folder: the environment and the core."""
+def run_name(preset, config):
+    """Name of a run's folder: the preset, the environment and the core."""
     core = "none" if config.core is None else type(config.core).__name__.removesuffix("Config")
-    return f"{config.world.id.split(':')[-1].replace('/', '-')}-{core}"
+    return f"{preset}-{config.world.id.split(':')[-1].replace('/', '-')}-{core}"

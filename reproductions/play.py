@@ -7,7 +7,7 @@ PIXELS = 320  # of the longer side, about
 
 
 def write_episode(run, out, number, fps, modules):
-    """Write an episode of a run's agent on an unseen level to `out`/episode_<number>.gif and .mp4.
+    """Write an episode of a run's agent on a level of evaluations to `out`/episode_<number>.gif and .mp4.
 
     Args:
       run: run folder.

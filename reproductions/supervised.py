@@ -55,6 +55,6 @@ STATUS = "-"
 Experiment = SupervisedExperiment
 
 
-def run_name(config):
+def run_name(preset, config):
     """Name of a run's folder: the task and the core."""
     return "-".join(type(part).__name__.removesuffix("Config") for part in (config.task, config.core))

@@ -54,8 +54,8 @@ def maze_episode_figure(play, world):
     figure = plotting.new_figure(9, 3.6, f"reward {play.rewards.sum():.1f}")
     first, later, total = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
     for axes, title, shown in (
-        (first, f"until the first goal: {len(ways[0]) - 1} steps", ways[:1]),
-        (later, f"afterwards: {len(ways) - 1} ways", ways[1:]),
+        (first, f"until the first goal: {len(ways[0]) - 1} steps" if len(arrivals) else "goal not reached", ways[:1]),
+        (later, f"afterwards: goal reached {max(len(arrivals) - 1, 0)} times", ways[1:]),
     ):
         axes.imshow(world.walls(), cmap="Greys", vmin=0, vmax=1.4)
         plotting.bare_axes(axes, title)

@@ -8,6 +8,7 @@ of unseen levels, with actions drawn from the policy: `solved` is the share in w
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 
 from reproductions.agents import draw_learning_curves
 from tfmem.cores.config import ConvLSTMConfig, LSTMConfig, RelationalMemoryConfig
@@ -117,15 +118,16 @@ class Experiment(AgentExperiment):
     name = "relational/box_world"
 
     def result(self, evaluation):
-        solved, levels, scores = self.episodes().solved, self.start_levels(), {}
+        solved, levels, scores = self.episodes().solved, self.unseen_levels, {}
         for name, values in (("path", levels.path_length), ("distractors", levels.num_distractors)):
+            values = values.numpy()
             scores |= {f"solved_{name}_{value}": solved[values == value].mean() for value in np.unique(values)}
         return {**super().result(evaluation), **scores}
 
     def figures(self, folder):
         """Draw curves, and the unseen level with the most boxes as in Figure 9."""
         super().figures(folder)
-        levels = self.world.levels(64, 0)
+        levels = tf.nest.map_structure(lambda leaf: leaf.numpy(), self.unseen_levels)
         most = int(np.argmax(levels.path_length + levels.num_distractors))
         level_figure(levels, most).savefig(folder / "level.png", dpi=120)
 

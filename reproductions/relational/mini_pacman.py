@@ -28,8 +28,9 @@ def _config(like, **changes):
 PAPER_CONFIG = _config(
     box_world.PAPER_CONFIG,
     world=MiniPacman(),  # Not specified: mode and limit; we use "regular" and the public code's 3,000 steps
-    num_levels=16_384,  # layouts of pills, player and ghosts
-    eval_episodes=256,
+    num_updates=781_250,  # Not specified; we use BoxWorld's 10^9 steps
+    num_levels=16_384,  # layouts of pills, player and ghosts. Not specified; we use 16,384
+    eval_episodes=256,  # Not specified; we use 256
 )
 FULL = MiniPacman(viewport=False)
 # Not specified; we use as many weights as the relational memory has; the whole maze is a wider input.
@@ -90,7 +91,6 @@ class Experiment(AgentExperiment):
     """Mini Pacman."""
 
     name = "relational/mini_pacman"
-    reports_solved = False  # the rules end an episode where a ghost catches the player
 
 
 def compare(folders, out):

@@ -61,10 +61,10 @@ def test_an_update_of_the_maze_is_an_episode():
 
 def test_box_worlds_scores_are_also_of_paths_and_distractors():
     experiment = made(BOX_WORLD, "demo", jit_compile=False)
-    levels, solved = experiment.start_levels(), np.array([1.0, 0.0, 1.0, 1.0])
+    levels, solved = experiment.unseen_levels, np.array([1.0, 0.0, 1.0, 1.0])
     experiment.episodes = lambda: type("Episodes", (), {"solved": solved})
     result = experiment.result({"episode_return": 0.0})
-    for name, values in (("path", levels.path_length), ("distractors", levels.num_distractors)):
+    for name, values in (("path", levels.path_length.numpy()), ("distractors", levels.num_distractors.numpy())):
         for value in np.unique(values):
             assert result[f"solved_{name}_{value}"] == solved[values == value].mean()
 
@@ -73,6 +73,13 @@ def test_box_worlds_scores_are_also_of_paths_and_distractors():
 def test_lstms_of_mini_pacman_have_as_many_weights_as_the_relational_memory(preset):
     sizes = [made(PACMAN, name).model.cell.count_params() for name in (preset, f"{preset}_lstm")]
     assert abs(sizes[1] / sizes[0] - 1) < 0.01
+
+
+def test_every_goal_of_the_maze_is_equally_likely():
+    for config in MAZE.PRESETS.values():
+        assert config.num_levels == config.world.num_levels
+        goals = np.bincount(config.world.levels(config.eval_episodes, 7).goal)
+        assert len(set(goals[goals > 0])) == 1 or config.eval_episodes < config.num_levels
 
 
 def test_runs_are_compared_evaluated_and_played(tmp_path, capsys):

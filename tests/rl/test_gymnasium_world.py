@@ -77,7 +77,7 @@ def test_records_equal_a_numpy_loop(arguments):
     world = GymnasiumWorld("tests/Cue-v0", arguments=arguments)
     agent, actor = built(world), None
     run = tf.function(lambda actor, *drawn: rollout(agent, world, (), actor, *drawn), autograph=False)
-    actor = initial_actor_state(agent, world, (), 4, tf.constant([SEED, 0], tf.int64), keep_last=True)
+    actor = initial_actor_state(agent, world, (), 4, world.draw([SEED, 0], 4), keep_last=True)
     records = []
     for number in range(3):
         actor, record = run(actor, *draws(SEED, tf.constant(number, tf.int64), 5, 4))
@@ -136,6 +136,15 @@ def test_a_state_without_its_environment_begins_anew_truncated():
     place, result = step(world, place)
     np.testing.assert_array_equal(result.truncated, [False, False])
     np.testing.assert_array_equal(result.observation[:, 1], [1, 1])
+
+
+def test_two_runs_of_one_seed_are_refused():
+    world = GymnasiumWorld("tests/Cue-v0", arguments='{"steps": 8}')
+    first, _ = world.reset((), world.draw([SEED, 11], 2))
+    first, _ = step(world, first)
+    other = first._replace(steps=first.steps + 2)
+    with pytest.raises(RuntimeError, match="two runs of one seed step these environments"):
+        step(world, other)
 
 
 def test_evaluations_repeat_and_leave_training_alone():
@@ -197,13 +206,22 @@ def crashing(experiment, at):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"id": "Nothing-v0"}, "id: 'Nothing-v0', must be an environment that Gymnasium makes"),
-        ({"id": "no_module:Nothing-v0"}, "id: 'no_module:Nothing-v0', must be an environment that Gymnasium makes"),
+        ({"id": "Nothing-v0"}, "id: 'Nothing-v0' with arguments {}, must be an environment that Gymnasium makes"),
+        (
+            {"id": "no_module:Nothing-v0"},
+            "id: 'no_module:Nothing-v0' with arguments {}, must be an environment that Gymnasium makes",
+        ),
         ({"id": "Pendulum-v1"}, r"id: 'Pendulum-v1' with actions Box.*, must have integers from 0"),
-        ({"id": "tests/Endless-v0"}, "max_episode_steps: 0, must be at least 1: 'tests/Endless-v0' has no limit"),
+        (
+            {"id": "tests/Endless-v0"},
+            "max_episode_steps: 0, must be at least 1: 'tests/Endless-v0' is registered without",
+        ),
         ({"id": "tests/Cue-v0", "arguments": "steps=3"}, "arguments: 'steps=3', must be a JSON object"),
         ({"id": "tests/Cue-v0", "arguments": "[3]"}, r"arguments: '\[3\]', must be a JSON object"),
-        ({"id": "tests/Cue-v0", "arguments": '{"stepz": 3}'}, "id: 'tests/Cue-v0', must be an environment that Gym"),
+        (
+            {"id": "tests/Cue-v0", "arguments": '{"stepz": 3}'},
+            "id: 'tests/Cue-v0' with arguments .*stepz.*, must be an environment that Gym",
+        ),
         ({"id": "tests/Cue-v0", "max_episode_steps": -1}, "max_episode_steps: -1, must be"),
     ],
 )

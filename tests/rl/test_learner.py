@@ -88,7 +88,9 @@ class Golden:
         return tf.constant(self.data["uniform"][k], tf.float32)
 
     def start(self):
-        return initial_actor_state(self.agent, self.world, self.levels, self.B, tf.constant([0, 0], tf.int64))
+        return initial_actor_state(
+            self.agent, self.world, self.levels, self.B, self.world.draw(tf.constant([0, 0], tf.int64), self.B)
+        )
 
     def act(self, actor, k):
         seeds = tf.zeros([self.T, 2], tf.int64)

@@ -65,7 +65,7 @@ class AgentConfig(OptimizedConfig):
     objective: Objective = dataclasses.field(default_factory=Objective)
     """Loss of the learner."""
     num_worlds: int
-    """Worlds side by side: the batch B."""
+    """Worlds side by side, the batch B. Presets name the source, also of the next fields."""
     unroll_length: int
     """Steps of each world in an update, T."""
     policy_lag: int = 0
@@ -100,3 +100,8 @@ class AgentConfig(OptimizedConfig):
             raise ValueError(f"mlp_sizes: {self.mlp_sizes}, must be at least 1 each")
         if self.final_learning_rate is not None:
             check_range("final_learning_rate", self.final_learning_rate, 0)
+            if not self.final_learning_rate and self.decay_updates < self.num_updates:
+                raise ValueError(
+                    f"decay_updates: {self.decay_updates}, must be at least num_updates ({self.num_updates}), "
+                    "since the learning rate is 0 then"
+                )

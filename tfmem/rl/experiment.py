@@ -16,7 +16,6 @@ import functools
 import tensorflow as tf
 
 from tfmem import training
-from tfmem.envs.grid.base import take
 from tfmem.optimizers import linear_decay, make_optimizer
 from tfmem.rl.agent import Agent, RandomAgent
 from tfmem.rl.learner import ActorCritic, Episodes, evaluation
@@ -30,18 +29,15 @@ EVALUATION_SEED = 2**32  # of levels and draws; a run's seed is less than 2^31
 class AgentExperiment(training.Experiment):
     """Training of an `AgentConfig`.
 
-    Scores are means over episodes: "episode_return", "episode_length", and "solved", the share that the rules ended
-    with a positive reward.
+    Scores are means over episodes: "episode_return", "episode_length" and, for a world with `reports_solved`, "solved",
+    the share that the rules ended with a positive reward.
 
     Attributes:
-      reports_solved: False for a world whose rules do not end an episode by success; no score "solved" then.
       world: the configuration's world.
-      levels: its pool of training, a nest of tensors [num_levels, ...].
       learner: `ActorCritic`.
     """
 
     name = "agent"
-    reports_solved = True
 
     def __init__(self, config):
         super().__init__(config)
@@ -66,8 +62,11 @@ class AgentExperiment(training.Experiment):
             config.policy_lag,
             self._meta_loss if getattr(config.core, "meta_weight", 0.0) else None,
         )
-        # Tensors that a function captures are its arguments; arrays would be constants of the graph.
-        self.levels = tf.nest.map_structure(tf.constant, config.world.levels(config.num_levels, config.seed))
+
+    @functools.cached_property
+    def levels(self):
+        """Levels of training. Tensors that a function captures are its arguments, where arrays would be constants."""
+        return tf.nest.map_structure(tf.constant, self.world.levels(self.config.num_levels, self.config.seed))
 
     def make_model(self):
         """Make the agent of `self.config`, built."""
@@ -114,20 +113,20 @@ class AgentExperiment(training.Experiment):
         return carry, {**self._reported(metrics), "learning_rate": rate}
 
     def _reported(self, scores):
-        return {name: score for name, score in scores.items() if name != "solved" or self.reports_solved}
+        solved = getattr(self.world, "reports_solved", False)
+        return {name: score for name, score in scores.items() if name != "solved" or solved}
 
     # Evaluation
 
     @functools.cached_property
     def unseen_levels(self):
-        """Levels of evaluations, a nest of tensors [eval_episodes, ...], the same for every run."""
+        """Levels of evaluations, a nest of tensors [eval_episodes, ...], the same for every run.
+
+        They are of another pool than those of training. A world with few levels, such as the goal maze, has the same
+        in both.
+        """
         levels = self.config.world.levels(self.config.eval_episodes, EVALUATION_SEED)
         return tf.nest.map_structure(tf.constant, levels)
-
-    def start_levels(self):
-        """Levels of `episodes`, numpy arrays [eval_episodes, ...]."""
-        drawn = self.world.draw(tf.constant([EVALUATION_SEED, 0], tf.int64), self.config.eval_episodes)
-        return tf.nest.map_structure(lambda leaf: leaf.numpy(), take(self.unseen_levels, drawn.level))
 
     def _evaluation_of(self, agent):
         config = self.config
@@ -160,17 +159,18 @@ class AgentExperiment(training.Experiment):
         return self.evaluation().scores(lambda number: {})
 
     def episodes(self):
-        """Run an evaluation: `Episodes` of numpy arrays, of the first episode of each world."""
+        """Run an evaluation: `Episodes` of numpy arrays, one on each of `unseen_levels`."""
         (_, episodes), _ = self._evaluation.run(lambda number: {})
         return Episodes(*(field.numpy() for field in episodes))
 
     def result(self, evaluation):
-        """The scores, and the return of a random policy on the same levels."""
+        """The scores, and those of a random policy on the same levels."""
         random = self._evaluation_of(RandomAgent(self.world.num_actions)).scores(lambda number: {})
-        return {**evaluation, "random_episode_return": random["episode_return"]}
+        names = [name for name in ("episode_return", "solved") if name in self._reported(random)]
+        return {**evaluation, **{f"random_{name}": random[name] for name in names}}
 
     def play(self, number=0):
-        """Play an episode on an unseen level: `tfmem.rl.play.Play`; `number` selects the level and all draws.
+        """Play an episode on a level of evaluations: `tfmem.rl.play.Play`; `number` selects the level and all draws.
 
         Raises:
           ValueError: the world draws no pictures of its states.
@@ -181,5 +181,6 @@ class AgentExperiment(training.Experiment):
 
     def figures(self, folder):
         """Draw curves of the scores."""
-        names = ["episode_return", "episode_length", "mean_rho"] + ["solved"] * self.reports_solved
-        self.draw_curves(folder, names)
+        self.draw_curves(
+            folder, self._reported(dict.fromkeys(("episode_return", "episode_length", "solved", "mean_rho")))
+        )

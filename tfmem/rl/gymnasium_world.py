@@ -72,8 +72,11 @@ class GymnasiumWorld:
         limit = self.max_episode_steps or None
         try:
             made = gymnasium.make(self.id, max_episode_steps=limit, **json.loads(self.arguments))
-        except (gymnasium.error.Error, ImportError, TypeError) as error:
-            raise ValueError(f"id: {self.id!r}, must be an environment that Gymnasium makes: {error}") from error
+        except Exception as error:  # environments check their arguments in many ways
+            text = f"{type(error).__name__} {error}".strip()
+            raise ValueError(
+                f"id: {self.id!r} with arguments {self.arguments}, must be an environment that Gymnasium makes: {text}"
+            ) from error
         if isinstance(made.observation_space, gymnasium.spaces.Box):
             return made
         return gymnasium.wrappers.FlattenObservation(made)
@@ -94,7 +97,7 @@ class GymnasiumWorld:
     def max_steps(self):
         limit = self.max_episode_steps or self._made.spec.max_episode_steps
         if limit is None:
-            raise ValueError(f"max_episode_steps: 0, must be at least 1: {self.id!r} has no limit of its own")
+            raise ValueError(f"max_episode_steps: 0, must be at least 1: {self.id!r} is registered without a limit")
         return limit
 
     @property
@@ -157,6 +160,8 @@ class _Environments:
         if self.last is not None and self.steps == steps + 1 and np.array_equal(self.last[0], action):
             return self.last[1]
         if self.steps != steps and steps:  # a resumed run
+            if self.steps:
+                raise RuntimeError("two runs of one seed step these environments, must be in processes of their own")
             result = self._restarted(seed, steps)
         else:
             if self.steps != steps:  # a new evaluation
@@ -189,7 +194,9 @@ def _environments(world, batch_size, seed):
         if key not in _open:
             _open[key] = _Environments(world, batch_size)
             if len(_open) > LARGEST_OPEN:
-                _open.popitem(last=False)[1].vector.close()
+                _, oldest = _open.popitem(last=False)
+                with oldest.lock:
+                    oldest.vector.close()
         _open.move_to_end(key)
         return _open[key]
 

@@ -228,7 +228,7 @@ class ActorCritic:
             self.world,
             levels,
             self.num_worlds,
-            tf.constant([seed, 0], tf.int64),
+            self.world.draw(tf.constant([seed, 0], tf.int64), self.num_worlds),
             keep_last=self.objective.bootstrap_truncated,
         )
         weights = ()
@@ -320,7 +320,7 @@ class ActorCritic:
 
 
 def evaluation(agent, world, levels, num_worlds, unroll_length, num_steps, seed, jit_compile=False):
-    """Make the `Evaluation` of the first episode in each of B worlds.
+    """Make the `Evaluation` of the first episode in each of B worlds; in world i on level i of the pool.
 
     Its scores are "episode_return", "episode_length", "solved" (means over the worlds whose episode has ended) and
     "ended", the share of these worlds. Actions are drawn from the policy.
@@ -342,10 +342,13 @@ def evaluation(agent, world, levels, num_worlds, unroll_length, num_steps, seed,
         uniforms, seeds = draws(seed, number, unroll_length, num_worlds)
         actor, trajectory = rollout(agent, world, levels, actor, uniforms, seeds)
         episodes = episodes.after(trajectory.entries, keep_first=True)
-        ended = tf.reduce_mean(tf.cast(episodes.number > 0, tf.float32))
+        ended = tf.cast(tf.math.count_nonzero(episodes.number), tf.float32) / num_worlds
         return (actor, episodes), {**episodes.scores(), "ended": ended}
 
-    actor = initial_actor_state(agent, world, levels, num_worlds, tf.constant([seed, 0], tf.int64))
+    decisions = world.draw(tf.constant([seed, 0], tf.int64), num_worlds)
+    if "level" in getattr(decisions, "_fields", ()):
+        decisions = decisions._replace(level=tf.range(num_worlds, dtype=decisions.level.dtype))
+    actor = initial_actor_state(agent, world, levels, num_worlds, decisions)
     return Evaluation(
         num_steps, (actor, Episodes.none(num_worlds)), tf.function(step, jit_compile=jit_compile, autograph=False)
     )

@@ -52,7 +52,7 @@ def play(agent, world, levels, seed, jit_compile=False):
         outcome = world.advance(levels, actor.world, entry.action, world.draw(seeds[0], 1))
         return after, outcome.state, entry.action, entry.reward, entry.baseline, entry.done
 
-    actor = initial_actor_state(agent, world, levels, 1, tf.constant([seed, 0], tf.int64))
+    actor = initial_actor_state(agent, world, levels, 1, world.draw(tf.constant([seed, 0], tf.int64), 1))
     states, steps, done = [actor.world], [], False
     while not done:
         actor, state, *step_result, done = step(tf.constant(len(steps), tf.int64), actor)

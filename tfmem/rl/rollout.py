@@ -78,17 +78,17 @@ def observation_spec(world):
     return tf.TensorSpec(world.observation_shape, world.observation_dtype)
 
 
-def initial_actor_state(agent, world, levels, batch_size, seed, keep_last=False):
+def initial_actor_state(agent, world, levels, batch_size, decisions, keep_last=False):
     """Return the start of `batch_size` worlds: done everywhere; reward, action and the agent's output zero.
 
     Args:
       agent: an `Agent`, built.
       world, levels: see the module.
       batch_size: number of worlds.
-      seed: two int64 numbers for `world.draw`.
+      decisions: of `world.draw`, for the first levels.
       keep_last: store `last_observation` in records. Default False.
     """
-    state, observation = world.reset(levels, world.draw(seed, batch_size))
+    state, observation = world.reset(levels, decisions)
     zeros, length = tf.zeros([batch_size]), tf.zeros([batch_size], tf.int32)
     entry = Entry(
         observation=observation,

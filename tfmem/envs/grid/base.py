@@ -50,11 +50,13 @@ class GridWorld(abc.ABC):
       num_levels: levels of a pool by default.
       observation_shape, observation_dtype: of one world's observation.
       observation_low, observation_high: bounds of its values, numbers or arrays of its shape.
+      reports_solved: the rules end an episode only by success or failure, and success alone has a positive reward.
     """
 
     num_actions: ClassVar[int]
     num_numbers: ClassVar[int]
     num_levels: ClassVar[int] = 1024
+    reports_solved: ClassVar[bool] = False
     observation_shape: ClassVar[tuple[int, ...]]
     observation_dtype: ClassVar[tf.DType]
     observation_low: ClassVar[Any] = 0

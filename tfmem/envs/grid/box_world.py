@@ -7,8 +7,8 @@ the gem are distractors: opening one ends the episode.
 Paper: a grid of 14 x 14, 20 colours, path lengths 1 to 5, 0 to 5 distractors of length 1; a view of 5 x 5 and a frame
 with the colour of the held key; gem +10, box of the path +1, distractor -1; gem and distractor end the episode.
 Public code: pycolab's box_world.py; rules and generator are from there, `PYCOLAB` has its settings.
-Not specified: the limit, colours, cells beyond the wall, and the meaning of "path length". We use pycolab's 120
-actions, colours and count of locks; beyond the wall is wall, and the frame without a key has the wall's colour.
+A path's length is its number of locks, as in pycolab. Not specified: the limit, colours, and cells beyond the wall. We
+use pycolab's 120 actions and colours; beyond the wall is wall, and the frame without a key has the wall's colour.
 
     code     0 background, 1 wall, 2 player (pictures only), 3 gem,
              4 + c key, 24 + c lock of the path, 44 + c lock of a distractor, of colour c = 0 ... 19
@@ -102,6 +102,7 @@ class BoxWorld(GridWorld):
     branch_length: int = 1
     max_steps: int = 120
 
+    reports_solved: ClassVar[bool] = True
     num_actions: ClassVar[int] = 4
     num_numbers: ClassVar[int] = 1
     observation_dtype: ClassVar[tf.DType] = tf.uint8
