@@ -12,7 +12,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from reproductions import GENERAL, close, did_you_mean, experiment_modules
 from reproductions.catalog import list_experiments, number, table
-from reproductions.command_line import PathArgument, configured, parse, preset_option
+from reproductions.command_line import PathArgument, configured, missing_parts, parse, preset_option
 from reproductions.runs import UsageError, load, open_run, reason, refusals
 from tfmem.aot.bundle import LARGEST, BundleError, read_manifest, write_bundle
 from tfmem.data.files import CorruptDataError
@@ -58,6 +58,8 @@ def main(argv=None, modules=None):
         return status or 0
     except UsageError as error:
         return _fail(error, 2)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of the output has closed it, as in `reproduce list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
         return 1
@@ -258,6 +260,8 @@ class Report:
 
     def __call__(self, modules, argv):
         if self.record:
+            if self.runs == (Path("runs"),) or self.out != Path("runs/report"):
+                raise UsageError("record: True, must come with the RUNS to record, and without --out")
             from reproductions.records import record
 
             for path in record(self.runs, modules):
@@ -275,8 +279,8 @@ class Results:
     def __call__(self, modules, argv):
         from reproductions.records import write_results
 
-        for path in write_results():
-            print(f"written: {path}")
+        changed = write_results()
+        print("\n".join(f"written: {path}" for path in changed) or "all tables are as recorded; curves are drawn anew")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -318,13 +322,20 @@ class Sweep:
     """folder to write; by default runs/sweeps/<paper>/<experiment>"""
 
     def __call__(self, modules, argv):
-        from reproductions.sweep import parse_grid, sweep
+        from reproductions.sweep import command, parse_grid, points, sweep
 
-        grid = parse_grid(self.grid)
-        load(self.experiment, modules)
+        for option in ("--grid", "--seeds", "--with"):
+            if argv.count(option) > 1:
+                raise UsageError(f"{option}: given {argv.count(option)} times, must be given once, with all values")
+        grid, module = parse_grid(self.grid), load(self.experiment, modules)
+        preset, config = _preset(module, self.experiment, self.preset)
+        parts = [*self.parts, *missing_parts(config, self.parts, grid)]
         out = self.out or Path("runs/sweeps", self.experiment)
+        for point in points(grid, self.seeds[:1], out):  # nothing is written for a wrong option
+            arguments = command(self.experiment, preset, parts, grid, point)
+            parse(_commands(arguments, modules), arguments, "reproduce", "")
         try:
-            return sweep(self.experiment, self.preset, self.parts, grid, self.seeds, out, self.jobs, self.metric)
+            return sweep(self.experiment, preset, parts, grid, self.seeds, out, self.jobs, self.metric)
         except KeyboardInterrupt:
             print(f"stopped. To resume:\n  reproduce {shlex.join(argv)}", file=sys.stderr)
             return INTERRUPTED
@@ -349,6 +360,8 @@ class Compile:
         preset, _ = _preset(module, self.experiment, self.preset)
         if self.out.exists():
             raise UsageError(f"OUT: {self.out}, must not exist")
+        if not 0 < self.max_mib < float("inf"):
+            raise UsageError(f"max_mib: {self.max_mib}, must be above 0 and finite")
         experiment = _experiment(module, self.config)
         with refusals():
             bundle = make_bundle(experiment, preset)

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import sys
+import typing
 from pathlib import Path
 from typing import Annotated, Union
 
@@ -42,6 +43,22 @@ PathArgument = Annotated[
         str_from_instance=lambda path: [str(path)],
     ),
 ]
+
+
+OWN_OPTIONS = {"Run": ("--preset", "--folder", "--continue"), "Compile": ("--preset", "--max-mib")}
+
+
+def missing_parts(config, parts, options):
+    """Names such as "core:rmc" of a configuration's parts that have options, but that no given part replaces."""
+    kinds = dict.fromkeys(option.partition(".")[0] for option in options if "." in option)
+    given, found = {part.partition(":")[0] for part in parts}, []
+    for kind in kinds:
+        hint = typing.get_type_hints(type(config), include_extras=True).get(kind)
+        for member in typing.get_args(hint) if kind not in given else ():
+            names = [mark.name for mark in getattr(member, "__metadata__", ()) if hasattr(mark, "name")]
+            if names and typing.get_args(member)[0] is type(getattr(config, kind)):
+                found.append(f"{kind}:{names[0]}")
+    return found
 
 
 def command_name(command):
@@ -100,7 +117,13 @@ def parse(commands, argv, prog, description):
     except SystemExit as stop:
         if stop.code == 0:
             raise
-    raise UsageError(f"{_message(said.getvalue(), commands[argv[0]], argv)}; see `{prog} {argv[0]} --help`")
+    command = commands[argv[0]]
+    shown = " ".join([prog, *argv[: 2 if _has_configuration(command) else 1]])
+    raise UsageError(f"{_message(said.getvalue(), command, argv)}; see `{shown} --help`")
+
+
+def _has_configuration(command):
+    return dataclasses.is_dataclass(getattr(command, "config", None))
 
 
 def _message(said, command, argv):
@@ -113,10 +136,9 @@ def _message(said, command, argv):
     message = " ".join(itertools.takewhile(lambda line: line.strip("-"), lines))
     message = message.removeprefix("Error parsing ").removeprefix("Config: ").removeprefix(": ").rstrip(".")
     message = NESTED.sub("", message)
-    if not dataclasses.is_dataclass(getattr(command, "config", None)):
+    if not _has_configuration(command):
         return message
-    options = [field.name for field in dataclasses.fields(command) if field.default is not dataclasses.MISSING]
-    names = ["--" + name.replace("_", "-") for name in (*options, *_options(command.config))]
+    names = [*OWN_OPTIONS[command.__name__], *("--" + name.replace("_", "-") for name in _options(command.config))]
     # The options of a chosen core or task are not the preset's.
     chosen = {f"--{o.partition(':')[0]}." for o in argv if ":" in o and not o.startswith("-")}
     for given in (argument.split("=")[0] for argument in argv):
@@ -124,6 +146,9 @@ def _message(said, command, argv):
         if given not in message or any(option.startswith(prefix) for prefix in chosen):
             continue
         if option.startswith("--") and option not in names:
+            kind = option[2:].partition(".")[0] if "." in option else None
+            if kind and dataclasses.is_dataclass(getattr(command.config, kind, None)):
+                return f"{option}: must be an option of the {kind}, and stand behind {kind}:NAME"
             near = close(option, names) or names
             return f"{option}: no such hyper-parameter, must be one of {', '.join(near)}"
     return message

@@ -16,7 +16,6 @@ A setting is a preset with the changes to it. `EXPERIMENT@demo*` takes only the 
 
 import collections
 import fnmatch
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -25,15 +24,16 @@ import numpy as np
 
 from reproductions.catalog import number
 from reproductions.report import finished_runs, markdown, mean
-from reproductions.runs import UsageError
+from reproductions.runs import UsageError, file_name
 from tfmem import plotting
-from tfmem.training.run_folder import SECONDS, RunFolderError, write_atomically, write_json
+from tfmem.training.run_folder import SECONDS, RunFolderError, write_atomically
 
 ROOT = Path(__file__).parent
 POINTS = 60  # of a recorded curve, at most
-LONGEST_NAME = 80
 KEPT = ("updates", "wall_time_seconds", "cpu_time_seconds", "hardware", "versions", "git_revision")
-BLOCK = re.compile(r"<!-- (results|curves) (\S+): (.+?) -->\n(.*?)<!-- end -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- (results|curves) (\S+): ([^\n]+?) -->\r?\n((?:(?!<!-- )[\s\S])*?)<!-- end -->")
+MARK = re.compile(r"<!-- (?:results|curves|end)\b.*")
+FENCED = re.compile(r"^(```+).*?^\1 *$", re.MULTILINE | re.DOTALL)
 PICTURE = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")
 
 
@@ -64,23 +64,17 @@ def record(paths, modules, root=ROOT):
             "config": about["config"],
             "curves": _thinned(run.metrics),
         }
-        written.append(_folder(run.experiment, root) / f"{_slug(run.setting)}-seed{seeds}.json")
+        written.append(_folder(run.experiment, root) / f"{file_name(run.setting)}-seed{seeds}.json")
         written[-1].parent.mkdir(parents=True, exist_ok=True)
-        write_json(written[-1], content)
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        flat = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: f"[{' '.join(m.group(1).split())}]", text)
+        write_atomically(written[-1], lambda file, flat=flat: file.write(f"{flat}\n".encode()))
     return written
 
 
 def _folder(experiment, root):
     paper, _, name = experiment.rpartition("/")
     return root / paper / "results" / name
-
-
-def _slug(setting):
-    """Name of a setting in a file's name; long ones end in a hash."""
-    slug = re.sub(r"[^\w.=]+", "-", setting).strip("-")
-    if len(slug) <= LONGEST_NAME:
-        return slug
-    return f"{slug[:LONGEST_NAME]}-{hashlib.sha256(setting.encode()).hexdigest()[:8]}"
 
 
 def _thinned(metrics):
@@ -108,8 +102,16 @@ def records(experiment, root=ROOT):
 
 
 def results_table(found, metrics):
-    """Make the lines of a table: a row for each setting, the paper's numbers first."""
+    """Make the lines of a table: a row for each setting, the paper's numbers first.
+
+    Raises:
+      UsageError: no record has a metric.
+    """
     contents = [content for same in found.values() for content in same]
+    known = {name for content in contents for part in ("ours", "paper") for name in content[part]}
+    for metric in metrics:
+        if metric not in known:
+            raise UsageError(f"results: {metric!r}, must be one of {', '.join(sorted(known))}")
     lines = [markdown(("setting", *(f"`{metric}`" for metric in metrics), "seeds", "updates", "minutes"))]
     lines.append(markdown(["---"] * (len(metrics) + 4)))
     paper = {name: value for content in contents for name, value in content["paper"].items()}
@@ -141,7 +143,8 @@ def draw_curves(found, column, axis, path):
     index, curves = ("updates", "seconds").index(axis), {}
     for setting, same in found.items():
         points = [np.array(content["curves"][column], np.float64) for content in same if column in content["curves"]]
-        points = [(p[:, index], p[:, 2]) for p in points if np.isfinite(p[:, index]).all()]
+        points = [p[np.isfinite(p[:, index])] for p in points]  # runs of before have rows without seconds
+        points = [(p[:, index], p[:, 2]) for p in points if len(p) > 1]
         if points:
             curves[setting] = points
     if not curves:
@@ -152,16 +155,35 @@ def draw_curves(found, column, axis, path):
 
 
 def filled(text, root=ROOT):
-    """Fill the tables of a page's text."""
+    """Fill the tables of a page's text, outside of its code blocks.
+
+    Raises:
+      UsageError: a place has no end, names no recorded results, or is written otherwise.
+    """
 
     def block(match):
         kind, experiment, wanted, _ = match.groups()
         if kind == "curves":
             return match.group(0)
         lines = results_table(_recorded(experiment, root), wanted.split())
-        return f"<!-- results {experiment}: {wanted} -->\n" + "\n".join(["", *lines, "", "<!-- end -->"])
+        text = "\n".join([f"<!-- results {experiment}: {wanted} -->", "", *lines, "", "<!-- end -->"])
+        return text.replace("\n", "\r\n") if "\r\n" in match.group(0) else text
 
-    return BLOCK.sub(block, text)
+    return "".join(part if fenced else BLOCK.sub(block, part) for fenced, part in _parts(text))
+
+
+def _parts(text):
+    """Split a page at its code blocks: pairs `(is code, text)`; other text is checked for marks outside of places."""
+    position, parts = 0, []
+    for match in FENCED.finditer(text):
+        parts += [(False, text[position : match.start()]), (True, match.group(0))]
+        position = match.end()
+    parts.append((False, text[position:]))
+    for fenced, part in parts:
+        wrong = None if fenced else MARK.search(BLOCK.sub("", part))
+        if wrong:
+            raise UsageError(f"place: {wrong.group(0)!r}, must be as the docstring of reproductions.records says")
+    return parts
 
 
 def _recorded(experiment, root):
@@ -180,8 +202,8 @@ def write_results(pages=None, root=ROOT):
     """
     changed = []
     for page in default_pages() if pages is None else pages:
-        text = page.read_text("utf-8")
-        for kind, experiment, wanted, body in BLOCK.findall(text):
+        text = page.read_bytes().decode("utf-8")
+        for kind, experiment, wanted, body in places(text):
             if kind == "curves":
                 column, _, axis = wanted.partition(" against ")
                 picture = PICTURE.search(body)
@@ -197,6 +219,17 @@ def write_results(pages=None, root=ROOT):
     return changed
 
 
+def places(text):
+    """List the places of a page: `(kind, experiment, wanted, body)`."""
+    return [place for fenced, part in _parts(text) if not fenced for place in BLOCK.findall(part)]
+
+
 def default_pages():
-    """Pages with places for results: the papers' READMEs, README.md and docs."""
+    """Pages with places for results: the papers' READMEs, README.md and docs.
+
+    Raises:
+      UsageError: this is no checkout of the repository.
+    """
+    if not (ROOT.parent / "setup.py").exists():
+        raise UsageError(f"results: {ROOT}, must be in a checkout of the repository")
     return sorted([*ROOT.glob("*/README.md"), *ROOT.parent.glob("docs/**/*.md"), ROOT.parent / "README.md"])

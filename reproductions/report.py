@@ -201,4 +201,4 @@ def write_report(paths, out, modules):
 
 def markdown(cells):
     """Format a row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

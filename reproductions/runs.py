@@ -2,12 +2,21 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import re
 import sys
 
 from reproductions import experiment_modules, load_experiment
 from tfmem.data.files import CorruptDataError
 from tfmem.training.run_folder import RunFolder, RunFolderError, run_config
+
+LONGEST_NAME = 80
+
+
+def file_name(text):
+    """Make a name of a file from a text; where characters are replaced, a hash keeps the names of texts apart."""
+    name = re.sub(r"[^\w.=,-]+", "-", text).strip("-")[:LONGEST_NAME]
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 class UsageError(Exception):

@@ -7,11 +7,14 @@ as they are. The picture has a metric against the first option's values, a line 
 """
 
 import collections
+import contextlib
 import itertools
-import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +24,17 @@ from rich.console import Console
 from rich.table import Table
 
 from reproductions.report import markdown, mean
-from reproductions.runs import UsageError
+from reproductions.runs import UsageError, file_name
 from tfmem import plotting
-from tfmem.training.run_folder import RunFolder, RunFolderError, run_result, write_atomically, write_json
+from tfmem.training.run_folder import (
+    RunFolder,
+    RunFolderError,
+    differences,
+    read_json,
+    run_result,
+    write_atomically,
+    write_json,
+)
 
 
 class Point(NamedTuple):
@@ -59,7 +70,7 @@ def points(grid, seeds, out):
     found = []
     for values in itertools.product(*grid.values()):
         name = "_".join(f"{option}={value}" for option, value in zip(grid, values, strict=True)) or "preset"
-        found += [Point(values, seed, out / name.replace("/", "-") / f"seed{seed}") for seed in seeds]
+        found += [Point(values, seed, out / file_name(name) / f"seed{seed}") for seed in seeds]
     return found
 
 
@@ -67,23 +78,65 @@ def command(experiment, preset, parts, grid, point):
     """Return the arguments of `reproduce` that train a point; options of a core follow its name."""
     arguments = ["run", experiment, "--folder", str(point.folder), "--seed", str(point.seed)]
     arguments += ["--preset", preset] if preset else []
+    flags = {"True": lambda option: [f"--{option}"], "False": lambda option: [_negated(option)]}
     chosen, kinds = dict(zip(grid, point.values, strict=True)), [part.partition(":")[0] for part in parts]
     for kind, part in zip(("", *kinds), ("", *parts), strict=True):
         arguments += [part] if part else []
         for option, value in chosen.items():
             owner = option.partition(".")[0] if "." in option else ""
             if (owner if owner in kinds else "") == kind:
-                arguments += [f"--{option}", value]
+                arguments += flags[value](option) if value in flags else [f"--{option}", value]
     return arguments
+
+
+def _negated(option):
+    owner, dot, name = option.rpartition(".")
+    return f"--{owner}{dot}no-{name}"
+
+
+_processes, _lock = set(), threading.Lock()
 
 
 def in_process(arguments, log):
     """Run `reproduce` in a process of its own, output to a file; returns its status."""
+    # The level that this process has set would keep the other from hiding TensorFlow's lines.
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     with log.open("ab") as file:
-        file.write(f"$ reproduce {shlex.join(arguments)}\n".encode())
+        file.write(f"$ reproduce {shlex.join(arguments)}\n".encode("utf-8", "replace"))
         file.flush()
         run = [sys.executable, "-m", "reproductions", *arguments]
-        return subprocess.run(run, stdout=file, stderr=file, check=False).returncode
+        with _lock:
+            process = subprocess.Popen(run, stdout=file, stderr=file, env=environment, start_new_session=True)
+            _processes.add(process)
+        try:
+            return process.wait()
+        finally:
+            with _lock:
+                _processes.discard(process)
+
+
+@contextlib.contextmanager
+def _stopping():
+    """Context in which SIGINT and SIGTERM raise KeyboardInterrupt, after all processes have stopped."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, interrupt) if main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        with _lock:
+            running = list(_processes)
+        for process in running:
+            process.terminate()  # it saves a checkpoint
+        for process in running:
+            process.wait()
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def sweep(experiment, preset, parts, grid, seeds, out, jobs, metric=None, run=in_process):
@@ -108,25 +161,26 @@ def sweep(experiment, preset, parts, grid, seeds, out, jobs, metric=None, run=in
     if jobs < 1:
         raise UsageError(f"jobs: {jobs}, must be at least 1")
     if len(set(seeds)) < len(seeds) or not seeds:
-        raise UsageError(f"seeds: {seeds}, must be different, at least one")
+        raise UsageError(f"seeds: {seeds}, must be different numbers, at least one")
     about = {"experiment": experiment, "preset": preset, "parts": list(parts), "options": list(grid)}
     _claim(out / "sweep.json", about)
     todo = points(grid, seeds, out)
 
     def train(point):
-        if run_result(RunFolder(point.folder)) is not None:
+        if _finished(point):
             return point, 0
         point.folder.parent.mkdir(parents=True, exist_ok=True)
         log = point.folder.with_suffix(".log")
-        status = run(command(experiment, preset, parts, grid, point), log)
+        status = run(command(experiment, preset, parts, grid, point), log) or int(not _finished(point))
         print(f"{'done' if status == 0 else f'failed, see {log}'}: {point.folder}", file=sys.stderr, flush=True)
         return point, status
 
     with ThreadPoolExecutor(jobs, "sweep") as pool:
         try:
-            statuses = list(pool.map(train, todo))
+            with _stopping():
+                statuses = list(pool.map(train, todo))
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
     finished = [point for point, status in statuses if status == 0]
     if finished:
@@ -137,13 +191,23 @@ def sweep(experiment, preset, parts, grid, seeds, out, jobs, metric=None, run=in
     return 1 if failed else 0
 
 
+def _finished(point):
+    try:
+        return run_result(RunFolder(point.folder)) is not None
+    except RunFolderError as error:
+        print(error, file=sys.stderr)
+        return False
+
+
 def _claim(file, about):
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, about)
-    there = json.loads(file.read_text("utf-8"))
-    if there != about:
-        raise RunFolderError(f"out: {file.parent} has the sweep {there}, must have {about}")
+    changed = [f"{name}: {before} there, {now} now" for name, before, now in differences(read_json(file), about)]
+    if changed:
+        raise RunFolderError(
+            f"out: {file.parent}, must be a folder of this sweep; it has another: {'; '.join(changed)}"
+        )
 
 
 def _write(finished, grid, metric, out):
@@ -152,10 +216,6 @@ def _write(finished, grid, metric, out):
         for name, value in run_result(RunFolder(point.folder))["ours"].items():
             scores[point.values][name].append(value)
     names = list(dict.fromkeys(name for by_name in scores.values() for name in by_name))
-    if metric is None:
-        metric = names[0]
-    if metric not in names:
-        raise UsageError(f"metric: {metric!r}, must be one of {', '.join(names)}")
     head = (*grid, *names, "seeds")
     rows = [
         (*values, *(mean(by_name[n]) if by_name[n] else "-" for n in names), str(max(map(len, by_name.values()))))
@@ -167,7 +227,11 @@ def _write(finished, grid, metric, out):
     Console(width=160).print(table)
     lines = ["# Sweep", "", markdown(head), markdown(["---"] * len(head)), *map(markdown, rows), ""]
     lines += ["![Sweep](sweep.png)", ""]
+    out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "sweep.md", lambda file: file.write("\n".join(lines).encode()))
+    metric = names[0] if metric is None else metric
+    if metric not in names:
+        raise UsageError(f"metric: {metric!r}, must be one of {', '.join(names)}; {out / 'sweep.md'} is written")
     figure = plotting.sweep_figure(_lines(scores, grid, metric), next(iter(grid), "preset"), metric)
     figure.savefig(out / "sweep.png", dpi=120)
     print(f"written: {out / 'sweep.md'} and sweep.png")

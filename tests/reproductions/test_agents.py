@@ -76,7 +76,7 @@ def test_lstms_of_mini_pacman_have_as_many_weights_as_the_relational_memory(pres
 
 
 def test_every_goal_of_the_maze_is_equally_likely():
-    for config in MAZE.PRESETS.values():
+    for config in load_experiment(MAZE).PRESETS.values():
         assert config.num_levels == config.world.num_levels
         goals = np.bincount(config.world.levels(config.eval_episodes, 7).goal)
         assert len(set(goals[goals > 0])) == 1 or config.eval_episodes < config.num_levels

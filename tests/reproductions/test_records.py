@@ -34,7 +34,8 @@ def root(runs, tmp_path_factory):
 def test_a_record_has_what_a_run_has(runs, root):
     files = sorted((root / "toy/results/regression").iterdir())
     assert len(files) == 3
-    content = json.loads(files[0].read_text())
+    contents = [json.loads(file.read_text()) for file in files]
+    (content,) = [c for c in contents if "width" not in c["setting"] and c["seeds"] == [0]]
     result = RunFolder(runs / "4-0").result()
     assert content["experiment"] == "toy/regression"
     assert content["setting"].startswith("smoke, num_updates=200")
@@ -77,6 +78,13 @@ def test_what_a_place_must_have(root, tmp_path):
     for block, message in (
         ("<!-- results toy/nothing: error -->\n<!-- end -->", "results: 'toy/nothing', must be an experiment"),
         ("<!-- results toy/regression@paper*: error -->\n<!-- end -->", "must be an experiment with recorded results"),
+        ("<!-- results toy/regression: eror -->\n<!-- end -->", "results: 'eror', must be one of error, unknown"),
+        ("<!-- results toy/regression: error -->\ntext", "place: '<!-- results toy/regression: error -->', must be"),
+        ("<!-- results toy/regression error -->\n<!-- end -->", "place: '<!-- results toy/regression error -->', must"),
+        (
+            "<!-- results toy/regression: error -->\ntext\n<!-- results toy/regression: error -->\n<!-- end -->",
+            "place: '<!-- results toy/regression: error -->', must be",
+        ),
         ("<!-- curves toy/regression: train/loss against days -->\n![](a.png)\n<!-- end -->", "must be COLUMN against"),
         ("<!-- curves toy/regression: train/loss against updates -->\n<!-- end -->", "must be COLUMN against"),
         (
@@ -90,13 +98,26 @@ def test_what_a_place_must_have(root, tmp_path):
         assert page.read_text() == block
 
 
+def test_code_blocks_and_line_ends_stay(root):
+    fenced = "```\n<!-- results EXPERIMENT: METRIC -->\n<!-- end -->\n```\n"
+    assert records.filled(fenced, root) == fenced
+    text = records.filled("<!-- results toy/regression: error -->\r\n<!-- end -->\r\n", root)
+    assert text.count("\r\n") == text.count("\n") > 5
+
+
+def test_names_of_files_are_those_of_one_setting():
+    names = [records.file_name(text) for text in ("demo", "demo, x=[3]", "demo, x=[-3]", 'demo, y="a|b"', "x" * 300)]
+    assert names[0] == "demo"
+    assert len(set(names)) == 5
+    assert max(map(len, names)) <= 90
+
+
 def test_nothing_to_record(tmp_path):
     with pytest.raises(RunFolderError, match="no finished run"):
         records.record([tmp_path], MODULES, tmp_path)
 
 
 def test_record_from_the_command_line(runs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(records, "ROOT", tmp_path)
     monkeypatch.setattr(records.record, "__defaults__", (tmp_path,))
     shutil.copytree(runs / "4-0", tmp_path / "runs")
     assert main(["report", str(tmp_path / "runs"), "--record"], MODULES) == 0
@@ -106,9 +127,9 @@ def test_record_from_the_command_line(runs, tmp_path, monkeypatch, capsys):
 
 def test_pages_have_the_recorded_results():
     for page in records.default_pages():
-        text = page.read_text("utf-8")
+        text = page.read_bytes().decode("utf-8")
         assert records.filled(text) == text, f"{page}: run `reproduce results`"
-        for kind, experiment, wanted, body in records.BLOCK.findall(text):
+        for kind, experiment, wanted, body in records.places(text):
             if kind == "curves":
                 assert any(
                     wanted.partition(" ")[0] in c["curves"] for s in records.records(experiment).values() for c in s

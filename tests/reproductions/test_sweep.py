@@ -1,5 +1,10 @@
 """Sweeps: the cross product runs, resumes, reports failures, and ends in a table and a picture."""
 
+import os
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
@@ -47,7 +52,7 @@ def test_a_failed_run_is_reported_and_resumed(tmp_path, capsys):
     called += [None] * 4
     assert run(tmp_path, **settings) == 0
     assert len(called) == 2 + 4 + 1  # the finished run was left as it is
-    with pytest.raises(RunFolderError, match=r"has the sweep .*'width'.*, must have"):
+    with pytest.raises(RunFolderError, match=r"it has another: options: \['width'\] there, \['rate'\] now"):
         run(tmp_path, grid={"rate": ("1e-2",)})
 
 
@@ -60,8 +65,70 @@ def test_options_follow_the_part_that_they_belong_to(tmp_path):
         "run supervised --folder FOLDER --seed 1 --num-updates 5 task:double-copy --task.length 2 "
         "core:lstm --core.units 3"
     )
-    arguments = command("a/b", "demo", (), grid, point)
-    assert arguments[-6:] == ["--core.units", "3", "--num-updates", "5", "--task.length", "2"]
+    (point,) = points({"core.read-first": ("True",), "eager": ("False",)}, (1,), tmp_path)
+    arguments = command("a/b", "demo", ("core:mnm",), ("core.read-first", "eager"), point)
+    assert arguments[-5:] == ["--preset", "demo", "--no-eager", "core:mnm", "--core.read-first"]
+    (point,) = points({"core.read-first": ("False",)}, (1,), tmp_path)
+    assert command("a/b", None, ("core:mnm",), ("core.read-first",), point)[-1] == "--core.no-read-first"
+
+
+def test_the_presets_core_is_named_where_its_options_are_swept(tmp_path, monkeypatch, capsys):
+    called = []
+    monkeypatch.setattr("reproductions.sweep.in_process", lambda arguments, log: called.append(arguments) or 1)
+    monkeypatch.setattr("reproductions.sweep.sweep.__defaults__", (None, lambda *a: called.append(a[0]) or 1))
+    sweep_of = ["sweep", "relational/nth_farthest", "--preset", "demo", "--out", str(tmp_path / "out"), "--grid"]
+    assert main([*sweep_of, "core.mem-slots=1,8", "core.num-heads=2"]) == 1
+    assert [arguments[arguments.index("core:rmc") :] for arguments in called] == [
+        ["core:rmc", "--core.mem-slots", slots, "--core.num-heads", "2"] for slots in ("1", "8")
+    ]
+    for wrong, message in (
+        (["core.mem-slotz=1"], "--core.mem-slotz"),
+        (["core.mem-slots=1", "--preset", "demi"], "preset: 'demi', must be one of"),
+        (["core.mem-slots=1", "--grid", "batch-size=3"], "--grid: given 2 times, must be given once"),
+        (["core.mem-slots=some"], "invalid literal for int"),
+    ):
+        other = [str(tmp_path / "other") if a == str(tmp_path / "out") else a for a in sweep_of]
+        capsys.readouterr()
+        assert main([*other, *wrong]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()
+
+
+def test_a_stopped_sweep_stops_its_runs(tmp_path):
+    code = """
+import sys, subprocess
+from pathlib import Path
+from reproductions import sweep
+real = subprocess.Popen
+def popen(command, **settings):
+    return real([sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"], **settings)
+sweep.subprocess.Popen = popen
+sweep.sweep("toy/regression", None, (), {}, (1, 2), Path("out"), 2)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        logs = [tmp_path / f"out/preset/seed{seed}.log" for seed in (1, 2)]
+        deadline = time.monotonic() + 120
+        while not all(log.exists() and len(log.read_text().splitlines()) == 2 for log in logs):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        children = [int(log.read_text().splitlines()[1]) for log in logs]
+        process.terminate()
+        assert process.wait(60) != 0
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+def test_a_damaged_result_is_a_failed_run(tmp_path, capsys):
+    def damaged(arguments, log):
+        status = in_this_process(arguments, log)
+        if "width=4" in str(log):
+            (log.with_suffix("") / "result.json").write_text("{}")
+        return status
+
+    assert run(tmp_path, grid={"width": ("3", "4")}, seeds=(1,), run=damaged) == 1
+    assert "result.json is damaged" in capsys.readouterr().err
+    assert "| 3 |" in (tmp_path / "sweep.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +149,7 @@ def test_bad_grids(texts, message):
 def test_bad_arguments(tmp_path):
     for settings, message in (
         ({"jobs": 0}, "jobs: 0, must be at least 1"),
-        ({"seeds": (1, 1)}, r"seeds: \(1, 1\), must be different"),
+        ({"seeds": (1, 1)}, r"seeds: \(1, 1\), must be different numbers"),
         ({"grid": {}, "seeds": (1,), "metric": "wit"}, "metric: 'wit', must be one of error"),
     ):
         with pytest.raises(UsageError, match=message):

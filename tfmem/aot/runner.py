@@ -257,7 +257,7 @@ def run_bundle(path, folder=None, steps=None, precision="float32"):
             "seeds": [bundle.config["seed"]],
             "updates": run.update,
             "wall_time_seconds": round(run.wall_time(), 1),
-            "cpu_time_seconds": round(run.cpu_time(), 1),
+            **({} if run.cpu_time() is None else {"cpu_time_seconds": round(run.cpu_time(), 1)}),
             "seconds_per_update": float(np.median(run.seconds)) if run.seconds else None,
             "seconds_to_compile": round(run.executable.seconds, 1),
             "flops_per_update": arithmetic(bundle.programs["update"].text) / bundle.updates_per_call,

@@ -132,10 +132,12 @@ class GymnasiumWorld:
           tf.errors.OpError: an environment raises an error, or an observation is of another shape than its space.
         """
         batch_size, seen = state.steps.shape[0], self.observation_dtype
+        # Not stateful: a call whose result is not used, as loops of graphs make for their shapes, is not run.
         found = tf.numpy_function(
             functools.partial(_step, self, batch_size),
             [state.seed[0], state.steps[0], action],
             [seen, tf.float32, tf.bool, tf.bool, seen],
+            stateful=False,
         )
         shapes = [[batch_size, *self.observation_shape], *[[batch_size]] * 3, [batch_size, *self.observation_shape]]
         return Place(state.seed, state.steps + 1), Step(*map(tf.ensure_shape, found, shapes))

@@ -101,7 +101,7 @@ class Loop(abc.ABC):
         if checkpoint:
             self.load(checkpoint)
             self.update, self.pending = checkpoint.update, pending_metrics(checkpoint)
-            before = checkpoint.metadata["wall_time"], checkpoint.metadata.get("cpu_time", 0.0)
+            before = checkpoint.metadata["wall_time"], checkpoint.metadata.get("cpu_time")
             if self.update < self.num_updates:
                 self.folder.trim_metrics(self.update, self._stays)
             _say(f"resuming after update {self.update}")
@@ -188,8 +188,8 @@ class Loop(abc.ABC):
         return self.wall_before + time.monotonic() - self.start
 
     def cpu_time(self):
-        """Seconds of all threads of the process in training up to here, counted as `wall_time`."""
-        return self.cpu_before + time.process_time() - self.cpu_start
+        """Seconds of all threads of the process, counted as `wall_time`; None if an older version began the run."""
+        return None if self.cpu_before is None else self.cpu_before + time.process_time() - self.cpu_start
 
 
 def pack_checkpoint(update, arrays, pending, wall_time, cpu_time=0.0, names=None):

@@ -115,7 +115,7 @@ class RunFolder:
           RunFolderError: there is none, or it cannot be read.
         """
         try:
-            return _read_json(self.config_path)
+            return read_json(self.config_path)
         except FileNotFoundError:
             raise RunFolderError(f"{self.path} is not a run folder: it has no config.json") from None
 
@@ -269,7 +269,7 @@ class RunFolder:
         Raises:
           RunFolderError: it cannot be read.
         """
-        return _read_json(self.result_path) if self.result_path.exists() else None
+        return read_json(self.result_path) if self.result_path.exists() else None
 
 
 def write_atomically(path, write):
@@ -299,7 +299,7 @@ def write_json(path, value):
     write_atomically(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
 
 
-def _read_json(path):
+def read_json(path):
     """The dict of a JSON file; a byte-order mark and the terminal's encoding make no difference."""
     try:
         value = json.loads(path.read_bytes())

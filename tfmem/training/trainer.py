@@ -185,7 +185,7 @@ class _Run(Loop):
             "updates": self.update,
             **({HISTORY: self.described[HISTORY]} if HISTORY in self.described else {}),
             "wall_time_seconds": round(self.wall_time(), 1),
-            "cpu_time_seconds": round(self.cpu_time(), 1),
+            **({} if self.cpu_time() is None else {"cpu_time_seconds": round(self.cpu_time(), 1)}),
             **describe_machine([device.name for device in tf.config.list_logical_devices("GPU")]),
         }
         folder.write_result(result)
