@@ -115,6 +115,20 @@ def test_a_repeated_call_is_one_step():
     assert (first.observation[0, 1], second.observation[0, 1]) == (1, 2)
 
 
+def test_a_call_without_use_is_not_run():
+    world = GymnasiumWorld("tests/Cue-v0")
+    place, _ = world.reset((), world.draw([SEED, 12], 2))
+
+    @tf.function(autograph=False)
+    def two(place):
+        step(world, place, (1, 1))  # as the shapes of a loop are found
+        return step(world, place, (0, 1))
+
+    _, result = two(place)
+    np.testing.assert_array_equal(result.observation[:, 1], [1, 1])
+    assert not result.truncated.numpy().any()
+
+
 def test_environments_of_two_seeds_are_two():
     world = GymnasiumWorld("tests/Cue-v0")
     places = [world.reset((), world.draw([SEED, number], 2))[0] for number in (8, 9)]
