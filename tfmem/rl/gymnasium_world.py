@@ -136,11 +136,12 @@ class GymnasiumWorld:
         found = tf.numpy_function(
             functools.partial(_step, self, batch_size),
             [state.seed[0], state.steps[0], action],
-            [seen, tf.float32, tf.bool, tf.bool, seen],
+            [tf.int64, seen, tf.float32, tf.bool, tf.bool, seen],
             stateful=False,
         )
-        shapes = [[batch_size, *self.observation_shape], *[[batch_size]] * 3, [batch_size, *self.observation_shape]]
-        return Place(state.seed, state.steps + 1), Step(*map(tf.ensure_shape, found, shapes))
+        row, shown = [batch_size], [batch_size, *self.observation_shape]
+        steps, *found = map(tf.ensure_shape, found, [row, shown, row, row, row, shown])
+        return Place(state.seed, steps), Step(*found)  # the next step waits for this one's `steps`
 
 
 class _Environments:
@@ -213,6 +214,6 @@ def _step(world, batch_size, seed, steps, action):
     environments = _environments(world, batch_size, seed)
     with environments.lock:
         try:
-            return environments.step(seed, int(steps), action)
+            return np.full(batch_size, steps + 1, np.int64), *environments.step(seed, int(steps), action)
         except Exception as error:
             raise RuntimeError(f"{world.id}: a step failed: {error}") from error
