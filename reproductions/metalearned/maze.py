@@ -147,7 +147,7 @@ class Experiment(AgentExperiment):
 def known_goal_return(world):
     """Compute the mean return of the shortest ways to the goal, which only an agent that knows it can take.
 
-    Moved onto the goal, such an agent bumps into a wall beside it, or steps aside and back.
+    Moved onto the goal, such an agent bumps into a wall next to it, or steps aside and back.
     """
     side, walls, free = world.side, world.walls(), world.free_cells()
     ways = (-side, side, -1, 1)
