@@ -11,7 +11,9 @@ import tensorflow as tf
 
 from tfmem.validation import is_integer, positive_int
 
-LARGE = 12  # sides from which `upsampled_convolution` is faster than a convolution of the upsampled grid (measured)
+# Side times channels of a grid from which `upsampled_convolution` is faster than a convolution of the upsampled grid
+# (measured on a CPU for sides of 3 to 24 and 4 to 32 channels: 0.63 to 1.03 of the time above it, 0.97 to 1.37 below).
+LARGE = 96
 
 
 def downsample(grid):
@@ -72,7 +74,7 @@ def routed_convolution(pyramid, size, kernel):
             f"inputs: {shapes} with {found} channels for the level of side {size}, must have {kernel.shape[-2]}"
         )
     terms, rest, used = [], [], 0
-    if coarser is not None and coarser.shape[1] >= LARGE:
+    if coarser is not None and coarser.shape[1] * coarser.shape[-1] >= LARGE:
         used = coarser.shape[-1]
         terms.append(upsampled_convolution(coarser, kernel[..., :used, :]))
     elif coarser is not None:
