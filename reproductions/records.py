@@ -62,7 +62,7 @@ def record(paths, modules, root=ROOT):
             "paper": {name: {"value": value, "source": source} for name, (value, source) in run.paper.items()},
             **{name: run.result[name] for name in KEPT if name in run.result},
             "config": about["config"],
-            "curves": _thinned(run.metrics),
+            "curves": _thinned(run.metrics, {"loss", *run.result["ours"]}),
         }
         written.append(_folder(run.experiment, root) / f"{file_name(run.setting)}-seed{seeds}.json")
         written[-1].parent.mkdir(parents=True, exist_ok=True)
@@ -77,12 +77,12 @@ def _folder(experiment, root):
     return root / paper / "results" / name
 
 
-def _thinned(metrics):
-    """Curves `{column: [[update, seconds or None, value], ...]}` with at most POINTS points, means of as many rows."""
+def _thinned(metrics, names):
+    """Curves `{column: [[update, seconds or None, value], ...]}` of some scores, at most POINTS points."""
     curves = {}
     for column in dict.fromkeys(name for row in metrics for name in row if name not in ("update", SECONDS)):
         points = [(row["update"], row.get(SECONDS, np.nan), row[column]) for row in metrics if column in row]
-        if len(points) < 2 or column in ("train/learning_rate",):
+        if len(points) < 2 or column.split("/")[-1] not in names:
             continue
         groups = np.array_split(np.array(points, np.float64), min(POINTS, len(points)))
         thin = [[group[-1, 0], group[-1, 1], group[:, 2].mean()] for group in groups]
@@ -98,7 +98,7 @@ def records(experiment, root=ROOT):
         content = json.loads(file.read_text("utf-8"))
         if fnmatch.fnmatchcase(content["setting"].split(",")[0], pattern or "*"):
             found[content["setting"]].append(content)
-    return dict(found)
+    return {setting: found[setting] for setting in sorted(found, key=lambda text: ("," in text, text))}
 
 
 def results_table(found, metrics):

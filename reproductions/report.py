@@ -118,12 +118,28 @@ def _setting(about, module):
 
     preset = about.get("preset")
     original = as_json(config_fields(module.PRESETS[preset])) if preset in [*module.PRESETS] else {}
-    changed = differences(original, as_json(config_defaults(module.Config)) | about["config"])
+    given, nested = as_json(config_defaults(module.Config)) | about["config"], []
+    for name, value in given.items():
+        before = original.get(name)
+        if isinstance(value, dict) and (not isinstance(before, dict) or before.get("type") != value.get("type")):
+            nested.append(f"{name}={_nested(module.Config, name, value)}")
+            original = original | {name: value}
+    changed = [c for c in differences(original, given) if c[0] != "seed" and c[2] != "absent"]
     if "bundle" in about:
         changed.append(("bundle", None, about["bundle"].get("precision")))
-    return ", ".join(
-        [str(preset), *(f"{name}={json.dumps(new)}" for name, _, new in changed if name != "seed" and new != "absent")]
-    )
+    texts = [f"{name}={'none' if new is None else json.dumps(new)}" for name, _, new in changed]
+    return ", ".join([str(preset), *texts, *nested])
+
+
+def _nested(kind, name, value):
+    """Write a nested configuration as "DNC(memory_size=64)", without the defaults of its class."""
+    from tfmem.training import config_defaults, nested_classes
+
+    classes = nested_classes(kind, name)
+    defaults = [as_json(config_defaults(c)) for c in classes if c.__name__ == value.get("type")]
+    changed = differences(defaults[0] if defaults else {}, {n: v for n, v in value.items() if n != "type"})
+    fields = ", ".join(f"{n}={json.dumps(new)}" for n, _, new in changed if new != "absent")
+    return f"{str(value.get('type')).removesuffix('Config')}({fields})"
 
 
 def rows(runs):

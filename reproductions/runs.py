@@ -15,7 +15,7 @@ LONGEST_NAME = 80
 
 def file_name(text):
     """Make a name of a file from a text; where characters are replaced, a hash keeps the names of texts apart."""
-    name = re.sub(r"[^\w.=,-]+", "-", text).strip("-")[:LONGEST_NAME]
+    name = re.sub(r"[^\w.=-]+", "-", text).strip("-")[:LONGEST_NAME]
     return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 import reproductions
 from reproductions.__main__ import main
 from reproductions.catalog import entry
+from reproductions.report import finished_runs
 from tests.reproductions import toy
 from tests.training.test_trainer import metrics_of
 from tfmem.checkpoints import Entry, load_tf1, name_table
@@ -419,6 +420,8 @@ def test_gymnasium_takes_any_environment_and_core(tmp_path, capsys):
     assert main([*command, "--world.id", "FrozenLake-v1", *core]) == 0
     assert "random_episode_return" in capsys.readouterr().out
     assert RunFolder(tmp_path / "run").config()["config"]["core"]["type"] == "RelationalMemoryConfig"
+    (finished,) = finished_runs([tmp_path / "run"], reproductions.GENERAL)
+    assert finished.setting == ('smoke, world.id="FrozenLake-v1", core=RelationalMemory(mem_slots=2, head_size=2)')
     assert main(["evaluate", str(tmp_path / "run"), "--episodes", "3"]) == 0
     command = ["run", "gymnasium", "--folder", str(tmp_path / "other"), "--world.id", "Pendulum-v1"]
     assert main(command) == 2

@@ -23,6 +23,7 @@ _MODULES = {
     "config_fields": "tfmem.training.config",
     "config_from_fields": "tfmem.training.config",
     "load_checkpoint": "tfmem.training.experiment",
+    "nested_classes": "tfmem.training.config",
     "numbered": "tfmem.training.experiment",
     "run_description": "tfmem.training.experiment",
     "stacked_batches": "tfmem.training.experiment",

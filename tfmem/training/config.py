@@ -31,6 +31,13 @@ def config_from_fields(kind, fields):
     return kind(**{name: _from_field(name, hints.get(name), value) for name, value in fields.items()})
 
 
+def nested_classes(kind, name):
+    """List the classes of nested configurations that a configuration's field takes."""
+    hint = typing.get_type_hints(kind).get(name)
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return [option for option in options if dataclasses.is_dataclass(option)]
+
+
 def _from_field(name, hint, value):
     if isinstance(value, list):
         return tuple(_from_field(name, None, v) for v in value)
