@@ -487,3 +487,56 @@ def test_state_has_the_declared_sizes():
 def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# --- a sequence at once ---
+
+
+@pytest.mark.parametrize(("order", "top_k"), [("paper", 3), ("paper", 0), ("code", 2)])
+@pytest.mark.parametrize("steps", [4, 7])  # fewer than the rows, and as many
+def test_scan_equals_steps(rng, order, top_k, steps):
+    """Over the end of the table, from a full memory, with the gradient for the memory before the sequence."""
+    core = RMACore(5, memory_size=7, word_size=3, num_reads=2, top_k=top_k, order=order)
+    inputs = tf.constant(rng.normal(size=[steps, 2, 4]), tf.float32)
+    core(inputs[0], core.initial_state(2))
+    memory = tf.constant(rng.normal(size=[2, 7, 3]), tf.float32)
+    counter = tf.constant([5, 13])
+
+    def run(core, inputs, memory, variables):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, memory])
+            state = rma_state.with_memory(memory, counter)
+            outputs, last = unroll(core, inputs, state)
+            loss = tf.reduce_sum(tf.sin(tf.range(tf.size(outputs), dtype=tf.float32)) * tf.reshape(outputs, [-1]))
+            loss += tf.reduce_sum(last.memory**2)
+        return [outputs, *tf.nest.flatten(last), *tape.gradient(loss, [*variables, inputs, memory])]
+
+    rma_state = core.initial_state(2)
+    expected = run(lambda x, s: core(x, s), inputs, memory, core.trainable_variables)
+    eager = run(core, inputs, memory, core.trainable_variables)
+    compiled = tf.function(lambda *xs: run(core, *xs, core.trainable_variables), jit_compile=steps == 7)(inputs, memory)
+    for results in (eager, compiled):
+        for actual, e in zip(results, expected, strict=True):
+            assert relative_error(actual, e) <= 1e-5
+
+
+def test_states_of_all_steps(rng):
+    """The memory after each step, and at chosen steps of each element, without a memory for every step."""
+    core = RMACore(5, memory_size=7, word_size=3, num_reads=2, top_k=3)
+    inputs = tf.constant(rng.normal(size=[5, 2, 4]), tf.float32)
+    core(inputs[0], core.initial_state(2))
+    state = core.initial_state(2).with_memory(tf.constant(rng.normal(size=[2, 7, 3]), tf.float32), [5, 13])
+    _, states, final = core.scan_states(core.project_inputs(inputs), state)
+    after = []
+    for t in range(5):
+        _, state = core(inputs[t], state)
+        after.append(state)
+        for actual, expected in zip(tf.nest.flatten(states), tf.nest.flatten(state), strict=True):
+            assert actual.shape == [5, *expected.shape]
+            assert relative_error(actual[t], expected) <= 1e-5
+    tf.nest.map_structure(lambda a, b: np.testing.assert_array_equal(a[-1], b), states, final)
+    chosen = states.memory.at(tf.constant([[1, 3], [4, 0]]))
+    for n, times in enumerate([[1, 3], [4, 0]]):
+        for b, t in enumerate(times):
+            np.testing.assert_allclose(chosen[n, b], after[t].memory[b], rtol=1e-5)
+    np.testing.assert_allclose(states.memory.at(tf.constant([[2]]))[0], after[2].memory, rtol=1e-5)

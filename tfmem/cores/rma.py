@@ -19,6 +19,7 @@ Letters: B batch, K rows, D word size, H reads, k rows per read. With [., .] a c
     output_t = [z_t, h_t, r_t]
 """
 
+import copy
 from typing import NamedTuple
 
 import sonnet as snt
@@ -79,26 +80,37 @@ def read(read_words, memory, num_reads, top_k=0, inverse_norms=None):
       `(reads [B, H D], ReadInformation)`. The selection of rows has no gradient.
     """
     dtype = variable_dtype(memory.dtype)
-    word_size = memory.shape[2]
-    keys = tf.reshape(tf.cast(read_words[:, :-num_reads], dtype), [-1, num_reads, word_size])
-    strengths = tf.nn.softplus(tf.cast(read_words[:, -num_reads:], dtype))
-    queries = keys * (strengths * inverse_norm(keys))[..., tf.newaxis]
-
+    keys, strengths, queries = read_queries(tf.cast(read_words, dtype), num_reads)
     if top_k:
         chosen_from = tf.cast(tf.stop_gradient(memory), dtype)
         scale = inverse_norm(chosen_from) if inverse_norms is None else tf.cast(inverse_norms, dtype)
-        scores = tf.matmul(tf.stop_gradient(queries), chosen_from, transpose_b=True) * scale[:, tf.newaxis]
-        indices = tf.math.top_k(scores, top_k, sorted=False).indices
-        rows = tf.cast(tf.gather(memory, indices, batch_dims=1), dtype)  # [B, H, k, D]
-        weights = tf.nn.softmax(tf.linalg.matvec(rows, queries) * inverse_norm(rows))
-        reads = tf.linalg.matvec(rows, weights, transpose_a=True)
+        indices = tf.math.top_k(scores(tf.stop_gradient(queries), chosen_from, scale), top_k, sorted=False).indices
+        reads, weights = read_rows(tf.cast(tf.gather(memory, indices, batch_dims=1), dtype), queries)
     else:
         indices = tf.range(memory.shape[1]) + tf.zeros([tf.shape(memory)[0], num_reads, 1], tf.int32)
         rows = tf.cast(memory, dtype)
-        weights = tf.nn.softmax(tf.matmul(queries, rows, transpose_b=True) * inverse_norm(rows)[:, tf.newaxis])
+        weights = tf.nn.softmax(scores(queries, rows, inverse_norm(rows)))
         reads = tf.matmul(weights, rows)
-    reads = tf.cast(tf.reshape(reads, [-1, num_reads * word_size]), memory.dtype)
+    reads = tf.cast(tf.reshape(reads, [-1, num_reads * memory.shape[2]]), memory.dtype)
     return reads, ReadInformation(weights, indices, keys, strengths)
+
+
+def read_queries(read_words, num_reads):
+    """Keys [B, H, D], strengths [B, H] and queries, the keys' directions times the strengths [B, H, D]."""
+    keys, strengths = read_words[:, :-num_reads], tf.nn.softplus(read_words[:, -num_reads:])
+    keys = tf.reshape(keys, [-1, num_reads, keys.shape[1] // num_reads])
+    return keys, strengths, keys * (strengths * inverse_norm(keys))[..., tf.newaxis]
+
+
+def scores(queries, rows, inverse_norms):
+    """Strength x cosine of every row [B, n, D]: [B, H, n]."""
+    return tf.matmul(queries, rows, transpose_b=True) * inverse_norms[:, tf.newaxis]
+
+
+def read_rows(rows, queries):
+    """Read from the chosen rows [B, H, k, D]: [B, H, D], and the weights [B, H, k]."""
+    weights = tf.nn.softmax(tf.linalg.matvec(rows, queries) * inverse_norm(rows))
+    return tf.linalg.matvec(rows, weights, transpose_a=True), weights
 
 
 def write(value, table, write_counter):
@@ -109,6 +121,90 @@ def write(value, table, write_counter):
     row = tf.cast(write_counter, tf.int32) % table.shape[1]
     value = tf.cast(tf.stop_gradient(value), table.dtype)
     return tf.tensor_scatter_nd_update(table, tf.stack([tf.range(tf.shape(row)[0]), row], -1), value)
+
+
+class MemoryOverTime(tf.experimental.ExtensionType):
+    """A table [B, K, ...] after each step of a sequence, `x[t]`, from the table before and the rows written since."""
+
+    before: tf.Tensor  # [B, K, ...]
+    new: tf.Tensor  # [B, T, ...], T at most K
+    age: tf.Tensor  # [B, K] int32: the step that overwrites each row, if there are as many
+
+    @property
+    def dtype(self):
+        return self.before.dtype
+
+    @property
+    def shape(self):
+        """[T, B, K, ...]."""
+        return tf.TensorShape([self.new.shape[1], *self.before.shape])
+
+    def __getitem__(self, t):
+        return self.at(tf.constant([[t % self.new.shape[1]]]))[0]
+
+    def at(self, times):
+        """The table after steps `times` [N, B], or [N, 1] for the whole batch: [N, B, K, ...]."""
+        rows = tf.gather(self.new, tf.minimum(self.age, self.new.shape[1] - 1), batch_dims=1)
+        written = self.age <= times[..., tf.newaxis]
+        written = tf.reshape(written, tf.concat([tf.shape(written), [1] * (self.before.shape.rank - 2)], 0))
+        return tf.where(written, rows, self.before)
+
+
+class MemoryBefore:
+    """The memory before a sequence, read together with the rows that the sequence has written since.
+
+    Args:
+      state: `RMAState` before the sequence.
+      num_reads, top_k: as in `read`.
+    """
+
+    def __init__(self, state, num_reads, top_k):
+        self.num_reads, self.top_k = num_reads, top_k
+        self.dtype = variable_dtype(state.memory.dtype)
+        self.rows = tf.cast(tf.stop_gradient(state.memory), self.dtype)
+        size = self.rows.shape[1]
+        self.norms = tf.cast(tf.stop_gradient(state.inverse_norms), self.dtype) if top_k else inverse_norm(self.rows)
+        # The step of the sequence that overwrites each row.
+        self.age = (tf.range(size) - state.write_counter[:, tf.newaxis]) % size
+
+    def with_gradient(self, memory):
+        """This memory with a gradient to `memory`, the state's."""
+        other = copy.copy(self)
+        other.rows = tf.cast(memory, self.dtype)
+        other.norms = self.norms if self.top_k else inverse_norm(other.rows)
+        return other
+
+    def read(self, read_words, new, num_written):
+        """`read` of K rows: [B, H D].
+
+        Args:
+          read_words: as in `read`.
+          new: `RMAState` with the rows of the sequence [B, T, D], T at most K.
+          num_written: how many of them have been written, [B].
+        """
+        _, _, queries = read_queries(tf.cast(read_words, self.dtype), self.num_reads)
+        size, new_rows = self.rows.shape[1], tf.stop_gradient(tf.cast(new.memory, self.dtype))
+        num_written = num_written[:, tf.newaxis]
+        exists = tf.concat([self.age >= num_written, tf.range(new_rows.shape[1]) < num_written], 1)
+
+        def all_scores(queries, rows):
+            new_norms = tf.stop_gradient(tf.cast(new.inverse_norms, self.dtype))
+            found = tf.concat([scores(queries, rows, self.norms), scores(queries, new_rows, new_norms)], 2)
+            return tf.where(exists[:, tf.newaxis], found, found.dtype.min)
+
+        if self.top_k:
+            found = all_scores(tf.stop_gradient(queries), tf.stop_gradient(self.rows))
+            indices = tf.math.top_k(found, self.top_k, sorted=False).indices
+            rows = tf.where(
+                (indices < size)[..., tf.newaxis],
+                tf.gather(self.rows, tf.minimum(indices, size - 1), batch_dims=1),
+                tf.gather(new_rows, tf.maximum(indices - size, 0), batch_dims=1),
+            )
+            reads, _ = read_rows(rows, queries)
+        else:
+            weights = tf.nn.softmax(all_scores(queries, self.rows))
+            reads = tf.matmul(weights[..., :size], self.rows) + tf.matmul(weights[..., size:], new_rows)
+        return tf.cast(tf.reshape(reads, [-1, self.num_reads * self.rows.shape[2]]), new.memory.dtype)
 
 
 class _ReadOnly(ReadOnly):
@@ -340,25 +436,110 @@ class RMACore(RNNCore):
         z, controller, reads, _, state = self.parts(projected, state, write)
         return tf.concat([z, controller, reads], -1), state
 
-    def parts(self, projected, state, write=True):
-        """Compute one step with separate outputs: `(z, LSTM output, reads, ReadInformation, next_state)`."""
+    def parts(self, projected, state, write=True, read=None):
+        """Compute one step with separate outputs: `(z, LSTM output, reads, ReadInformation, next_state)`.
+
+        `read`, by default of the state's memory: a function of read words, state and dtype to reads and information.
+        """
+        read = read or self._read
         dtype = projected[0].dtype
         lstm = tf.nest.map_structure(lambda s: tf.cast(s, dtype), state.lstm)
         if self.order == "paper":
             word_share, read_share, *gate_shares = projected
             read_words = self.read_words(read_share, tf.concat([layer.hidden for layer in lstm], -1))
-            reads, information = self._read(read_words, state, dtype)
+            reads, information = read(read_words, state, dtype)
             controller, lstm = self._control(gate_shares, [reads], lstm)
             z = self.word(tf.tanh(self.word_hidden(word_share, controller)))
         else:
             context = [*(layer.hidden for layer in lstm), tf.cast(state.reads, dtype)]
             z = self.word(tf.tanh(self.word_hidden(projected[0], tf.concat(context, -1))))
             controller, lstm = self._control([gates.project(z) for gates in self.gates], [], lstm)
-            reads, information = self._read(self.read_words(controller), state, dtype)
+            reads, information = read(self.read_words(controller), state, dtype)
         memory = self._write(z, state) if write else {}
         lstm = tf.nest.map_structure(lambda new, old: tf.cast(new, old.dtype), lstm, state.lstm)
         next_state = state._replace(lstm=lstm, reads=tf.cast(reads, state.reads.dtype), **memory)
         return z, controller, reads, information, next_state
+
+    @tf.autograph.experimental.do_not_convert
+    def scan(self, projected, state):
+        """All steps at once. A loop of at most K steps carries the new rows alone, not the memory."""
+        outputs, _, state = self.scan_states(projected, state, keep=False)
+        return outputs, state
+
+    @tf.autograph.experimental.do_not_convert
+    def scan_states(self, projected, state, keep=True):
+        """All steps at once, with the states after each: `(outputs [T, B, ...], states, final_state)`.
+
+        `states` is an `RMAState` of [T, B, ...]; for at most K steps with `MemoryOverTime` in place of the memory and
+        its norms. () unless `keep`.
+        """
+        steps = projected[0].shape[0]
+        if steps is None or steps > self.memory_size:
+
+            def plain_step(projected, state):
+                output, state = self.step(projected, state)
+                return (output, state if keep else ()), state
+
+            (outputs, states), state = unroll(plain_step, projected, state)
+            return outputs, states, state
+        before = MemoryBefore(state, self.num_reads, self.top_k)
+        batch, dtype = tf.shape(state.reads)[0], projected[0].dtype
+        words, new = None, None  # read words of all steps and the new rows, which the gradient needs
+
+        @tf.custom_gradient
+        def gradient_for_memory(memory):
+            """Zeros that are added to the reads: the loop's gradient leaves out the memory before the sequence."""
+
+            def gradient(d_reads):
+                def body(t, total):
+                    with tf.GradientTape(watch_accessed_variables=False) as tape:
+                        tape.watch(memory)
+                        reads = before.with_gradient(memory).read(words[t], new, tf.fill([batch], t))
+                    return t + 1, total + tf.convert_to_tensor(tape.gradient(reads, memory, d_reads[t]))
+
+                return tf.while_loop(lambda t, _: t < steps, body, (0, tf.zeros_like(memory)))[1]
+
+            return tf.zeros([steps, batch, state.reads.shape[1]], dtype), gradient
+
+        def step(inputs, inner):
+            share, zeros = inputs
+            used = []
+
+            def read_both(read_words, inner, dtype):
+                used.append(tf.stop_gradient(read_words))
+                reads = before.read(read_words, inner, inner.write_counter)
+                return tf.cast(reads, dtype) + zeros, None
+
+            z, controller, reads, _, inner = self.parts(share, inner, read=read_both)
+            kept = (inner.lstm, inner.reads) if keep else ()
+            return (tf.concat([z, controller, reads], -1), used[0], kept), inner
+
+        def room(x):
+            return tf.zeros([batch, steps, *x.shape[2:]], x.dtype)
+
+        inner = state._replace(
+            memory=room(state.memory),
+            inverse_norms=room(state.inverse_norms),
+            write_counter=tf.zeros_like(state.write_counter),
+        )
+        (outputs, words, kept), new = unroll(step, (projected, gradient_for_memory(state.memory)), inner)
+        rows = tf.stop_gradient(new.memory)
+        states = ()
+        if keep:
+            lstm, reads = kept
+            counter = state.write_counter + 1 + tf.range(steps)[:, tf.newaxis]
+            memory = MemoryOverTime(state.memory, rows, before.age)
+            states = RMAState(
+                lstm, memory, MemoryOverTime(state.inverse_norms, new.inverse_norms, before.age), reads, counter
+            )
+        index = (state.write_counter[:, tf.newaxis] + tf.range(steps)) % self.memory_size
+        index = tf.stack([tf.range(batch)[:, tf.newaxis] + tf.zeros_like(index), index], -1)
+        state = new._replace(
+            memory=tf.tensor_scatter_nd_update(state.memory, index, rows),
+            inverse_norms=tf.tensor_scatter_nd_update(state.inverse_norms, index, new.inverse_norms),
+            write_counter=state.write_counter + steps,
+        )
+        return outputs, states, state
 
     def _control(self, shares, extra, lstm):
         below, layers = [], []

@@ -134,6 +134,9 @@ class BeliefModel(snt.Module):
             state = self.initial_state(leading_sizes(frames, 2)[1])
         inputs = tf.concat([self.encoder(frames), actions], -1)
 
+        if hasattr(self.core, "scan_states"):
+            return Beliefs(*self.core.scan_states(self.core.project_inputs(inputs), state))
+
         def step(projected, state):
             belief, state = self.core.step(projected, state)
             return (belief, state), state

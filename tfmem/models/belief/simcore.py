@@ -32,6 +32,8 @@ def windows(x, starts, size):
 
 def _at(x, times):
     """x [T, B, ...] at times [..., B], or [..., 1] for the whole batch: [..., B, ...]."""
+    if hasattr(x, "at"):  # a core's own table of states, such as `MemoryOverTime`
+        return x.at(times)
     if times.shape[-1] == 1:
         return tf.gather(x, times[..., 0])
     elements = tf.broadcast_to(tf.range(tf.shape(times)[-1]), tf.shape(times))
