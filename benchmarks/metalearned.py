@@ -4,6 +4,7 @@
     python benchmarks/metalearned.py --quick           lengths up to 512, one measurement each
     python benchmarks/metalearned.py --xla             compiled by XLA
     python benchmarks/metalearned.py --paper           three updates of each paper preset and model
+    python benchmarks/metalearned.py --steps           against the loop of single steps, without the scan's chunks
 
 Paper: Munkhdalai et al. 2019, §4.1: the time of the look-up table grows with the square of the length, that of the MNM
 linearly. Episodes are of double copy. Every point runs in a separate process, so that peak memory is its own. `state`
@@ -18,6 +19,8 @@ import os
 import subprocess
 import sys
 import time
+
+from measuring import seconds_of
 
 MODELS = {"mnm_p": "MNM-p", "mnm_g": "MNM-g", "lstm_salu": "LSTM+SALU", "lstm": "LSTM"}
 PAPER_PRESETS = {
@@ -36,16 +39,22 @@ def state_size(cell):
     return sum(math.prod(shape) for name in memory for shape in tf.nest.flatten(getattr(state, name)))
 
 
-def measure(name, preset, overrides, repeats):
-    """Measure the fastest update in seconds, peak memory, the memory's elements and the parameters."""
+def measure(name, preset, overrides, repeats, scan=True):
+    """Measure the fastest update and forward pass, peak memory of updates, the memory's elements and the parameters.
+
+    Without `scan` the MNM runs step by step, as `tfmem.unroll` runs a cell without one.
+    """
     import resource
 
     import tensorflow as tf
 
     from reproductions import load_experiment
+    from tfmem.cores import MetalearnedMemory
     from tfmem.cores.config import LookupMemoryConfig, LSTMConfig
     from tfmem.training import compiled_updates
 
+    if not scan:
+        del MetalearnedMemory.scan
     module = load_experiment(f"metalearned/{name}")
     config = dataclasses.replace(module.PRESETS[preset], updates_per_call=1, eval_every=0)
     length, model = overrides.pop("length", None), overrides.pop("model")
@@ -66,11 +75,18 @@ def measure(name, preset, overrides, repeats):
         _, metrics = update(tf.constant(number, tf.int64), {}, ())
         loss = float(metrics["loss"][0])
         times.append(time.perf_counter() - start)
+    gigabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1e6
+    inputs = tf.random.stateless_normal(
+        [config.task.num_steps, config.batch_size, *experiment.model.step_shape], [0, 1]
+    )
+    run = tf.function(lambda: tf.reduce_sum(experiment.model.run(inputs).logits), jit_compile=config.jit_compile)
+    run().numpy()
     return {
         "steps": config.task.num_steps,
         "seconds": min(times[1:]),
+        "forward": min(seconds_of(lambda: run().numpy(), repeats)),
         "first": times[0],
-        "gigabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1e6,
+        "gigabytes": gigabytes,
         "state": state_size(experiment.model.cell),
         "parameters": sum(math.prod(v.shape) for v in experiment.model.trainable_variables),
         "loss": loss,
@@ -151,17 +167,47 @@ def paper_presets(arguments):
                 )
 
 
+def against_steps(arguments):
+    """Scan and single steps in turns, twice each, at the paper's batch of 32; MNM-p over MNM-g."""
+    print(f"batch 32, {os.cpu_count()} cores, {'XLA' if arguments.xla else 'plain graph'}; the faster of two processes")
+    print(f"{'preset':10s} {'model':6s} {'steps':>6s} {'loop':>6s} {'s/update':>9s} {'forward':>8s} {'GB':>6s}")
+    for preset in ("paper_8_4", "paper"):
+        costs = {}
+        for model in ("mnm_p", "mnm_g"):
+            for scan in (False, True) * 2:
+                overrides = {"model": model, "jit_compile": arguments.xla}
+                found = in_process("dictionary_inference", preset, overrides, 2 if arguments.quick else 4, scan)
+                best = costs.setdefault((model, scan), found)
+                best |= {key: min(best[key], found[key]) for key in ("seconds", "forward", "gigabytes")}
+            for scan in (False, True):
+                r = costs[model, scan]
+                print(
+                    f"{preset:10s} {MODELS[model]:6s} {r['steps']:6d} {'chunks' if scan else 'steps':>6s} "
+                    f"{r['seconds']:9.3f} {r['forward']:8.3f} {r['gigabytes']:6.2f}",
+                    flush=True,
+                )
+            old, new = costs[model, False], costs[model, True]
+            time_ratio, memory_ratio = (old[k] / new[k] for k in ("seconds", "gigabytes"))
+            print(f"{'':10s} chunks: {time_ratio:.2f} times as fast, 1/{memory_ratio:.1f} of the memory", flush=True)
+        p, g = costs["mnm_p", True], costs["mnm_g", True]
+        ratios = [p[key] / g[key] for key in ("seconds", "forward")]
+        print(f"{'':10s} MNM-p over MNM-g: update {ratios[0]:.2f}, forward {ratios[1]:.2f}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer lengths, one measurement of each")
     parser.add_argument("--xla", action="store_true", help="compiled by XLA")
     parser.add_argument("--paper", action="store_true", help="three updates of every paper preset and model")
+    parser.add_argument("--steps", action="store_true", help="against the loop of single steps")
     parser.add_argument("--batch-size", type=int, default=4, help="for the lengths; the paper's is 32 (default: 4)")
     parser.add_argument("--out", default="metalearned.png", help="picture to write (default: metalearned.png)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(*json.loads(arguments.one))))
+    elif arguments.steps:
+        against_steps(arguments)
     elif arguments.paper:
         paper_presets(arguments)
     else:
