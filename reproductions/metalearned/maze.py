@@ -117,7 +117,7 @@ PRESETS = {
 }
 PAPER = {"episode_return": (175.0, "§4.3, Fig. 6: MNM after 250,000 episodes, plastic agents after 1,000,000")}
 DATASETS = ()
-STATUS = "-"
+STATUS = "demo"
 SIGNATURES = {"step", "initial_state"}
 
 

@@ -83,7 +83,7 @@ PRESETS = {
 }
 PAPER = {"episode_return": (677.0, "§5.3, Fig. 10, viewport, RMC; LSTM 550; whole maze 1159 and 598")}
 DATASETS = ()
-STATUS = "-"
+STATUS = "demo"
 SIGNATURES = {"step", "initial_state"}
 
 
