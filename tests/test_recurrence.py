@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from tests.conformance.toys import SonnetToy
 from tests.support import relative_error
-from tfmem.cores import LSTMStack, RelationalMemory
+from tfmem.cores import LSTMStack, MetalearnedMemory, RelationalMemory
+from tfmem.cores.keras_base import linear
 from tfmem.interop import as_keras_cell, as_sonnet_core
-from tfmem.recurrence import same_batch, unroll, with_reads
+from tfmem.recurrence import same_batch, scan_of, unroll, with_reads
 
 STEPS, BATCH, SIZE = 13, 3, 7
 
@@ -266,3 +267,42 @@ def test_inputs_are_computed_with_in_the_dtype_of_the_state(dtype):
             np.testing.assert_array_equal(a, e)
     with pytest.raises(ValueError, match=r"inputs: shape \(2, 4\), must be \[T, B, ...\]"):
         unroll(core, x[:, :, 0], core.initial_state(4))
+
+
+class QuietMemory(MetalearnedMemory):
+    """A memory that never reads."""
+
+    def read(self, memory, keys):
+        return tf.zeros_like(super().read(memory, keys))
+
+    def get_config(self):
+        return super().get_config()
+
+
+class NamedMemory(MetalearnedMemory):
+    """A memory with another configuration alone."""
+
+    def get_config(self):
+        return {**super().get_config(), "name": "named"}
+
+
+@pytest.mark.parametrize("wrapped", [lambda cell: cell, as_sonnet_core])
+def test_what_a_subclass_overrides_is_unrolled(sequence, wrapped):
+    cell = QuietMemory(units=4, memory_size=3, word_size=3)
+    cell.build((None, SIZE))
+    core = wrapped(cell)
+    assert not hasattr(core, "scan") or scan_of(core) is None
+    _, state = unroll(core, sequence, cell.get_initial_state(BATCH))
+    np.testing.assert_array_equal(state.read_out, np.zeros([BATCH, 3]))
+    assert scan_of(NamedMemory(units=4, memory_size=3, word_size=3)) is not None
+    assert scan_of(MetalearnedMemory(units=4, memory_size=3, word_size=3)) is not None
+    assert scan_of(LSTMStack(3)) is None
+    assert hasattr(as_sonnet_core(NamedMemory(units=4, memory_size=3, word_size=3)), "scan")
+
+
+def test_a_generated_weight_of_unknown_size_is_no_variable(sequence, weights):
+    @tf.function
+    def run(weights):
+        return unroll(lambda x, s: (linear(x, tf.reshape(weights, [SIZE, -1])), s), sequence, tf.zeros([BATCH, 1]))[0]
+
+    np.testing.assert_allclose(run(weights), sequence @ weights, atol=1e-5)

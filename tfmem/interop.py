@@ -14,7 +14,7 @@ import tensorflow as tf
 import tfmem.cores
 from tfmem.backend import keras
 from tfmem.cores.base import RNNCore
-from tfmem.recurrence import project_inputs, reserve, same_batch, step
+from tfmem.recurrence import project_inputs, reserve, same_batch, scan_of, step
 
 
 def as_keras_cell(core):
@@ -152,7 +152,7 @@ class SonnetCell(keras.layers.Layer):
 
     @property
     def scan(self):
-        return self.core.scan
+        return _scan(self.core)
 
     @property
     def scans_masks(self):
@@ -248,7 +248,7 @@ class KerasCore(RNNCore):
 
     @property
     def scan(self):
-        return self.cell.scan
+        return _scan(self.cell)
 
     @property
     def scans_masks(self):
@@ -330,3 +330,10 @@ def _known(module, name):
         if name in package.__all__:
             return getattr(package, name)
     return getattr(sys.modules.get(module), "__dict__", {}).get(name)  # getattr(module, name) might import
+
+
+def _scan(core):
+    found = scan_of(core)
+    if found is None:
+        raise AttributeError("scan")
+    return found

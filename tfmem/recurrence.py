@@ -107,6 +107,22 @@ def same_batch(inputs, state, argument="state", time_major=False):
     return tf.nest.pack_sequence_as(state, checked)
 
 
+# Methods of a core that a subclass may override and keep the `scan` of its base.
+_OUTSIDE_STEPS = {"build", "get_config", "get_initial_state", "initial_state", "get_build_config", "build_from_config"}
+
+
+def scan_of(core):
+    """Return a core's `scan`; None without one, or if a subclass overrides a method of the class that defines it."""
+    classes = type(core).__mro__
+    owner = next((c for c in classes if "scan" in vars(c)), None)
+    if owner is not None:
+        for subclass in classes[: classes.index(owner)]:
+            methods = {name for name, value in vars(subclass).items() if isinstance(value, types.FunctionType)}
+            if {name for name in methods if hasattr(owner, name) and name[:2] != "__"} - _OUTSIDE_STEPS:
+                return None
+    return getattr(core, "scan", None)
+
+
 def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
     """Run a core over a sequence; the part of the work that needs inputs alone is done for all steps at once.
 
@@ -140,11 +156,12 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
     num_steps = tf.shape(flat_projected[0])[0] if static_steps is None else static_steps
     batch = flat_projected[0].shape[1] if (flat_projected[0].shape.rank or 0) > 1 else None
     mask = _valid_steps(num_steps, tf.TensorShape([static_steps, batch]), sequence_length, mask)
-    if hasattr(core, "scan"):
+    scan = scan_of(core)
+    if scan is not None:
         if mask is None:
-            return core.scan(projected, initial_state)
+            return scan(projected, initial_state)
         if getattr(core, "scans_masks", False):
-            return core.scan(projected, initial_state, mask)
+            return scan(projected, initial_state, mask)
     initial_state = reserve(core, initial_state, num_steps)
     flat_state = [tf.convert_to_tensor(s) for s in tf.nest.flatten(initial_state)]
 

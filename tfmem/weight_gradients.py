@@ -91,10 +91,10 @@ def product(x, weight, bias=None):
     """
     scope = getattr(_current, "scope", None)
     in_scope = scope is not None and tf.compat.v1.get_default_graph() is scope.graph  # not in a branch of the step
-    if in_scope and x.shape.is_fully_defined() and _is_large(weight.shape, x.shape[0]):
-        key = _key(weight), None if bias is None else _key(bias)
-        if all(part is not False for part in key):
-            return scope.product(x, key, weight, bias)
+    key = _key(weight), None if bias is None else _key(bias)
+    known = in_scope and x.shape.is_fully_defined() and all(part is not False for part in key)
+    if known and _is_large(weight.shape, x.shape[0]):
+        return scope.product(x, key, weight, bias)
     return _product(x, *_values(x, weight, bias))
 
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tfmem.backend import keras
 from tfmem.cores.base import matmul
-from tfmem.recurrence import checked_inputs, project_inputs, reserve, same_batch
+from tfmem.recurrence import checked_inputs, project_inputs, reserve, same_batch, scan_of
 
 _KINDS = {
     "initializer": keras.initializers,
@@ -113,9 +113,10 @@ class Dropped:
     @property
     def scan(self):
         """The cell's own, if the hidden state keeps all its units."""
-        if self.recurrent is not None:
+        found = scan_of(self.cell)
+        if self.recurrent is not None or found is None:
             raise AttributeError("scan")
-        return self.cell.scan
+        return found
 
     @property
     def scans_masks(self):
