@@ -540,3 +540,6 @@ def test_states_of_all_steps(rng):
         for b, t in enumerate(times):
             np.testing.assert_allclose(chosen[n, b], after[t].memory[b], rtol=1e-5)
     np.testing.assert_allclose(states.memory.at(tf.constant([[2]]))[0], after[2].memory, rtol=1e-5)
+    for t in (len(after), -len(after) - 1):
+        with pytest.raises(IndexError, match=f"t: {t}, must be from"):
+            states.memory[t]

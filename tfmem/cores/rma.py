@@ -20,6 +20,7 @@ Letters: B batch, K rows, D word size, H reads, k rows per read. With [., .] a c
 """
 
 import copy
+import operator
 from typing import NamedTuple
 
 import sonnet as snt
@@ -140,7 +141,10 @@ class MemoryOverTime(tf.experimental.ExtensionType):
         return tf.TensorShape([self.new.shape[1], *self.before.shape])
 
     def __getitem__(self, t):
-        return self.at(tf.constant([[t % self.new.shape[1]]]))[0]
+        steps, t = self.new.shape[1], operator.index(t)
+        if not -steps <= t < steps:
+            raise IndexError(f"t: {t}, must be from {-steps} to {steps - 1}")
+        return self.at(tf.constant([[t % steps]]))[0]
 
     def at(self, times):
         """The table after steps `times` [N, B], or [N, 1] for the whole batch: [N, B, K, ...]."""
