@@ -124,8 +124,11 @@ def test_only_agents_have_episodes(tmp_path, capsys):
 def test_wrong_arguments_are_refused_in_one_line(capsys):
     for options, message in (
         (["--num-worlds", "0"], "num_worlds: 0, must be at least 1"),
-        (["--world.side", "8"], "side: 8, must be odd; see `reproduce run --help`"),
-        (["--objective.discount", "2"], "discount: 2.0, must be from 0 to 1; see `reproduce run --help`"),
+        (["--world.side", "8"], "side: 8, must be odd; see `reproduce run metalearned/maze --help`"),
+        (
+            ["--objective.discount", "2"],
+            "discount: 2.0, must be from 0 to 1; see `reproduce run metalearned/maze --help`",
+        ),
     ):
         assert main(["run", MAZE, "--preset", "smoke", *options]) == 2
         said = capsys.readouterr().err
