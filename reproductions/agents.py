@@ -4,13 +4,15 @@ import collections
 
 import numpy as np
 
+from reproductions import experiment_modules
+from reproductions.report import finished_runs
 from tfmem import plotting
 
 
 def draw_learning_curves(folders, out, score, y_label):
     """Draw a score of training against episodes, steps of the worlds and CPU seconds; returns the figures' names.
 
-    Runs of one preset are one curve, with the mean and confidence over seeds (Gregor et al. 2019, appendix E). Seconds
+    Runs of one setting are one curve, with the mean and confidence over seeds (Gregor et al. 2019, appendix E). Seconds
     are those of all threads over the whole run, by its updates; other work on the machine lengthens them little.
 
     Args:
@@ -19,10 +21,11 @@ def draw_learning_curves(folders, out, score, y_label):
       score: name in metrics.csv without "train/".
       y_label: its name in the pictures.
     """
+    named = [(finished_runs([folder.path], experiment_modules())[0].setting, folder) for folder in folders]
     pictures = []
     for name, column in (("episodes", "train/episodes"), ("steps", "train/frames"), ("seconds", "update")):
         curves = collections.defaultdict(list)
-        for folder in folders:
+        for setting, folder in named:
             rows = [row for row in folder.metrics() if row.get("train/episodes", 0) > 0]
             result = folder.result()
             # Without an ended episode there is nothing to draw; earlier versions did not measure CPU seconds.
@@ -30,7 +33,7 @@ def draw_learning_curves(folders, out, score, y_label):
                 continue
             factor = result["cpu_time_seconds"] / result["updates"] if name == "seconds" else 1.0
             x, y = np.array([(factor * row[column], row[f"train/{score}"]) for row in rows]).T
-            curves[folder.config()["preset"]].append((x, y))
+            curves[setting].append((x, y))
         pictures.append(f"{score}_by_{name}.png")
         x_label = "CPU seconds" if name == "seconds" else name
         plotting.curves_figure(curves, x_label, y_label).savefig(out / pictures[-1], dpi=120)

@@ -11,10 +11,13 @@ from PIL import Image
 
 from reproductions import load_experiment
 from reproductions.__main__ import main
+from reproductions.agents import draw_learning_curves
 from reproductions.metalearned.figures import maze_episode_figure
 from reproductions.metalearned.maze import known_goal_return
+from tfmem import plotting
 from tfmem.envs.grid.goal_maze import GoalMaze
 from tfmem.optimizers import SonnetAdam
+from tfmem.training.run_folder import RunFolder
 
 MAZE, BOX_WORLD, PACMAN = "metalearned/maze", "relational/box_world", "relational/mini_pacman"
 
@@ -136,13 +139,21 @@ def test_wrong_arguments_are_refused_in_one_line(capsys):
         assert f"reproduce: error: {message}" in said
 
 
-def test_agents_without_memory_and_with_any_core_by_name(tmp_path):
-    run = ["run", BOX_WORLD, "--preset", "smoke", "--num-updates", "2", "--folder"]
+def test_agents_without_memory_and_with_any_core_by_name(tmp_path, monkeypatch):
+    run = ["run", BOX_WORLD, "--preset", "smoke", "--num-updates", "4", "--folder"]
     for name, core in (("none", ["core:none"]), ("lstm", ["core:lstm", "--core.units", "4"])):
         assert main([*run, str(tmp_path / name), *core]) == 0
     kinds = [json.loads((tmp_path / name / "config.json").read_text())["config"]["core"] for name in ("none", "lstm")]
     assert kinds[0] is None
     assert kinds[1]["type"] == "LSTMConfig"
+    drawn, figure = [], plotting.curves_figure
+    monkeypatch.setattr(
+        plotting, "curves_figure", lambda curves, *names: drawn.append(set(curves)) or figure(curves, *names)
+    )
+    folders = [RunFolder(tmp_path / name) for name in ("none", "lstm")]
+    draw_learning_curves(folders, tmp_path, "episode_return", "return")
+    setting = "smoke, num_updates=4"
+    assert drawn == [{f"{setting}, core=none", f"{setting}, core=LSTM(units=4)"}] * 3
 
 
 def test_the_maze_figure_joins_ways_at_the_goal():
