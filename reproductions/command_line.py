@@ -147,8 +147,8 @@ def _message(said, command, argv):
             continue
         if option.startswith("--") and option not in names:
             kind = option[2:].partition(".")[0] if "." in option else None
-            if kind and dataclasses.is_dataclass(getattr(command.config, kind, None)):
-                return f"{option}: must be an option of the {kind}, and stand behind {kind}:NAME"
+            if kind and len(typing.get_args(typing.get_type_hints(type(command.config)).get(kind))) > 1:
+                return f"{option}: no such hyper-parameter here; those of another {kind} stand behind {kind}:NAME"
             near = close(option, names) or names
             return f"{option}: no such hyper-parameter, must be one of {', '.join(near)}"
     return message
