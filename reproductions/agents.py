@@ -8,6 +8,11 @@ from reproductions import experiment_modules
 from reproductions.report import finished_runs
 from tfmem import plotting
 
+# Fields of the presets "smoke": seconds, for tests.
+SMOKE = dict(
+    num_worlds=2, num_updates=8, updates_per_call=2, log_every=2, eval_every=0, checkpoint_every=4, eval_episodes=4
+)
+
 
 def draw_learning_curves(folders, out, score, y_label):
     """Draw a score of training against episodes, steps of the worlds and CPU seconds; returns the figures' names.

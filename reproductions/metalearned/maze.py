@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from reproductions.agents import draw_learning_curves
+from reproductions.agents import SMOKE, draw_learning_curves
 from reproductions.metalearned.figures import maze_episode_figure
 from tfmem.backend import keras
 from tfmem.cores.config import LSTMConfig, MetalearnedMemoryConfig, PlasticRNNConfig
@@ -103,16 +103,10 @@ PRESETS = {
         DEMO_CONFIG,
         world=GoalMaze(side=5, max_steps=6),
         core=MetalearnedMemoryConfig(units=4, memory_size=4, word_size=4),
-        num_worlds=2,
         unroll_length=6,
-        num_updates=8,
-        updates_per_call=2,
-        log_every=2,
-        eval_every=0,
-        checkpoint_every=4,
-        eval_episodes=4,
         num_levels=9,
         jit_compile="auto",
+        **SMOKE,
     ),
 }
 PAPER = {"episode_return": (175.0, "§4.3, Fig. 6: MNM after 250,000 episodes, plastic agents after 1,000,000")}

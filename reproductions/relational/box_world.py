@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from reproductions.agents import draw_learning_curves
+from reproductions.agents import SMOKE, draw_learning_curves
 from tfmem.cores.config import ConvLSTMConfig, LSTMConfig, RelationalMemoryConfig
 from tfmem.envs.grid.box_world import BoxWorld, level_figure
 from tfmem.rl import AgentConfig, AgentExperiment, ConvTorsoConfig, Objective
@@ -93,17 +93,11 @@ PRESETS = {
         DEMO_CONFIG,
         world=BoxWorld(side=7, path_lengths=(1,), num_distractors=(0,), max_steps=8),
         core=RelationalMemoryConfig(mem_slots=2, head_size=2, num_heads=2),
-        num_worlds=2,
         unroll_length=4,
         policy_lag=1,
-        num_updates=8,
-        updates_per_call=2,
-        log_every=2,
-        eval_every=0,
-        checkpoint_every=4,
         num_levels=4,
-        eval_episodes=4,
         jit_compile="auto",
+        **SMOKE,
     ),
 }
 PAPER = {"solved": (0.98, "§5.3, RMC after 10^9 steps; ConvLSTM 0.73")}

@@ -6,7 +6,7 @@ The paper gives neither networks nor training of this task; we use those of BoxW
 
 import dataclasses
 
-from reproductions.agents import draw_learning_curves
+from reproductions.agents import SMOKE, draw_learning_curves
 from reproductions.relational import box_world
 from tfmem.cores.config import LSTMConfig, RelationalMemoryConfig
 from tfmem.envs.grid.mini_pacman import MiniPacman
@@ -69,16 +69,10 @@ PRESETS = {
         DEMO_CONFIG,
         world=MiniPacman(max_steps=8),
         core=RelationalMemoryConfig(mem_slots=2, head_size=2, num_heads=2),
-        num_worlds=2,
         unroll_length=4,
-        num_updates=8,
-        updates_per_call=2,
-        log_every=2,
-        eval_every=0,
-        checkpoint_every=4,
         num_levels=4,
-        eval_episodes=4,
         jit_compile="auto",
+        **SMOKE,
     ),
 }
 PAPER = {"episode_return": (677.0, "§5.3, Fig. 10, viewport, RMC; LSTM 550; whole maze 1159 and 598")}

@@ -9,7 +9,8 @@ from tests.references import rma as reference
 from tests.support import golden_cases, relative_error
 from tfmem.checkpoints import CheckpointMismatchError, load_tf1
 from tfmem.cores.base import RNNCore
-from tfmem.cores.rma import RMACore, RMAReader, RMAWriter, inverse_norm, write
+from tfmem.cores.rma import RMACore, RMAReader, RMAWriter
+from tfmem.cores.rma_memory import inverse_norm, write
 from tfmem.cores.tvt import TVTCore
 from tfmem.recurrence import unroll
 
@@ -543,3 +544,21 @@ def test_states_of_all_steps(rng):
     for t in (len(after), -len(after) - 1):
         with pytest.raises(IndexError, match=f"t: {t}, must be from"):
             states.memory[t]
+
+
+def test_the_initial_memorys_gradient_has_its_dtype(rng):
+    core = RMACore(hidden_size=5, memory_size=6, word_size=3, num_reads=2, top_k=2)
+    inputs, rows = tf.constant(rng.normal(size=[4, 2, 3]), tf.float32), rng.normal(size=[2, 6, 3])
+    core(inputs[0], core.initial_state(2))
+
+    @tf.function
+    def gradient(memory):
+        with tf.GradientTape() as tape:
+            tape.watch(memory)
+            outputs, _ = unroll(core, inputs, core.initial_state(2, memory.dtype).with_memory(memory))
+            loss = tf.reduce_sum(outputs**2)
+        return tape.gradient(loss, memory)
+
+    exact, rounded = (gradient(tf.cast(rows, dtype)) for dtype in (tf.float32, tf.bfloat16))
+    assert rounded.dtype == tf.bfloat16
+    assert relative_error(tf.cast(rounded, tf.float32), exact) < 0.1

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfmem.cores.base import Linear, ReadOnly, RNNCore
-from tfmem.cores.rma import ReadInformation, RMACore
+from tfmem.cores.rma import RMACore
+from tfmem.cores.rma_memory import ReadInformation
 from tfmem.losses.gradients import clip_gradient
 from tfmem.validation import check_positive
 
