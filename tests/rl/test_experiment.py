@@ -85,8 +85,8 @@ def test_a_cores_own_loss_has_the_objectives_reduction(reduction):
     experiment = AgentExperiment(config)
     values = tf.random.stateless_uniform([5, 3], [0, 0])
     reduced = {"mean": tf.reduce_mean, "sum": tf.reduce_sum}[reduction](values)
-    output = tf.zeros([5, 3, 4])
-    found = experiment.learner.auxiliary_loss(type("Outputs", (), {"output": output, "meta_loss": values}))
+    output = type("Output", (), {"core": type("Outputs", (), {"meta_loss": values})})
+    found = experiment.learner.auxiliary_loss((), output)
     np.testing.assert_allclose(found, 0.5 * reduced, rtol=1e-6)
 
 

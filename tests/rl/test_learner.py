@@ -321,7 +321,7 @@ def test_the_published_variants(rng):
     )
     scaled = loss(reward_scale=0.1)
     np.testing.assert_allclose(scaled.rewards, 0.1 * trajectory.entries.reward[1:], rtol=1e-6)
-    learner.auxiliary_loss = lambda core: tf.reduce_sum(core)
+    learner.auxiliary_loss = lambda entries, output: tf.reduce_sum(output.core)
     whole = learner.loss(trajectory)
     np.testing.assert_allclose(
         whole[1] - whole[0].total, tf.reduce_sum(learner.agent.unroll(*_inputs(trajectory))[0].core), rtol=1e-4
@@ -476,6 +476,37 @@ def test_evaluation_is_of_first_episodes():
     assert scores["episode_length"] == 4
     again = found.scores(lambda number: {})
     assert again == {name: float(score) for name, score in scores.items()}
+
+
+def test_evaluation_measures_more():
+    learner, _ = make_learner()
+
+    def measure(number, trajectory, total):
+        total += tf.reduce_sum(trajectory.entries.reward[1:])
+        return total, {"total_reward": total, "number": number}
+
+    found = evaluation(learner.agent, learner.world, (), 8, 4, 2, 4, measure=measure, totals=tf.constant(0.0))
+    (actor, episodes, total), scores = found.run(lambda number: {})
+    assert scores["number"] == 1
+    assert total == scores["total_reward"] == tf.reduce_sum(episodes.episode_return + actor.entry.episode_return)
+
+
+class Labeled(Cue):
+    def labels(self, state):
+        return {"cue": state.cue, "time": state.time}
+
+
+def test_records_hold_the_labels_of_every_frame():
+    world = Labeled(4)
+    agent = Agent(MLPTorso(), LSTMStack(5, 1), 2).build_for(observation_spec(world))
+    seeds = tf.stack([tf.fill([6], 3), tf.range(6)], -1)
+    actor = initial_actor_state(agent, world, (), 3, world.draw([0, 0], 3))
+    _, trajectory = rollout(agent, world, (), actor, draw_uniforms([1, 2], [6, 3]), tf.cast(seeds, tf.int64))
+    entries = trajectory.entries
+    np.testing.assert_array_equal(entries.labels["time"], np.tile(np.arange(7)[:, None] % 4, 3))
+    shown = entries.observation.numpy()[..., :2]
+    cues = np.argmax(shown, -1)[[0, 0, 0, 0, 4, 4, 4]]
+    np.testing.assert_array_equal(entries.labels["cue"], cues)
 
 
 @pytest.mark.parametrize(

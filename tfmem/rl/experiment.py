@@ -60,7 +60,7 @@ class AgentExperiment(training.Experiment):
             config.num_worlds,
             config.unroll_length,
             config.policy_lag,
-            self._meta_loss if getattr(config.core, "meta_weight", 0.0) else None,
+            self.auxiliary_loss(),
         )
 
     @functools.cached_property
@@ -84,11 +84,21 @@ class AgentExperiment(training.Experiment):
         )
         return agent.build_for(observation_spec(world))
 
-    def _meta_loss(self, outputs):
-        """Loss of the core itself, weighted, by the objective's reduction."""
-        values = outputs.meta_loss
-        reduced = tf.reduce_sum(values) if self.config.objective.reduction == "sum" else tf.reduce_mean(values)
-        return self.config.core.meta_weight * reduced
+    def auxiliary_loss(self):
+        """Return the loss that `ActorCritic` adds, or None: by default the core's own, weighted."""
+        weight = getattr(self.config.core, "meta_weight", 0.0)
+        if not weight:
+            return None
+
+        def meta_loss(entries, output):
+            values = output.core.meta_loss
+            return weight * (tf.reduce_sum if self.config.objective.reduction == "sum" else tf.reduce_mean)(values)
+
+        return meta_loss
+
+    def measure(self, agent):
+        """Return `measure` and `totals` of an agent's `tfmem.rl.learner.evaluation`; by default no further scores."""
+        return None, ()
 
     def variables(self):
         return {**numbered("model", self.model.weights), **numbered("optimizer", self.learner.optimizer.variables)}
@@ -128,7 +138,8 @@ class AgentExperiment(training.Experiment):
         levels = self.config.world.levels(self.config.eval_episodes, EVALUATION_SEED)
         return tf.nest.map_structure(tf.constant, levels)
 
-    def _evaluation_of(self, agent):
+    def evaluation_of(self, agent):
+        """Make the `Evaluation` of any agent on `unseen_levels`."""
         config = self.config
         steps = -(-config.world.max_steps // config.unroll_length)
         return evaluation(
@@ -140,11 +151,12 @@ class AgentExperiment(training.Experiment):
             steps,
             EVALUATION_SEED,
             uses_xla(config),
+            *self.measure(agent),
         )
 
     @functools.cached_property
     def _evaluation(self):
-        return self._evaluation_of(self.model)
+        return self.evaluation_of(self.model)
 
     def evaluation(self):
         found = self._evaluation
@@ -160,12 +172,12 @@ class AgentExperiment(training.Experiment):
 
     def episodes(self):
         """Run an evaluation: `Episodes` of numpy arrays, one on each of `unseen_levels`."""
-        (_, episodes), _ = self._evaluation.run(lambda number: {})
+        (_, episodes, _), _ = self._evaluation.run(lambda number: {})
         return Episodes(*(field.numpy() for field in episodes))
 
     def result(self, evaluation):
         """The scores, and those of a random policy on the same levels."""
-        random = self._evaluation_of(RandomAgent(self.world.num_actions)).scores(lambda number: {})
+        random = self.evaluation_of(RandomAgent(self.world.num_actions)).scores(lambda number: {})
         names = [name for name in ("episode_return", "solved") if name in self._reported(random)]
         return {**evaluation, **{f"random_{name}": random[name] for name in names}}
 

@@ -193,7 +193,8 @@ class ActorCritic:
       unroll_length: T.
       policy_lag: age in updates of the actors' weights (at first: the initial ones). Default 0: on policy (A2C);
         IMPALA's queue has a lag of 1 or more.
-      auxiliary_loss: function of the core's outputs, a nest [T + 1, B, ...], whose scalar is added to the loss.
+      auxiliary_loss: function of a record's entries and the learner's `AgentOutput` over these, [T + 1, B, ...], whose
+        scalar is added to the loss.
 
     Raises:
       ValueError: an argument is out of its range, or the agent's number of actions is not the world's.
@@ -291,7 +292,7 @@ class ActorCritic:
             entries.observation, entries.action, entries.reward, entries.done, trajectory.core_state, last
         )
         loss = actor_critic_loss(self.objective, entries, output)
-        extra = 0.0 if self.auxiliary_loss is None else self.auxiliary_loss(output.core)
+        extra = 0.0 if self.auxiliary_loss is None else self.auxiliary_loss(entries, output)
         return loss, loss.total + extra
 
     def _remembered(self, update, weights):
@@ -319,7 +320,9 @@ class ActorCritic:
         return result
 
 
-def evaluation(agent, world, levels, num_worlds, unroll_length, num_steps, seed, jit_compile=False):
+def evaluation(
+    agent, world, levels, num_worlds, unroll_length, num_steps, seed, jit_compile=False, measure=None, totals=()
+):
     """Make the `Evaluation` of the first episode in each of B worlds; in world i on level i of the pool.
 
     Its scores are "episode_return", "episode_length", "solved" (means over the worlds whose episode has ended) and
@@ -332,25 +335,31 @@ def evaluation(agent, world, levels, num_worlds, unroll_length, num_steps, seed,
       num_steps: steps of the evaluation.
       seed: an integer of at least 0, another than in training.
       jit_compile: compile the step by XLA. Default False.
+      measure: function of the step's number, its `Trajectory` and `totals` to `(totals, scores)`, for further scores.
+      totals: nest of tensors that its first call gets.
 
     Returns:
-      `Evaluation`; its last carry is `(actor, episodes)`, an `ActorState` and the `Episodes`.
+      `Evaluation`; its last carry is `(actor, episodes, totals)`, an `ActorState`, the `Episodes` and those of
+      `measure`.
     """
 
     def step(number, batch, carry):
-        actor, episodes = carry
+        actor, episodes, totals = carry
         uniforms, seeds = draws(seed, number, unroll_length, num_worlds)
         actor, trajectory = rollout(agent, world, levels, actor, uniforms, seeds)
         episodes = episodes.after(trajectory.entries, keep_first=True)
         ended = tf.cast(tf.math.count_nonzero(episodes.number), tf.float32) / num_worlds
-        return (actor, episodes), {**episodes.scores(), "ended": ended}
+        totals, scores = (totals, {}) if measure is None else measure(number, trajectory, totals)
+        return (actor, episodes, totals), {**episodes.scores(), "ended": ended, **scores}
 
     decisions = world.draw(tf.constant([seed, 0], tf.int64), num_worlds)
     if "level" in getattr(decisions, "_fields", ()):
         decisions = decisions._replace(level=tf.range(num_worlds, dtype=decisions.level.dtype))
     actor = initial_actor_state(agent, world, levels, num_worlds, decisions)
     return Evaluation(
-        num_steps, (actor, Episodes.none(num_worlds)), tf.function(step, jit_compile=jit_compile, autograph=False)
+        num_steps,
+        (actor, Episodes.none(num_worlds), totals),
+        tf.function(step, jit_compile=jit_compile, autograph=False),
     )
 
 

@@ -7,6 +7,7 @@ A world is any object with these attributes and pure functions (`tfmem.envs.grid
     draw(seed, batch_size)                 random decisions of a step: a function of two int64 numbers
     reset(levels, decisions)               -> (state, observation): an episode begins in every world
     step(levels, state, action, decisions) -> (state, result)
+    labels(state)                          optional: what a loss reads and the agent does not get, a nest [B, ...]
 
 `state` is a nest of tensors [B, ...] of fixed shapes; `levels` is the world's data, () if there is none. The result has
 the fields `observation`, `reward` (float32 [B]), `terminated`, `truncated` (bool [B]) and `last_observation`. Where an
@@ -36,6 +37,7 @@ class Entry(NamedTuple):
     action: int32, before this frame.
     logits, baseline: the agent's output for that action.
     episode_return, episode_length: of the episode so far, including this reward; of the ended episode where `done`.
+    labels: the world's labels of the frame; () for a world without.
     """
 
     observation: Any
@@ -48,6 +50,7 @@ class Entry(NamedTuple):
     baseline: tf.Tensor
     episode_return: tf.Tensor
     episode_length: tf.Tensor
+    labels: Any = ()
 
     @property
     def solved(self):
@@ -101,6 +104,7 @@ def initial_actor_state(agent, world, levels, batch_size, decisions, keep_last=F
         baseline=zeros,
         episode_return=zeros,
         episode_length=length,
+        labels=_labels(world, state),
     )
     return ActorState(state, entry, agent.initial_state(batch_size))
 
@@ -139,6 +143,7 @@ def rollout(agent, world, levels, actor, uniforms, seeds):
             baseline=output.value,
             episode_return=tf.where(before.done, 0.0, before.episode_return) + result.reward,
             episode_length=tf.where(before.done, 0, before.episode_length) + 1,
+            labels=_labels(world, state),
         )
         _check_same(before, entry)
         return entry, ActorState(state, entry, core_state)
@@ -162,6 +167,10 @@ def draw_uniforms(seed, shape):
     """Draw float32 numbers in [0, 1) from two int64 numbers: multiples of 2^-24, the same with XLA and without."""
     bits = tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.int32, alg="philox")
     return tf.cast(tf.bitwise.bitwise_and(bits, 2**24 - 1), tf.float32) * 2.0**-24
+
+
+def _labels(world, state):
+    return world.labels(state) if hasattr(world, "labels") else ()
 
 
 def _check_same(before, after):
