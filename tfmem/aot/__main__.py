@@ -25,7 +25,7 @@ def main(argv=None):
     """Run a command; returns the exit status: 0, 1 for an error, 2 for a wrong command line, 130 after Ctrl-C."""
     parser = Parser(prog="python -m tfmem.aot", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="train; the same command goes on after an interruption", allow_abbrev=False)
+    run = commands.add_parser("run", help="train; rerun the same command to resume", allow_abbrev=False)
     run.set_defaults(function=_run)
     show = commands.add_parser("show", help="what a bundle is, what it costs", allow_abbrev=False)
     show.set_defaults(function=_show)
@@ -45,10 +45,10 @@ def main(argv=None):
     except UsageError as error:
         return _fail(error, 2)
     except TrainingInterrupted as error:
-        print(f"{error}; the same command goes on", file=sys.stderr)
+        print(f"{error}; rerun the same command to resume", file=sys.stderr)
         return INTERRUPTED
     except KeyboardInterrupt:
-        print("stopped at once; the same command goes on after the last checkpoint", file=sys.stderr)
+        print("stopped at once; rerun the same command to resume after the last checkpoint", file=sys.stderr)
         return INTERRUPTED
     except (BundleError, RunFolderError, TrainingDivergedError, OSError) as error:
         return _fail(error, 1)
