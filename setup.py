@@ -42,6 +42,7 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
+        "distributed": ["ray>=2.40"],  # agents' actors in processes and on clusters
         "aot": ["jax>=0.10"],  # runs bundles; on the machine that trains, jax[cuda13] or the like
         "dev": [
             "pytest>=8",

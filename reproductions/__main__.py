@@ -1,5 +1,6 @@
 """Command line `reproduce`, or `python -m reproductions`; `reproduce --help` lists its commands."""
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -136,13 +137,37 @@ class Run:
     """run folder"""
     extend: Annotated[FlagCreatePairsOff[bool], arg(name="continue")] = False
     """train a finished run to a higher --num-updates"""
+    actors: int = 0
+    """processes of an agent's actors, by Ray; 0: they act in the learner's process"""
+    max_lag: int | None = None
+    """actors' records are taken by arrival, at most so many updates old; None: in a fixed order, --policy-lag old"""
+    ray_address: str | None = None
+    """cluster of the actors: auto, or HOST:PORT; None: this machine"""
     config: ClassVar = None  # `configured` makes it a field
+
+    @contextlib.contextmanager
+    def _updates(self, experiment):
+        """Context with the arguments of `train` for actors in processes of their own; {} without."""
+        for name in ("max_lag", "ray_address"):
+            if not self.actors and getattr(self, name) is not None:
+                raise UsageError(f"{name}: {getattr(self, name)}, must come with --actors of at least 1")
+        if not self.actors:
+            yield {}
+            return
+        if not hasattr(experiment, "learn_step"):
+            raise UsageError(f"actors: {self.actors}, must be 0: {self.experiment} has no agent")
+        from tfmem.rl.distributed import ray_actors
+
+        with contextlib.ExitStack() as stack:
+            with refusals():
+                pool = stack.enter_context(ray_actors(experiment, self.actors, self.max_lag, self.ray_address))
+            yield {"make_updates": pool, "notes": {"actors": self.actors, "max_lag": self.max_lag}}
 
     def __call__(self, modules, argv):
         module, config = load(self.experiment, modules), self.config
         import tensorflow as tf
 
-        from tfmem.training import TrainingDivergedError, TrainingInterrupted, UpdateError, train
+        from tfmem.training import TrainingDivergedError, TrainingInterrupted, UpdateError, WorkerError, train
 
         preset, _ = _preset(module, self.experiment, self.preset)
         name = module.run_name(preset, config) if hasattr(module, "run_name") else preset
@@ -151,7 +176,8 @@ class Run:
         try:
             experiment = _experiment(module, config)
             print(f"{self.experiment}, preset {preset}, seed {config.seed}, in {folder}")
-            result = train(experiment, folder, preset, module.PAPER, extend=self.extend)
+            with self._updates(experiment) as how:
+                result = train(experiment, folder, preset, module.PAPER, extend=self.extend, **how)
         except TrainingInterrupted as error:
             print(f"{error}. To resume:\n  {again}", file=sys.stderr)
             return INTERRUPTED
@@ -160,7 +186,7 @@ class Run:
             return INTERRUPTED
         except UpdateError as error:
             raise UsageError(f"the update cannot be built: {reason(error.__cause__)}") from error
-        except TrainingDivergedError as error:
+        except (TrainingDivergedError, WorkerError) as error:
             return _fail(error, 1)
         except (MemoryError, tf.errors.OpError) as error:
             return _fail(reason(error), 1)

@@ -101,6 +101,26 @@ def test_records_equal_a_numpy_loop(arguments):
     assert entries.truncated.any() == (arguments == '{"steps": 20}')
 
 
+def test_parts_are_the_whole():
+    """Two processes with two environments each step the same episodes as one with four."""
+    world = GymnasiumWorld("tests/Cue-v0")
+    decisions, action = world.draw([SEED, 20], 4), tf.constant([0, 1, 1, 0])
+    parts = [tf.nest.map_structure(lambda x, part=part: x[part], decisions) for part in (slice(2), slice(2, 4))]
+    whole, halves = world.reset((), decisions), [world.reset((), part) for part in parts]
+    observed = []
+    for _ in range(5):
+        np.testing.assert_array_equal(whole[1], tf.concat([half[1] for half in halves], 0))
+        observed.append(whole[1].numpy()[:, 0])
+        whole = _stepped(world, whole[0], action)
+        halves = [_stepped(world, half[0], action[2 * i : 2 * i + 2]) for i, half in enumerate(halves)]
+    assert len(np.unique(observed, axis=1).T) > 1  # the environments differ
+
+
+def _stepped(world, place, action):
+    place, result = world.step((), place, action, world.draw([0, 1], len(action)))
+    return place, result.observation
+
+
 def step(world, place, action=(0, 1)):
     return world.step((), place, tf.constant(action, tf.int32), world.draw([0, 1], 2))
 

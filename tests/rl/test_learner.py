@@ -319,6 +319,13 @@ def test_the_published_variants(rng):
     np.testing.assert_allclose(
         maze.total, maze.policy_gradient + 0.06 * maze.baseline + 0.1 * maze.regularizer, rtol=1e-5
     )
+    entries = trajectory.entries
+    stale = trajectory._replace(entries=entries._replace(logits=entries.logits + tf.constant([1.0, -1.0])))
+    corrected, plain = (learner.loss(stale)[0] for learner.objective in (Objective(), Objective(correction="none")))
+    assert np.all(np.abs(corrected.log_rhos) > 0.01)
+    np.testing.assert_array_equal(plain.log_rhos, corrected.log_rhos)
+    np.testing.assert_allclose(plain.targets.vs, loss().targets.vs, rtol=1e-5, atol=1e-6)
+    assert np.abs(plain.targets.vs - corrected.targets.vs).max() > 1e-3
     scaled = loss(reward_scale=0.1)
     np.testing.assert_allclose(scaled.rewards, 0.1 * trajectory.entries.reward[1:], rtol=1e-6)
     learner.auxiliary_loss = lambda entries, output: tf.reduce_sum(output.core)
@@ -373,6 +380,7 @@ def test_actions_follow_the_policy(rng):
         ("reward_scale", 0.0, "reward_scale: 0.0, must be greater than 0 and finite"),
         ("regularizer", "l2", "regularizer: 'l2', must be one of 'entropy', 'concentration'"),
         ("reward_mode", "clip", "reward_mode: 'clip', must be one of 'none', 'abs_one', 'soft_asymmetric'"),
+        ("correction", "is", "correction: 'is', must be one of 'vtrace', 'none'"),
         ("reduction", "max", "reduction: 'max', must be one of 'sum', 'mean'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 `returns` and `losses` are pure functions, `agent` has the agent and its torsos, `rollout` acts in worlds, `learner`
 learns from the record. `config` and `experiment` make a `tfmem.training.Experiment` of them; `play` records an episode.
+`distributed` has actors in processes of their own, by Ray.
 The names below are loaded at first use.
 """
 

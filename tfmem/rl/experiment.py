@@ -117,10 +117,18 @@ class AgentExperiment(training.Experiment):
         return linear_decay(update, config.learning_rate, config.final_learning_rate, config.decay_updates)
 
     def train_step(self, update, batch, carry):
+        return self._scheduled(update, lambda: self.learner.train_step(update, self.levels, carry, self.config.seed))
+
+    def learn_step(self, update, trajectory, episodes):
+        """Run the learner's half of `train_step` on the record of all worlds: `(Episodes, metrics)`."""
+        return self._scheduled(update, lambda: self.learner.learn_and_count(update, trajectory, episodes))
+
+    def _scheduled(self, update, step):
+        """Run a step with the learning rate of its update."""
         rate = self.learning_rate(update)
         self.learner.optimizer.learning_rate.assign(rate)
-        carry, metrics = self.learner.train_step(update, self.levels, carry, self.config.seed)
-        return carry, {**self._reported(metrics), "learning_rate": rate}
+        after, metrics = step()
+        return after, {**self._reported(metrics), "learning_rate": rate}
 
     def _reported(self, scores):
         solved = getattr(self.world, "reports_solved", False)

@@ -23,15 +23,20 @@ LARGEST_OPEN = 8  # vector environments that are open at once; the least recentl
 
 
 class Draw(NamedTuple):
-    """Random decision of a step: its seed, int64 [B, 2]."""
+    """Random decision of a step: its seed, int64 [B, 2], and the environments' numbers 0 ... B - 1, int64 [B]."""
 
     seed: tf.Tensor
+    number: tf.Tensor
 
 
 class Place(NamedTuple):
-    """State of B environments: the seed of their first episodes, int64 [B, 2], and their steps so far, int64 [B]."""
+    """State of B environments: seed of their first episodes, int64 [B, 2]; their numbers and steps so far, int64 [B].
+
+    Environments with consecutive numbers are the same together and in parts, so that several processes can step them.
+    """
 
     seed: tf.Tensor
+    number: tf.Tensor
     steps: tf.Tensor
 
 
@@ -113,15 +118,15 @@ class GymnasiumWorld:
         return ()
 
     def draw(self, seed, batch_size):
-        """Return the step's decision, the seed itself."""
-        return Draw(tf.tile(tf.cast(seed, tf.int64)[tf.newaxis], [batch_size, 1]))
+        """Return the step's decision: the seed itself, and the environments' numbers."""
+        return Draw(tf.tile(tf.cast(seed, tf.int64)[tf.newaxis], [batch_size, 1]), tf.range(batch_size, dtype=tf.int64))
 
     def reset(self, levels, decisions):
         """Begin an episode in every environment: (state, observation)."""
         batch_size = decisions.seed.shape[0]
-        place = Place(decisions.seed, tf.zeros([batch_size], tf.int64))
+        place = Place(*decisions, tf.zeros([batch_size], tf.int64))
         observation = tf.numpy_function(
-            functools.partial(_reset, self, batch_size), [place.seed[0]], self.observation_dtype
+            functools.partial(_reset, self, batch_size), [place.seed[0], place.number[0]], self.observation_dtype
         )
         return place, tf.ensure_shape(observation, [batch_size, *self.observation_shape])
 
@@ -135,26 +140,27 @@ class GymnasiumWorld:
         # Not stateful: a call whose result is not used, as loops of graphs make for their shapes, is not run.
         found = tf.numpy_function(
             functools.partial(_step, self, batch_size),
-            [state.seed[0], state.steps[0], action],
+            [state.seed[0], state.number[0], state.steps[0], action],
             [tf.int64, seen, tf.float32, tf.bool, tf.bool, seen],
             stateful=False,
         )
         row, shown = [batch_size], [batch_size, *self.observation_shape]
         steps, *found = map(tf.ensure_shape, found, [row, shown, row, row, row, shown])
-        return Place(state.seed, steps), Step(*found)  # the next step waits for this one's `steps`
+        return state._replace(steps=steps), Step(*found)  # the next step waits for this one's `steps`
 
 
 class _Environments:
-    """B environments with numpy around them, and their number of steps."""
+    """B environments with numpy around them, and their number of steps; `first` is the first one's number."""
 
-    def __init__(self, world, batch_size):
+    def __init__(self, world, batch_size, first):
+        self.first = first
         self.vector = SyncVectorEnv([world.make] * batch_size, autoreset_mode=AutoresetMode.SAME_STEP)
         self.dtype = world.observation_dtype.as_numpy_dtype
         self.lock, self.steps, self.last = threading.Lock(), None, None
 
     def reset(self, seed, steps):
         words = np.random.SeedSequence([*(int(s) % 2**64 for s in seed), int(steps)]).generate_state(1)
-        observation, _ = self.vector.reset(seed=int(words[0] // 2))
+        observation, _ = self.vector.reset(seed=int(words[0] // 2) + self.first)
         self.steps, self.last = int(steps), None
         return np.array(observation, self.dtype)
 
@@ -190,12 +196,12 @@ class _Environments:
 _open, _lock = collections.OrderedDict(), threading.Lock()
 
 
-def _environments(world, batch_size, seed):
-    """Return the environments of a seed, opened if they are not."""
-    key = world, batch_size, tuple(int(s) for s in seed)
+def _environments(world, batch_size, seed, first):
+    """Return the environments of a seed from the number `first` on, opened if they are not."""
+    key = world, batch_size, tuple(int(s) for s in seed), int(first)
     with _lock:
         if key not in _open:
-            _open[key] = _Environments(world, batch_size)
+            _open[key] = _Environments(world, batch_size, int(first))
             if len(_open) > LARGEST_OPEN:
                 _, oldest = _open.popitem(last=False)
                 with oldest.lock:
@@ -204,14 +210,14 @@ def _environments(world, batch_size, seed):
         return _open[key]
 
 
-def _reset(world, batch_size, seed):
-    environments = _environments(world, batch_size, seed)
+def _reset(world, batch_size, seed, first):
+    environments = _environments(world, batch_size, seed, first)
     with environments.lock:
         return environments.reset(seed, 0)
 
 
-def _step(world, batch_size, seed, steps, action):
-    environments = _environments(world, batch_size, seed)
+def _step(world, batch_size, seed, first, steps, action):
+    environments = _environments(world, batch_size, seed, first)
     with environments.lock:
         try:
             return np.full(batch_size, steps + 1, np.int64), *environments.step(seed, int(steps), action)

@@ -48,6 +48,8 @@ class Objective:
     """Factor of rewards before the clipping. Public code: 1."""
     reduction: Literal["sum", "mean"] = "sum"
     """Reduction over time and batch."""
+    correction: Literal["vtrace", "none"] = "vtrace"
+    """Correction for actors with older weights: V-trace's ratios; none: all ratios are 1."""
     bootstrap_truncated: bool = False
     """End a truncated episode in the value of its last observation. Public code: no, its discount is 0 as well."""
 
@@ -66,6 +68,7 @@ class Objective:
         for name, choices in (
             ("regularizer", ("entropy", "concentration")),
             ("reward_mode", returns.REWARD_MODES),
+            ("correction", ("vtrace", "none")),
             ("reduction", losses.REDUCTIONS),
         ):
             if getattr(self, name) not in choices:
@@ -113,7 +116,7 @@ def actor_critic_loss(objective, entries, output):
         v_t,
         rewards,
         discounts,
-        tf.exp(log_rhos),
+        tf.exp(log_rhos) if objective.correction == "vtrace" else tf.ones_like(log_rhos),
         lambda_,
         objective.clip_rho_threshold,
         objective.clip_c_threshold,
@@ -257,12 +260,17 @@ class ActorCritic:
         """Run `train_step` with given draws: uniforms [T, B] choose actions, seeds [T, 2] are the world's."""
         weights = self._remembered(update, carry.weights)
         actor, trajectory = self._act(update, levels, carry.actor, weights, uniforms, seeds)
+        episodes, metrics = self.learn_and_count(update, trajectory, carry.episodes)
+        return Carry(actor, episodes, weights), metrics
+
+    def learn_and_count(self, update, trajectory, episodes):
+        """Run the learner's half of `train_step`: learn from the record of all worlds; `(Episodes, metrics)`."""
         loss, metrics = self.learn(trajectory)
-        episodes = carry.episodes.after(trajectory.entries)
+        episodes = episodes.after(trajectory.entries)
         number = tf.reduce_sum(tf.cast(episodes.number, tf.float32))
         frames = tf.cast((update + 1) * self.unroll_length * self.num_worlds, tf.float32)
         metrics |= {**episodes.scores(), "episodes": number, "frames": frames}
-        return Carry(actor, episodes, weights), {"loss": loss, **metrics}
+        return episodes, {"loss": loss, **metrics}
 
     def learn(self, trajectory):
         """Apply the gradient of a `Trajectory`; returns `(loss, metrics)`."""

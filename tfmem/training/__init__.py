@@ -17,6 +17,7 @@ _MODULES = {
     "TrainingDivergedError": "tfmem.training.loop",
     "TrainingInterrupted": "tfmem.training.loop",
     "UpdateError": "tfmem.training.trainer",
+    "WorkerError": "tfmem.training.loop",
     "checkpoint_arrays": "tfmem.training.experiment",
     "compiled_updates": "tfmem.training.experiment",
     "config_defaults": "tfmem.training.config",

@@ -39,6 +39,10 @@ class TrainingDivergedError(ArithmeticError):
     """The loss, the gradient or a variable is not finite. The last good checkpoint is kept."""
 
 
+class WorkerError(RuntimeError):
+    """Another process of the run has failed. The last checkpoint is kept."""
+
+
 class Loop(abc.ABC):
     """The updates of one run in its folder.
 

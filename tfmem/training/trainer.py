@@ -46,7 +46,7 @@ class UpdateError(ValueError):
     """The update of a configuration cannot be built: sizes do not fit each other, or are too large."""
 
 
-def train(experiment, path, preset=None, paper=None, extend=False):
+def train(experiment, path, preset=None, paper=None, extend=False, make_updates=compiled_updates, notes=None):
     """Run an experiment in a run folder, from its last checkpoint if it has one, to the end.
 
     SIGINT (Ctrl-C) and SIGTERM stop it after the current call with a checkpoint.
@@ -59,6 +59,9 @@ def train(experiment, path, preset=None, paper=None, extend=False):
       extend: train the folder's run longer, to the `num_updates` of this configuration. All other fields
         must be the same. Its numbers are those of a run that had as many from the start. config.json and result.json
         then list what `num_updates` has been (`num_updates_history`).
+      make_updates: maker of the function of several updates, with the signature of `compiled_updates`, the default. The
+        other one is `tfmem.rl.distributed.ActorPool`.
+      notes: more fields of result.json, `{name: what JSON can hold}`.
 
     Returns:
       The content of result.json; where the run was finished already, without doing anything.
@@ -68,10 +71,11 @@ def train(experiment, path, preset=None, paper=None, extend=False):
       TrainingInterrupted: a signal stopped it; rerun the same call to resume.
       TrainingDivergedError: NaN or infinity, with the update's number; the last good checkpoint is kept.
       UpdateError: the update of a new run cannot be built; no folder was made.
+      WorkerError: another process of the run has failed; rerun the same call to resume.
     """
     folder = RunFolder(path)
     there = run_config(folder) if extend or folder.config_path.exists() else None
-    functions = {} if there else _first_function(experiment)
+    functions = {} if there else _first_function(experiment, make_updates)
     described = _as_described(there, as_json(run_description(experiment, preset)), experiment.config)
     updates = there["config"].get("num_updates") if extend else None
     longer = isinstance(updates, int) and updates < experiment.config.num_updates
@@ -83,7 +87,7 @@ def train(experiment, path, preset=None, paper=None, extend=False):
             described = _extended(folder, described, experiment.config.num_updates)
         finished = run_result(folder)
         if finished is None:
-            finished = _Run(experiment, folder, described, functions).finish(paper or {})
+            finished = _Run(experiment, folder, described, make_updates, functions).finish(paper or {}, notes or {})
         return finished
     finally:
         folder.release()
@@ -133,10 +137,10 @@ def _extended(folder, described, num_updates):
     return described
 
 
-def _first_function(experiment):
+def _first_function(experiment, make_updates):
     """The function of a run's first call, by its size: that it can be built is seen before anything is written."""
     size = min(experiment.config.updates_per_call, experiment.config.num_updates)
-    function = compiled_updates(experiment, size)
+    function = make_updates(experiment, size)
 
     def spec(array):
         return tf.TensorSpec([size, *np.shape(array)], np.asarray(array).dtype)
@@ -152,14 +156,15 @@ def _first_function(experiment):
 class _Run(Loop):
     """A run with TensorFlow; `described` is what its config.json says."""
 
-    def __init__(self, experiment, folder, described, functions):
+    def __init__(self, experiment, folder, described, make_updates, functions):
         super().__init__(folder, experiment.config, experiment.config.num_updates)
-        self.experiment, self.carry, self.functions = experiment, experiment.initial_carry(), functions
+        self.experiment, self.carry = experiment, experiment.initial_carry()
+        self.make_updates, self.functions = make_updates, functions
         self.described, self.names = described, variable_names(experiment)
         self.called, self.timed, self.seconds = set(), 0, 0.0  # sizes of calls; updates and seconds since a row
         self.resume()
 
-    def finish(self, paper):
+    def finish(self, paper, notes):
         """Train to the end and write the files of a finished run."""
         experiment, folder, config = self.experiment, self.folder, self.schedule
         writer = tf.summary.create_file_writer(str(folder.tensorboard))
@@ -186,6 +191,7 @@ class _Run(Loop):
             **({HISTORY: self.described[HISTORY]} if HISTORY in self.described else {}),
             "wall_time_seconds": round(self.wall_time(), 1),
             **({} if self.cpu_time() is None else {"cpu_time_seconds": round(self.cpu_time(), 1)}),
+            **notes,
             **describe_machine([device.name for device in tf.config.list_logical_devices("GPU")]),
         }
         folder.write_result(result)
@@ -214,7 +220,7 @@ class _Run(Loop):
     def call(self, first, size, batches):
         start, known = time.perf_counter(), size in self.called
         if size not in self.functions:
-            self.functions[size] = compiled_updates(self.experiment, size)
+            self.functions[size] = self.make_updates(self.experiment, size)
         self.carry, metrics = self.functions[size](tf.constant(first, tf.int64), batches, self.carry)
         metrics = {name: values.numpy() for name, values in metrics.items()}
         if known:  # the first call of its size compiles
