@@ -2,16 +2,22 @@
 
     python benchmarks/agents.py                      BoxWorld's viewport with an LSTM and the paper's memory
     python benchmarks/agents.py --cores lstm --batch-sizes 32 --lengths 20
+    python benchmarks/agents.py --actors 0 1 2       BoxWorld and Terrain, acting in the learner's process or in Ray's
 
 An update is T steps of B agents in their worlds, V-trace, the gradient and Adam. `graph` runs all of it as one XLA
 program. `Gymnasium` steps `gymnasium.make_vec("tfmem/BoxWorld-v0")`, whose step is compiled, by a Python loop with a
 compiled step of the agent, and then learns by one compiled call. `of rate` is the share of the machine's rate of matrix
 products that the graph's products reach. `growth` is the power of B or T with which frames per second grow. With
 `--pycolab FOLDER`, a clone of github.com/google-deepmind/pycolab, a line has the steps of its BoxWorld on one core.
+
+With `--actors` the LSTM's weights are one update old. `waiting`, `learning` and `weights` are shares of the learner's
+time: for records, in the update, and to hand the weights on. `acting` is the actors' time in unrolls over that time.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -27,9 +33,14 @@ from measuring import growth, in_process, matmul_rate, update_cost
 import tfmem.envs  # noqa: F401 - registers the environments
 from reproductions.relational.box_world import PRESETS
 from tfmem.cores.config import LSTMConfig
-from tfmem.rl import AgentExperiment
+from tfmem.rl import AgentExperiment, ConvTorsoConfig
+from tfmem.rl.distributed import ray_actors
+from tfmem.rl.gymnasium_world import GymnasiumWorld
 from tfmem.rl.rollout import Entry, Trajectory, choose
+from tfmem.training import compiled_updates
 
+# Frames of 32x32 on a small terrain, so that its making does not hide the steps.
+TERRAIN = GymnasiumWorld("tfmem.envs:tfmem/Terrain-v0", 300, '{"frame_size": 32, "size": 64}')
 CORES = {"lstm": LSTMConfig(units=256), "rmc": PRESETS["paper"].core}
 
 
@@ -85,6 +96,28 @@ def through_gymnasium(core, batch_size, length, repeats):
     return {"seconds": min(times[1:]), "rate": batch_size * length / min(times[1:])}
 
 
+def with_actors(world, actors, batch_size, length, repeats):
+    """Measure updates whose actors are in the learner's process (0) or in processes of their own."""
+    config = experiment_of("lstm", batch_size, length).config
+    config = dataclasses.replace(config, policy_lag=1, jit_compile="auto")
+    if world == "Terrain":
+        config = dataclasses.replace(
+            config, world=TERRAIN, torso=ConvTorsoConfig(filters=(16, 32), kernel_size=4, stride=4)
+        )
+    experiment, first = AgentExperiment(config), 5
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ray_actors(experiment, actors)) if actors else None
+        update, carry = (pool or compiled_updates)(experiment, 1), experiment.initial_carry()
+        for number in range(first + repeats):
+            if number == first:
+                start, before = time.perf_counter(), dict(pool.seconds) if actors else {}
+            carry, metrics = update(tf.constant(number, tf.int64), {}, carry)
+            float(metrics["loss"][0])
+        seconds = time.perf_counter() - start
+        shares = {name: (pool.seconds[name] - before[name]) / seconds for name in before}
+    return {"seconds": seconds / repeats, "rate": repeats * batch_size * length / seconds, **shares}
+
+
 def pycolab_rate(folder, seconds=5.0):
     """Measure steps per second of pycolab's BoxWorld with random actions, without an agent."""
     sys.path.insert(0, folder)
@@ -114,12 +147,27 @@ def main():
     parser.add_argument("--lengths", nargs="+", type=int, default=[20, 40])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--pycolab", metavar="FOLDER")
+    parser.add_argument("--actors", nargs="+", type=int, help="numbers of Ray actors, 0: none")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         name, *arguments = json.loads(options.one)
         kinds = {"graph": in_graph, "Gymnasium": through_gymnasium, "matmul": matmul_rate, "pycolab": pycolab_rate}
+        kinds["actors"] = with_actors
         print(json.dumps(kinds[name](*arguments)))
+        return
+    if options.actors:
+        names = ("waiting", "learning", "weights", "acting")
+        print(
+            f"{'world':10}{'actors':>7}{'B':>6}{'T':>5}{'s/update':>9}{'frames/s':>12}"
+            + "".join(f"{n:>10}" for n in names)
+        )
+        sizes = options.batch_sizes[0], options.lengths[0]
+        for world, actors in itertools.product(("BoxWorld", "Terrain"), options.actors):
+            found = in_process(__file__, "actors", world, actors, *sizes, options.repeats)
+            shares = "".join(f"{found[name]:10.0%}" for name in names if name in found)
+            numbers = f"{found['seconds']:9.4f}{found['rate']:12,.0f}"
+            print(f"{world:10}{actors:7}{sizes[0]:6}{sizes[1]:5}{numbers}{shares}", flush=True)
         return
     rate = in_process(__file__, "matmul")
     print(f"matrix products: {rate:.0f} GFLOP/s")
