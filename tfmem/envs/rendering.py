@@ -181,6 +181,42 @@ def rectangles(lower, upper, height, colors):
     return mesh(vertices.reshape(-1, 3), faces.reshape(-1, 3), np.repeat(colors, 2, axis=0))
 
 
+def voxels(solid, colors, origin):
+    """A mesh of unit cubes: their faces that no other cube covers, without those at the bottom of the grid.
+
+    Args:
+        solid: bool [X, Y, Z], True where a cube is; its axes are those of the world.
+        colors: uint8 [X, Y, Z, 3].
+        origin: corner of the grid with the least coordinates, [3].
+    """
+    vertices, shown = [], []
+    for corners, step in zip(_SIDES, _STEPS, strict=True):
+        beyond = np.pad(solid, 1)[tuple(slice(1 + s, 1 + s + n) for s, n in zip(step, solid.shape, strict=True))]
+        seen = solid & ~beyond
+        if step[2] < 0:
+            seen[:, :, 0] = False
+        places = np.argwhere(seen)
+        vertices.append((places[:, None] + corners).reshape(-1, 3))
+        shown.append(colors[seen])
+    vertices, shown = np.concatenate(vertices) + np.asarray(origin, float), np.concatenate(shown)
+    faces = np.array([[0, 1, 2], [0, 2, 3]]) + 4 * np.arange(len(shown))[:, None, None]
+    return mesh(vertices, faces.reshape(-1, 3), np.repeat(shown, 2, axis=0))
+
+
+# The six neighbours of a voxel, and the corners of the side towards each, counter-clockwise from outside.
+_STEPS = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
+_SIDES = np.array(
+    [
+        [(1, 0, 0), (1, 1, 0), (1, 1, 1), (1, 0, 1)],
+        [(0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 0)],
+        [(0, 1, 0), (0, 1, 1), (1, 1, 1), (1, 1, 0)],
+        [(0, 0, 0), (1, 0, 0), (1, 0, 1), (0, 0, 1)],
+        [(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)],
+        [(0, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 0)],
+    ]
+)
+
+
 def mesh(vertices, faces, colors):
     """An unprocessed `trimesh.Trimesh`: vertices [V, 3], faces [F, 3] counter-clockwise outside, colours [F, 3]."""
     return trimesh.Trimesh(vertices, faces, face_colors=colors, process=False)

@@ -1,4 +1,4 @@
-"""Random City's and Procedural Terrain's common part: the agent, and both kinds of Gymnasium environment of a world.
+"""Common part of the worlds: the agent, and both kinds of Gymnasium environment of a world.
 
 A `World` is one world with one agent. `WorldEnv` makes a `gymnasium.Env` of it, `WorldVectorEnv` a
 `gymnasium.vector.VectorEnv` of several; both run the same code, so that they give the same numbers for the same seeds.
@@ -39,6 +39,7 @@ class World(abc.ABC):
         num_headings: turns that make a full circle.
 
     Attributes:
+        actions: names of the actions; a subclass may add to `ACTIONS`.
         camera: `rendering.Camera`.
         side: length of the world's sides; a class or object attribute of the subclass.
         scene: `rendering.Scene`, from `reset` on.
@@ -48,6 +49,8 @@ class World(abc.ABC):
     Raises:
         ValueError: an argument out of its range.
     """
+
+    actions = ACTIONS
 
     def __init__(self, frame_size, map_size, field_of_view, speed, num_headings):
         check_range("frame_size", frame_size, 8)
@@ -112,7 +115,7 @@ class World(abc.ABC):
 
 def _spaces(world):
     size = world.camera.size
-    return gymnasium.spaces.Box(0, 255, [size, size, 3], np.uint8), gymnasium.spaces.Discrete(len(ACTIONS))
+    return gymnasium.spaces.Box(0, 255, [size, size, 3], np.uint8), gymnasium.spaces.Discrete(len(world.actions))
 
 
 class WorldEnv(gymnasium.Env):
@@ -143,7 +146,7 @@ class WorldEnv(gymnasium.Env):
         if self.world.scene is None:
             raise ResetNeeded("call reset before step")
         if not self.action_space.contains(action):
-            raise ValueError(f"action: {action!r}, must be an integer from 0 to {len(ACTIONS) - 1}")
+            raise ValueError(f"action: {action!r}, must be an integer from 0 to {self.action_space.n - 1}")
         reward, terminated = self.world.step(action)
         return self.world.frame(), reward, terminated, False, self.world.truth()
 
@@ -205,8 +208,9 @@ class WorldVectorEnv(VectorEnv):
         if self.worlds[-1].scene is None:
             raise ResetNeeded("call reset before step")
         actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or not np.isin(actions, range(len(ACTIONS))).all():
-            raise ValueError(f"actions: {actions}, must be {self.num_envs} integers from 0 to {len(ACTIONS) - 1}")
+        number = self.single_action_space.n
+        if actions.shape != (self.num_envs,) or not np.isin(actions, range(number)).all():
+            raise ValueError(f"actions: {actions}, must be {self.num_envs} integers from 0 to {number - 1}")
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         for i, world in enumerate(self.worlds):
             if self._done[i]:
