@@ -1,6 +1,6 @@
 """Frames per second of the worlds (one environment, a batch, a batch in each of two processes) and of episode files.
 
-    python benchmarks/envs.py                      both worlds, batches of 16, 64 x 64 frames
+    python benchmarks/envs.py                      all worlds, batches of 16, 64 x 64 frames
     python benchmarks/envs.py --steps 100 --repeats 1
 
 A frame is one step: the agent moves, the frame is rendered, map and position are copied; new worlds every 100 steps are
@@ -17,9 +17,14 @@ from pathlib import Path
 import gymnasium
 
 from tfmem.data.episodes import episodes, write_episodes
+from tfmem.envs.builder import BuildingPolicy
 from tfmem.envs.exploration import ExploringPolicy, collect
 
-WORLDS = ("tfmem/RandomCity-v0", "tfmem/Terrain-v0")
+WORLDS = {  # and the policies that act there
+    "tfmem/RandomCity-v0": ExploringPolicy(),
+    "tfmem/Terrain-v0": ExploringPolicy(),
+    "tfmem/Building-v0": BuildingPolicy(),
+}
 EPISODE = 100
 
 
@@ -29,7 +34,7 @@ def frames_per_second(arguments):
     env, best = gymnasium.make_vec(world, num_envs, max_episode_steps=EPISODE), 0.0
     for seed in range(repeats):
         start = time.perf_counter()
-        collect(env, ExploringPolicy(), steps, seed)
+        collect(env, WORLDS[world], steps, seed)
         best = max(best, num_envs * (steps + 1) / (time.perf_counter() - start))
     return best
 
@@ -50,7 +55,7 @@ def single(world, steps, repeats):
 def from_file(world, num_envs, steps, repeats):
     """Measure an episode file: (frames per second, bytes of a frame with its map and position)."""
     with tempfile.TemporaryDirectory() as folder:
-        path = write_episodes(Path(folder, "episodes.h5"), world, num_envs, steps, workers=2)
+        path = write_episodes(Path(folder, "episodes.h5"), world, num_envs, steps, workers=2, policy=WORLDS[world])
         stream, best = episodes(path, num_envs), 0.0
         for number in range(repeats + 1):
             start = time.perf_counter()

@@ -2,6 +2,7 @@
 
     reproduce run gymnasium --world.id CartPole-v1 core:rmc --core.mem-slots 4
     reproduce run gymnasium --preset repeat_previous core:none
+    reproduce run gymnasium --preset building
 
 The environment's steps are Python, so neither XLA nor bundles take them; the worlds of the papers are in the graph
 (relational/box_world, relational/mini_pacman, metalearned/maze). The presets of POPGym need `pip install popgym`.
@@ -11,7 +12,7 @@ import dataclasses
 
 from tfmem.cores.config import LSTMConfig
 from tfmem.rl import AgentConfig, AgentExperiment, Objective
-from tfmem.rl.config import MLPTorsoConfig
+from tfmem.rl.config import ConvTorsoConfig, MLPTorsoConfig
 from tfmem.rl.gymnasium_world import GymnasiumWorld
 
 
@@ -47,11 +48,22 @@ def _popgym(name, steps, **changes):
     return dataclasses.replace(DEFAULT, world=world, **changes)
 
 
+# The easiest staircase: a cliff of two blocks on 5 x 5 cells, a piece of food, and eight loose blocks, of which one is
+# enough. Not specified; we use small frames and this.
+_STAIRCASE = '{"frame_size": 16, "map_size": 1, "size": 5, "cliff": 2, "num_blocks": 8}'
 PRESETS = {
     "cartpole": DEFAULT,
     "repeat_previous": _popgym("RepeatPrevious", 51),
     "position_only_cartpole": _popgym("PositionOnlyCartPole", 200),
     "concentration": _popgym("Concentration", 104),
+    "building": dataclasses.replace(
+        DEFAULT,
+        world=GymnasiumWorld("tfmem.envs:tfmem/Building-v0", 100, _STAIRCASE),
+        torso=ConvTorsoConfig(filters=(16, 32), kernel_size=3, stride=2),
+        learning_rate=1e-3,
+        eval_every=0,
+        checkpoint_seconds=60.0,
+    ),
     "smoke": dataclasses.replace(
         DEFAULT,
         core=LSTMConfig(units=4),

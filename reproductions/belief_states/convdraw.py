@@ -15,6 +15,7 @@ from reproductions.belief_states.figures import geco_figure
 from tfmem import plotting, training
 from tfmem.data import episode_cache
 from tfmem.data.images import mnist_stream
+from tfmem.envs.exploration import ExploringPolicy
 from tfmem.losses.geco import GECO
 from tfmem.models.convdraw import ConvDRAW
 from tfmem.training import Evaluation, RunConfig, numbered
@@ -175,7 +176,7 @@ class Experiment(training.Experiment):
             number=config.num_episodes if training_split else config.num_episodes // 10,
             length=EPISODE_FRAMES - 1,
             seed=0 if training_split else 1,
-            look=EPISODE_LOOK,
+            policy=ExploringPolicy(EPISODE_LOOK),
             arguments={"frame_size": config.frame_size},
         )
         return "tfmem.data.episode_cache:frames", {"file": file, **order}

@@ -7,8 +7,9 @@ position; probes measure how much of both they hold. Not specified: the world; s
 import dataclasses
 
 from reproductions.belief_states import comparison, settings
-from reproductions.belief_states.settings import SimCoreConfig
+from reproductions.belief_states.settings import WalkerConfig
 from reproductions.belief_states.simcore import SimCoreExperiment, World
+from tfmem.envs.exploration import ExploringPolicy
 from tfmem.validation import check_range
 
 PAPER, SIGNATURES = settings.PAPER, settings.SIGNATURES
@@ -18,7 +19,7 @@ compare = comparison.compare
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(SimCoreConfig):
+class Config(WalkerConfig):
     speed: float = 0.5
     """Length of a move, in units of the world. Not specified; we use this."""
     num_boxes: int = 14
@@ -32,7 +33,7 @@ class Config(SimCoreConfig):
         check_range("side", self.side, 6)
 
 
-_DEMO = Config(**settings.DEMO, num_boxes=4, side=6)
+_DEMO = Config(**settings.DEMO, look=0.3, num_boxes=4, side=6)
 PRESETS = {
     "paper": Config(**settings.PAPER_UPDATES, **settings.LSTM),
     "paper_rma": Config(**settings.PAPER_UPDATES, **settings.RMA),
@@ -53,4 +54,4 @@ class Experiment(SimCoreExperiment):
     def world(self):
         names = ("frame_size", "map_size", "speed", "num_headings", "field_of_view", "num_boxes", "side")
         arguments = {name: getattr(self.config, name) for name in names}
-        return World("tfmem/RandomCity-v0", arguments, self.config.side)
+        return World("tfmem/RandomCity-v0", arguments, self.config.side, ExploringPolicy(self.config.look))

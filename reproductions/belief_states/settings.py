@@ -65,14 +65,8 @@ class SimCoreConfig(RunConfig):
     """Cells per side of the grid in which the position decoder predicts a cell. Not specified; we use this."""
     position_hidden: int = 256
     """Units of the position decoder. Not specified; we use this."""
-    speed: float
-    """Length of a move, in units of the world. Not specified; presets choose it."""
-    num_headings: int = 12
-    """Turns of a full circle. Not specified; we use this."""
     field_of_view: float = 80.0
     """Field of view of the agent, degrees. Not specified; we use this."""
-    look: float = 0.05
-    """Probability per step that the exploring agent stops to look around. Not specified; we use this."""
     num_episodes: int = 20_000
     """Episodes in the training file. Not specified; we use this."""
     eval_episodes: int = 256
@@ -90,12 +84,28 @@ class SimCoreConfig(RunConfig):
         super().__post_init__()
         check_range("overshoot", self.overshoot, 1, self.unroll_length - 1)
         check_range("batch_size", self.batch_size, 1, min(self.num_episodes, self.eval_episodes))
-        check_above_zero(kappa=self.kappa, learning_rate=self.learning_rate, speed=self.speed)
+        check_above_zero(kappa=self.kappa, learning_rate=self.learning_rate)
         check_range("multiplier_rate", self.multiplier_rate, 0)
-        check_range("look", self.look, 0, 1)
         for name in ("beta_1", "beta_2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WalkerConfig(SimCoreConfig):
+    """Fields of the experiments in which an exploring agent walks; the defaults are `paper`'s."""
+
+    speed: float
+    """Length of a move, in units of the world. Not specified; presets choose it."""
+    num_headings: int = 12
+    """Turns of a full circle. Not specified; we use this."""
+    look: float = 0.05
+    """Probability per step that the exploring agent stops to look around. Not specified; we use this."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_above_zero(speed=self.speed)
+        check_range("look", self.look, 0, 1)
 
 
 LSTM = {"core": SonnetLSTMConfig(hidden_size=1024)}  # Table 2
@@ -125,7 +135,6 @@ DEMO = {
     "map_channels": (32, 32, 16),
     "position_hidden": 64,
     "field_of_view": 110.0,
-    "look": 0.3,
     "num_episodes": 16_000,
     "eval_episodes": 256,
     "learning_rate": 2e-3,

@@ -10,7 +10,7 @@ Paper: Gregor et al. 2019; A, B, E, F, G, H, I, K below are its appendices; `set
     class Experiment(SimCoreExperiment):
         name = "belief_states/terrain"
 
-        def world(self):        # World("tfmem/Terrain-v0", arguments for gymnasium.make_vec, length of the sides)
+        def world(self):        # World("tfmem/Terrain-v0", arguments for gymnasium.make_vec, side, policy)
 
 An update uses whole episodes of L_u frames. The loss is GECO's for frames modelled in rollouts (generative) or their
 summed squared error (deterministic), plus the probes' losses, without gradients into the beliefs.
@@ -51,6 +51,10 @@ class World(NamedTuple):
     """Arguments of `gymnasium.make_vec`."""
     side: float
     """Length of the world's sides."""
+    policy: Any
+    """Policy that makes the episodes: see `tfmem.envs.exploration`."""
+    num_actions: int = len(ACTIONS)
+    """Number of the agent's actions."""
 
 
 class SimCoreOutput(NamedTuple):
@@ -66,6 +70,8 @@ class SimCoreOutput(NamedTuple):
 
 class SimCoreExperiment(training.Experiment):
     """World, belief model and probes; see the top of this file."""
+
+    rollouts_at = SHOWN_AT  # fraction of the trajectory at which the pictured rollouts start
 
     def __init__(self, config):
         super().__init__(config)
@@ -90,7 +96,7 @@ class SimCoreExperiment(training.Experiment):
             frame_model = functools.partial(DeterministicFrameModel, frame_shape, **sizes)
         self.model = BeliefModel(
             frame_shape,
-            len(ACTIONS),
+            self.world().num_actions,
             frame_model,
             config.core,
             encoder_channels=config.frame_channels,
@@ -133,7 +139,7 @@ class SimCoreExperiment(training.Experiment):
             number=config.num_episodes if training_split else config.eval_episodes,
             length=config.unroll_length - 1,
             seed=TRAINING_EPISODES if training_split else EVALUATION_EPISODES,
-            look=config.look,
+            policy=world.policy,
             arguments=world.arguments,
         )
         seed = config.seed if training_split else None
@@ -164,7 +170,7 @@ class SimCoreExperiment(training.Experiment):
     def _inputs(self, batch):
         """Return frames from 0 to 1 and the one-hot actions before them; the first frame has none."""
         frames = tf.cast(batch["frames"], tf.float32) / 255.0
-        actions = tf.one_hot(batch["actions"], len(ACTIONS))
+        actions = tf.one_hot(batch["actions"], self.world().num_actions)
         return frames, tf.concat([tf.zeros_like(actions[:1]), actions], 0)
 
     def _output(self, batch, seed, training):
@@ -323,7 +329,8 @@ class SimCoreExperiment(training.Experiment):
             mean_map_errors=mean_map,
         )
         if config.train_core:
-            self._rollouts(batch, output, step).savefig(folder / "rollouts.png", dpi=120)
+            start = round(self.rollouts_at * (config.unroll_length - 1))
+            self._rollouts(batch, output, start).savefig(folder / "rollouts.png", dpi=120)
         if config.map_samples:
             self._map_samples(output, maps[:, 0], steps).save(folder / "map_samples.png")
 

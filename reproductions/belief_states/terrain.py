@@ -8,8 +8,9 @@ shapes the beliefs.
 import dataclasses
 
 from reproductions.belief_states import comparison, settings
-from reproductions.belief_states.settings import SimCoreConfig
+from reproductions.belief_states.settings import WalkerConfig
 from reproductions.belief_states.simcore import SimCoreExperiment, World
+from tfmem.envs.exploration import ExploringPolicy
 from tfmem.validation import check_range
 
 PAPER, SIGNATURES = settings.PAPER, settings.SIGNATURES
@@ -19,7 +20,7 @@ compare = comparison.compare
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(SimCoreConfig):
+class Config(WalkerConfig):
     map_size: int = 64
     """Side of the map. Not specified; we use a pixel for a point of the terrain."""
     map_samples: bool = True
@@ -42,7 +43,7 @@ PRESETS = {
     "paper": Config(**settings.PAPER_UPDATES, **settings.LSTM),
     "paper_rma": Config(**settings.PAPER_UPDATES, **settings.RMA),
     "paper_kanerva": Config(**settings.PAPER_UPDATES, **settings.KANERVA),
-    "demo": Config(**(settings.DEMO | {"look": 0.2}), size=20, num_blocks=6, speed=0.75),
+    "demo": Config(**settings.DEMO, look=0.2, size=20, num_blocks=6, speed=0.75),
     "smoke": Config(**settings.SMOKE, size=16, num_blocks=2),
 }
 
@@ -53,4 +54,4 @@ class Experiment(SimCoreExperiment):
     def world(self):
         names = ("frame_size", "map_size", "speed", "num_headings", "field_of_view", "size", "num_blocks")
         arguments = {name: getattr(self.config, name) for name in names}
-        return World("tfmem/Terrain-v0", arguments, self.config.size - 1)
+        return World("tfmem/Terrain-v0", arguments, self.config.size - 1, ExploringPolicy(self.config.look))

@@ -1,4 +1,4 @@
-"""Common part of the tests of both worlds."""
+"""Common part of the tests of the worlds."""
 
 import copy
 import pickle
@@ -31,13 +31,19 @@ def assert_vector_equals_singles(name, steps, max_episode_steps, **arguments):
         assert_same(ours.reset(seed=seed), theirs.reset(seed=seed))
     ends = 0
     for _ in range(steps):
-        actions = rng.choice(4, 3, p=[0.7, 0.1, 0.1, 0.1])
+        actions = rng.choice(ours.single_action_space.n, 3, p=often_forward(ours))
         result = ours.step(actions)
         assert_same(result, theirs.step(actions))
         ends += (result[2] | result[3]).sum()
     assert ends >= 3
     ours.close()
     theirs.close()
+
+
+def often_forward(env, forward=0.7):
+    """Probabilities of the actions: that of the first, the others alike."""
+    space = getattr(env, "single_action_space", env.action_space)
+    return [forward] + [(1 - forward) / (space.n - 1)] * (space.n - 1)
 
 
 def assert_same(a, b):
@@ -65,13 +71,14 @@ def rollout(name, seed, actions, **arguments):
     return np.stack(frames), infos
 
 
-def assert_copies_live_on_their_own(name, kind, copied, **arguments):
+def assert_copies_live_on_their_own(name, kind, copied, forward=0.7, **arguments):
     """An environment that is copied in the midst of an episode, and its copy, give the same for the same actions.
 
     The copy goes first, into other worlds at last, so that what it shared with the original would show.
     """
     env = KINDS[kind](name, frame_size=16, map_size=8, **arguments)
-    actions = np.random.default_rng(1).choice(4, [30, *env.action_space.shape], p=[0.7, 0.1, 0.1, 0.1])
+    rng, p = np.random.default_rng(1), often_forward(env, forward)
+    actions = rng.choice(len(p), [30, *env.action_space.shape], p=p)
     COPIES[copied](env).reset(seed=3)  # before the first reset as well
     env.reset(seed=4)
     for action in actions[:10]:

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-import trimesh
 
-from tfmem.envs.rendering import FAR, HAZE, SUN, Camera, Scene, boxes, rectangles
+from tfmem.envs.rendering import FAR, HAZE, SUN, Camera, Scene, boxes, rectangles, voxels
 
 RED, GREY = np.uint8([[200, 40, 30]]), np.uint8([[120, 120, 120]])
 EYE = 0.7
@@ -14,7 +13,7 @@ CLEAR = 1e9  # a visibility that leaves colours as they are
 def scene(lower, upper, visibility=CLEAR):
     """A red box on a grey plane."""
     ground = rectangles([[-FAR, -FAR]], [[FAR, FAR]], 0.0, GREY)
-    return Scene(trimesh.util.concatenate([ground, boxes([lower], [upper], RED)]), visibility)
+    return Scene([ground, boxes([lower], [upper], RED)], visibility)
 
 
 def shaded(color, normal):
@@ -73,6 +72,23 @@ def test_colours_fade_with_distance_into_the_haze():
 def test_every_side_of_a_box_has_a_shade_of_its_own():
     colors = scene([-1, -1, 0], [1, 1, 2]).colors[2:]
     assert len(np.unique(colors.round(2), axis=0)) == 6
+
+
+def test_voxels_look_like_boxes_without_their_hidden_sides():
+    solid = np.random.default_rng(0).random([3, 4, 3]) < 0.6
+    solid[1, 1] = True
+    colors = np.random.default_rng(1).integers(0, 256, [3, 4, 3, 3], np.uint8)
+    origin = np.array([-1.5, 4.0, 0.0])
+    places = np.argwhere(solid) + origin
+    one, many = voxels(solid, colors, origin), boxes(places, places + 1, colors[solid])
+    stacks = [np.moveaxis(solid, axis, 0) for axis in range(3)]
+    pairs = sum((stack[1:] & stack[:-1]).sum() for stack in stacks)  # that touch
+    assert len(one.faces) == 2 * (6 * solid.sum() - 2 * pairs - solid[:, :, 0].sum())
+    camera = Camera(32, 80.0)
+    for position, yaw in (([0.1, 0.2, 1.3], np.pi / 2), ([0.2, 12.1, 2.4], 5.0), ([5.3, 6.1, 0.4], 3.2)):
+        seen, expected = (Scene([mesh], CLEAR).render(camera, [position], [yaw])[0] for mesh in (one, many))
+        assert (expected != camera.sky.astype(np.uint8).reshape(32, 32, 3)).any(axis=2).sum() > 50
+        np.testing.assert_array_equal(seen, expected)
 
 
 def test_top_down_has_north_up_and_west_left():

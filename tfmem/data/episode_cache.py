@@ -5,6 +5,7 @@ TFMEM_CACHE_DIR/episodes under the same name.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 
@@ -22,23 +23,22 @@ def episodes_folder():
     return cache_folder() / "episodes"
 
 
-def cached_file(world, number, length, seed, look, arguments):
-    """Make the file of `write_episodes` with these arguments, unless it is there; an `ExploringPolicy(look)` acts.
+def cached_file(world, number, length, seed, policy, arguments):
+    """Make the file of `write_episodes` with these arguments, unless it is there.
 
-    The file appears when it is whole. One process makes it: several would need the caller's main module.
+    The policy is a dataclass. The file appears when it is whole. One process makes it: several would need the caller's
+    main module.
 
     Returns:
         Its name in `episodes_folder()`, which holds a digest of the arguments.
     """
     made_by = {"world": world, "number": number, "length": length, "seed": seed, "arguments": arguments}
-    digest = hashlib.sha256(json.dumps({**made_by, "look": look}, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps({**made_by, **dataclasses.asdict(policy)}, sort_keys=True).encode()).hexdigest()
     name = f"{world.split('/')[1].split('-')[0]}-{digest[:16]}.h5"
     path = episodes_folder() / name
     if not path.exists():
-        from tfmem.envs.exploration import ExploringPolicy
-
         with contextlib.suppress(FileExistsError):  # another process was first
-            write_episodes(path, policy=ExploringPolicy(look), **made_by)
+            write_episodes(path, policy=policy, **made_by)
         path.with_suffix(".tfrecord").unlink(missing_ok=True)  # the same episodes as older versions wrote them
     return name
 

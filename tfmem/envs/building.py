@@ -26,7 +26,6 @@ and H cells in a line before each of them are free of walls. An agent can spoil 
 """
 
 import numpy as np
-import trimesh
 
 from tfmem.envs.rendering import FAR, Scene, boxes, rectangles, voxels
 from tfmem.envs.worlds import ACTIONS, BACKWARD, FORWARD, World, WorldEnv, WorldVectorEnv
@@ -119,7 +118,7 @@ class Building(World):
         corners = tiles - self.side / 2
         water = rectangles([[-FAR, -FAR]], [[FAR, FAR]], -0.05, np.uint8([WATER]))
         ground = rectangles(corners, corners + 1, 0.0, colors.astype(np.uint8))
-        self._ground = trimesh.util.concatenate([ground, water])
+        self._ground = [ground, water]
         self._draw()
 
     def _draw_level(self, rng):
@@ -194,12 +193,12 @@ class Building(World):
         x, y, layer = np.indices(self.voxels.shape)
         light = CONTRAST * (2 * ((x + y + layer) % 2) - 1) + LAYER_LIGHT * layer * (self.voxels == STONE)
         colors = np.clip(COLORS[self.voxels] + light[..., None], 0, 255).astype(np.uint8)
-        parts = [self._ground, voxels(solid, colors, [-self.side / 2, -self.side / 2, 0.0])]
+        parts = [*self._ground, voxels(solid, colors, [-self.side / 2, -self.side / 2, 0.0])]
         food = np.argwhere(self.voxels == FOOD)
         if len(food):
             lower = food - [self.side / 2, self.side / 2, 0.0] + [(1 - FOOD_SIDE) / 2, (1 - FOOD_SIDE) / 2, 0.0]
             parts.append(boxes(lower, lower + FOOD_SIDE, np.tile(np.uint8(COLORS[FOOD]), [len(food), 1])))
-        self.scene = Scene(trimesh.util.concatenate(parts), VISIBILITY)
+        self.scene = Scene(parts, VISIBILITY)
         self.map = self.scene.top_down(self.map_size, self.side)
 
     # The agent
@@ -259,13 +258,13 @@ class Building(World):
     def _hand_picture(self):
         """Where the frame shows the block in the hand, bool [S, S], and the picture: the same from everywhere."""
         lower, upper = HAND
-        scene = Scene(boxes([lower], [upper], np.uint8(COLORS[LOOSE : LOOSE + 1])), VISIBILITY)
+        scene = Scene([boxes([lower], [upper], np.uint8(COLORS[LOOSE : LOOSE + 1]))], VISIBILITY)
         directions, size = self.camera.directions([0.0])[0], self.camera.size
         faces, _ = scene.cast(np.zeros_like(directions), directions)
         return (faces >= 0).reshape(size, size), scene.render(self.camera, np.zeros([1, 3]), [0.0])[0]
 
     def truth(self):
-        return {**super().truth(), "voxels": self.voxels.copy(), "carries": np.bool_(self.carries)}
+        return {**super().truth(), "voxels": self.voxels.copy(), "carries": self.carries}
 
 
 def _connected(mask):

@@ -8,7 +8,6 @@ the middle, which is kept free. There is no reward and no end.
 import colorsys
 
 import numpy as np
-import trimesh
 
 from tfmem.envs.rendering import FAR, Scene, boxes, rectangles
 from tfmem.envs.worlds import World, WorldEnv, WorldVectorEnv
@@ -80,9 +79,7 @@ class City(World):
         self.colors = np.rint(255 * np.reshape(colors, [-1, 3])).astype(np.uint8)
         self.lower = np.column_stack([np.reshape(low, [-1, 2]), np.zeros(count)])
         self.upper = np.column_stack([np.reshape(high, [-1, 2]), heights])
-        self.scene = Scene(
-            trimesh.util.concatenate([*self._ground(), boxes(self.lower, self.upper, self.colors)]), VISIBILITY
-        )
+        self.scene = Scene([*self._ground(), boxes(self.lower, self.upper, self.colors)], VISIBILITY)
         self.map = self.scene.top_down(self.map_size, self.side)
 
     def _ground(self):

@@ -68,10 +68,10 @@ class Camera:
 
 
 class Scene:
-    """A mesh from which frames are made; it never changes, so that copies of a world share it.
+    """Meshes from which frames are made; they never change, so that copies of a world share them.
 
     Args:
-        mesh: `trimesh.Trimesh`; `mesh.visual.face_colors` are its colours.
+        meshes: list of `trimesh.Trimesh`; `mesh.visual.face_colors` are a mesh's colours.
         visibility: distance at which 1 / e of a colour is left.
 
     Attributes:
@@ -81,13 +81,17 @@ class Scene:
         ValueError: a visibility that is not positive.
     """
 
-    def __init__(self, mesh, visibility):
+    def __init__(self, meshes, visibility):
         check_above_zero(visibility=visibility)
         self.visibility = visibility
-        self._mesh = np.array(mesh.vertices, np.float32), np.array(mesh.faces, np.int32)
+        first = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)])[:-1]
+        vertices = np.concatenate([mesh.vertices for mesh in meshes], dtype=np.float32)
+        faces = np.concatenate([mesh.faces + i for mesh, i in zip(meshes, first, strict=True)], dtype=np.int32)
+        self._mesh = vertices, faces
         self._embree = _embree_scene(*self._mesh)
-        shade = (2 + mesh.face_normals @ SUN) / (2 + SUN[2])
-        self.colors = np.clip(mesh.visual.face_colors[:, :3] * shade[:, None], 0, 255).astype(np.float32)
+        shade = (2 + np.concatenate([mesh.face_normals for mesh in meshes]) @ SUN) / (2 + SUN[2])
+        colors = np.concatenate([mesh.visual.face_colors[:, :3] for mesh in meshes])
+        self.colors = np.clip(colors * shade[:, None], 0, 255).astype(np.float32)
         self._contrast = self.colors - HAZE
         self.colors.flags.writeable = False
 
@@ -102,7 +106,7 @@ class Scene:
         self._embree = _embree_scene(*self._mesh)
 
     def cast(self, origins, directions):
-        """The first face of the mesh on each ray, int32 [N], -1 for none, and the distance to it, float32 [N].
+        """The first face of the meshes on each ray, int32 [N], -1 for none, and the distance to it, float32 [N].
 
         Args:
             origins, directions: float32 [N, 3], directions of length one.
@@ -152,6 +156,9 @@ def _embree_scene(vertices, faces):
     return scene
 
 
+_UNIT_BOX = trimesh.creation.box(bounds=[[0, 0, 0], [1, 1, 1]])
+
+
 def boxes(lower, upper, colors):
     """A mesh of axis-parallel boxes: `trimesh.Trimesh`, 12 faces each, in their order.
 
@@ -159,11 +166,10 @@ def boxes(lower, upper, colors):
         lower, upper: corners, [N, 3].
         colors: uint8 [N, 3].
     """
-    unit = trimesh.creation.box(bounds=[[0, 0, 0], [1, 1, 1]])
     lower, upper = np.asarray(lower, float).reshape(-1, 1, 3), np.asarray(upper, float).reshape(-1, 1, 3)
-    vertices = lower + unit.vertices * (upper - lower)
-    faces = unit.faces + len(unit.vertices) * np.arange(len(lower))[:, None, None]
-    return mesh(vertices.reshape(-1, 3), faces.reshape(-1, 3), np.repeat(colors, len(unit.faces), axis=0))
+    vertices = lower + _UNIT_BOX.vertices * (upper - lower)
+    faces = _UNIT_BOX.faces + len(_UNIT_BOX.vertices) * np.arange(len(lower))[:, None, None]
+    return mesh(vertices.reshape(-1, 3), faces.reshape(-1, 3), np.repeat(colors, len(_UNIT_BOX.faces), axis=0))
 
 
 def rectangles(lower, upper, height, colors):

@@ -128,7 +128,7 @@ class Terrain(World):
         lower = np.hstack([self.blocks - BLOCK_SIDE / 2, bottom - BLOCK_SIDE / 4])
         upper = np.hstack([self.blocks + BLOCK_SIDE / 2, bottom + 3 * BLOCK_SIDE / 4])
         yellow = np.tile(np.uint8(YELLOW), [len(lower), 1])
-        self.scene = Scene(trimesh.util.concatenate([self._land, boxes(lower, upper, yellow)]), VISIBILITY)
+        self.scene = Scene([self._land, boxes(lower, upper, yellow)], VISIBILITY)
         self.map = self.scene.top_down(self.map_size, self.side)
 
     def surface(self, x, y):
