@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from reproductions.belief_states import comparison, random_city, terrain
+from reproductions.belief_states import building, comparison, random_city, terrain
 from reproductions.belief_states.simcore import DECODED
 from tfmem.aot.bundle import open_source
 from tfmem.cores.config import KanervaConfig
 from tfmem.data import episode_cache
+from tfmem.envs.building import PLACE
 from tfmem.envs.exploration import ExploringPolicy, collect
 from tfmem.training import compiled_updates, config_fields, stacked_batches
 from tfmem.training.run_folder import RunFolder
@@ -97,6 +98,45 @@ def test_the_agent_of_a_demo_walks(module):
     moves = np.count_nonzero(np.any(np.diff(positions, axis=0) != 0, -1), 0)
     assert moves.mean() > 3
     assert np.mean(moves == 0) < 0.15
+
+
+def test_the_builder_of_a_demo_builds_and_stays_in_its_level():
+    like = object.__new__(building.Experiment)
+    like.config = building.PRESETS["demo"]
+    world = like.world()
+    env = gymnasium.make_vec(world.id, num_envs=32, **world.arguments)
+    data = collect(env, world.policy, like.config.unroll_length - 1, seed=0)
+    assert not data.resets[1:].any()
+    assert world.num_actions == env.single_action_space.n == 6
+    climbed = np.array([level.heights[level.cell] for level in env.worlds])
+    assert data.frames.shape[2:] == (16, 16, 3)
+    assert np.mean((data.actions == PLACE).any(axis=0)) > 0.9
+    start = round(building.Experiment.rollouts_at * (like.config.unroll_length - 1))
+    assert np.mean((data.actions[start:] == PLACE).any(axis=0)) > 0.8  # Figure 13 shows it
+    assert (climbed > 0).any()
+
+
+def test_building_takes_the_actions_of_its_world():
+    experiment = building.Experiment(building.PRESETS["smoke"])
+    batch = experiment.batch(0)
+    _, actions = experiment._inputs(batch)
+    assert actions.shape == (building.PRESETS["smoke"].unroll_length, building.PRESETS["smoke"].batch_size, 6)
+    np.testing.assert_array_equal(np.argmax(actions[1:], -1), batch["actions"])
+    assert_all_moves(experiment)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"random": 2.0}, r"random: 2\.0, must be"),
+        ({"size": 6}, "size: 6, must be odd"),
+        ({"cliff": 9}, "cliff: 9, must be"),
+        ({"num_blocks": 0}, "num_blocks: 0, must be"),
+    ],
+)
+def test_bad_building_configurations(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(building.PRESETS["smoke"], **change)
 
 
 def test_baselines(experiment):

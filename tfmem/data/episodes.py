@@ -41,7 +41,7 @@ def write_episodes(path, world, number, length, seed=0, workers=1, policy=None, 
 
     Args:
         path: the file, which must not be there yet; its folder is made.
-        world: "tfmem/RandomCity-v0" or "tfmem/Terrain-v0".
+        world: "tfmem/RandomCity-v0", "tfmem/Terrain-v0" or "tfmem/Building-v0".
         number: episodes, at least 1.
         length: actions of each, at least 1; after an episode that ends earlier another world follows, see "resets".
         seed: not negative. The file does not depend on `workers`.

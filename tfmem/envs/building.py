@@ -42,7 +42,7 @@ VISIBILITY = 30.0
 FOOD_SIDE = 0.5
 COLORS = np.array([(0, 0, 0), (132, 130, 134), (176, 92, 44), (84, 72, 110), (255, 214, 0)])  # by kind
 CONTRAST = 12  # between neighbouring voxels or tiles of one kind
-LAYER_LIGHT = 14  # by which each layer of stone is brighter than the one below, so that maps show heights
+LAYER_LIGHT = 14  # by which a layer is brighter than the one below, so that maps show heights
 MEADOW, WATER = (104, 146, 70), (52, 96, 150)
 HAND = [[0.55, -0.42, -0.52], [0.85, -0.12, -0.22]]  # the block in hand: its corners ahead, to the left, up of the eye
 
@@ -191,7 +191,7 @@ class Building(World):
         solid = (self.voxels != EMPTY) & (self.voxels != FOOD)
         self.heights = solid.sum(axis=2)
         x, y, layer = np.indices(self.voxels.shape)
-        light = CONTRAST * (2 * ((x + y + layer) % 2) - 1) + LAYER_LIGHT * layer * (self.voxels == STONE)
+        light = CONTRAST * (2 * ((x + y + layer) % 2) - 1) + LAYER_LIGHT * layer
         colors = np.clip(COLORS[self.voxels] + light[..., None], 0, 255).astype(np.uint8)
         parts = [*self._ground, voxels(solid, colors, [-self.side / 2, -self.side / 2, 0.0])]
         food = np.argwhere(self.voxels == FOOD)
