@@ -1,7 +1,7 @@
 """SimCore in building levels: beliefs that hold what the agent builds (Gregor et al. 2019, Appendix J, Figure 13).
 
 Like random_city, in a voxel world where the agent picks up blocks, places them and climbs. Paper: closed levels, and an
-agent that learns in them; we use levels of our own design (tfmem.envs.building). A scripted builder acts
+agent that learns in them; we use levels designed for tfmem (tfmem.envs.building). A scripted builder acts
 (tfmem.envs.builder), and only the model's loss shapes the beliefs. Figure 13 is rollouts.png.
 """
 

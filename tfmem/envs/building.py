@@ -1,8 +1,8 @@
 """Building levels (after Gregor et al. 2019, Appendix J): food on a cliff that needs a staircase of loose blocks.
 
 Paper: harder levels of a closed voxel world: a higher cliff, for which the agent builds a longer staircase, and food at
-greater heights, for which it builds stairs and towers. Nothing else is specified; we use a small world of our own
-design.
+greater heights, for which it builds stairs and towers. Nothing else is specified; we use a small world
+designed for tfmem.
 
 The world is a grid of columns of voxels (unit cubes) on a square of ground:
 
@@ -256,7 +256,7 @@ class Building(World):
         return frame
 
     def _hand_picture(self):
-        """Where the frame shows the block in the hand, bool [S, S], and the picture: the same from everywhere."""
+        """Return the pixels that show the block in the hand, bool [S, S], and the picture: the same from everywhere."""
         lower, upper = HAND
         scene = Scene([boxes([lower], [upper], np.uint8(COLORS[LOOSE : LOOSE + 1]))], VISIBILITY)
         directions, size = self.camera.directions([0.0])[0], self.camera.size
