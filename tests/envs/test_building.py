@@ -324,6 +324,9 @@ def test_random_actions_alone_build_little():
         ("pillars", (2, 9)),
         ("num_blocks", 0),
         ("num_walls", -1),
+        ("num_walls", 1.5),
+        ("cliff", 2.0),
+        ("pillars", (1.0,)),
     ],
 )
 def test_bad_arguments(name, value):

@@ -29,7 +29,7 @@ import numpy as np
 
 from tfmem.envs.rendering import FAR, Scene, boxes, rectangles, voxels
 from tfmem.envs.worlds import ACTIONS, BACKWARD, FORWARD, World, WorldEnv, WorldVectorEnv
-from tfmem.validation import check_range
+from tfmem.validation import check_range, is_integer
 
 PICK_UP, PLACE = len(ACTIONS), len(ACTIONS) + 1
 EMPTY, STONE, LOOSE, WALL, FOOD = range(5)
@@ -85,7 +85,12 @@ class Building(World):
         num_walls=0,
     ):
         super().__init__(frame_size, map_size, field_of_view, speed=1.0, num_headings=len(DIRECTIONS))
-        pillars = tuple(pillars)
+        pillars, numbers = tuple(pillars), {"size": size, "cliff": cliff, "num_food": num_food, "num_walls": num_walls}
+        for name, value in {**numbers, "num_blocks": num_blocks or 0}.items():
+            if not is_integer(value, 0):
+                raise ValueError(f"{name}: {value!r}, must be an integer of at least 0")
+        if not all(map(is_integer, pillars)):
+            raise ValueError(f"pillars: {pillars}, must be positive integers")
         check_range("size", size, 5)
         if size % 2 != 1:
             raise ValueError(f"size: {size}, must be odd")
@@ -96,7 +101,6 @@ class Building(World):
         needed = sum(height * (height - 1) // 2 for height in (cliff, *pillars))
         num_blocks = needed if num_blocks is None else num_blocks
         check_range("num_blocks", num_blocks, needed, size**2)
-        check_range("num_walls", num_walls, 0, size**2)
         self.size, self.side, self.cliff, self.num_food, self.pillars = size, size, cliff, num_food, pillars
         self.num_blocks, self.num_walls = num_blocks, num_walls
         self.carries = False
@@ -136,13 +140,12 @@ class Building(World):
             return cells[:number] if len(cells) >= number else None
 
         def keep(cells):
-            """Keep cells for stairs, from the highest to the foot."""
-            line[tuple(np.transpose(cells))] = True
-            stairs[tuple(np.transpose(cells[:-1]).astype(int))] = True
+            """Keep cells, [N, 2], for stairs and for the foot, the last one."""
+            line[tuple(cells.T)] = True
+            stairs[tuple(cells[:-1].T)] = True
 
         if self.cliff:
-            x = rng.integers(size)
-            keep([(x, size - depth - 1 - i) for i in range(self.cliff)])
+            keep((rng.integers(size), size - depth - 1) - np.arange(self.cliff)[:, None] * (0, 1))
         for height in self.pillars:
             found = self._pillar(rng, ground & ~line, start, height)
             if found is None:
