@@ -16,7 +16,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["tfmem", "tfmem.*", "reproductions", "reproductions.*"]),
+    # In a clone the folder is `reproductions`; in site-packages, where others may have one, `tfmem_reproductions`.
+    package_dir={"tfmem_reproductions": "reproductions"},
+    packages=[
+        *find_packages(include=["tfmem", "tfmem.*"]),
+        *(f"tfmem_{name}" for name in find_packages(include=["reproductions", "reproductions.*"])),
+    ],
     package_data={"tfmem": ["py.typed", "data/builders/checksums.tsv"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
@@ -55,7 +60,9 @@ setup(
             "popgym>=1.0.7",  # the agents' environments of reproductions/gymnasium.py
             "dill>=0.3",  # TFDS's DatasetBuilderTestCase
             "importlib_resources>=6",  # the same
+            "build>=1.2",
+            "twine>=6",  # renders what a package index shows
         ],
     },
-    entry_points={"console_scripts": ["reproduce=reproductions.__main__:main"]},
+    entry_points={"console_scripts": ["reproduce=tfmem_reproductions.__main__:main"]},
 )

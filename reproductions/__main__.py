@@ -11,13 +11,14 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from reproductions import GENERAL, close, did_you_mean, experiment_modules
-from reproductions.catalog import list_experiments, number, table
-from reproductions.command_line import PathArgument, configured, missing_parts, parse, preset_option
-from reproductions.runs import UsageError, load, open_run, reason, refusals
 from tfmem.aot.bundle import LARGEST, BundleError, read_manifest, write_bundle
 from tfmem.data.files import CorruptDataError
 from tfmem.training.run_folder import RunFolder, RunFolderError, run_config
+
+from . import GENERAL, close, did_you_mean, experiment_modules
+from .catalog import list_experiments, number, table
+from .command_line import PathArgument, configured, missing_parts, parse, preset_option
+from .runs import UsageError, load, open_run, reason, refusals
 
 INTERRUPTED = 130  # the shells' status for Ctrl-C
 
@@ -268,7 +269,7 @@ class Play:
     """frames per second"""
 
     def __call__(self, modules, argv):
-        from reproductions.play import write_episode
+        from .play import write_episode
 
         write_episode(self.run, self.out or self.run / "play", self.episode, self.fps, modules)
 
@@ -288,12 +289,12 @@ class Report:
         if self.record:
             if self.runs == (Path("runs"),) or self.out != Path("runs/report"):
                 raise UsageError("record: True, must come with the RUNS to record, and without --out")
-            from reproductions.records import record
+            from .records import record
 
             for path in record(self.runs, modules):
                 print(f"written: {path}")
             return
-        from reproductions.report import write_report
+        from .report import write_report
 
         write_report(self.runs, self.out, modules)
 
@@ -303,7 +304,7 @@ class Results:
     """Make the tables and curves of the pages from recorded results."""
 
     def __call__(self, modules, argv):
-        from reproductions.records import write_results
+        from .records import write_results
 
         changed = write_results()
         print("\n".join(f"written: {path}" for path in changed) or "all tables are as recorded; curves are drawn anew")
@@ -323,7 +324,7 @@ class Compare:
     def __call__(self, modules, argv):
         if not self.runs:
             raise UsageError("RUN: (), must be at least one run folder; see `reproduce compare --help`")
-        from reproductions.compare import compare
+        from .compare import compare
 
         compare(self.runs, self.out, modules)
 
@@ -348,7 +349,7 @@ class Sweep:
     """folder to write; by default runs/sweeps/<paper>/<experiment>"""
 
     def __call__(self, modules, argv):
-        from reproductions.sweep import command, parse_grid, points, sweep
+        from .sweep import command, parse_grid, points, sweep
 
         for option in ("--grid", "--seeds", "--with"):
             if argv.count(option) > 1:

@@ -4,9 +4,10 @@ import collections
 
 import numpy as np
 
-from reproductions import experiment_modules
-from reproductions.report import finished_runs
 from tfmem import plotting
+
+from . import experiment_modules
+from .report import finished_runs
 
 # Fields of the presets "smoke": seconds, for tests.
 SMOKE = dict(

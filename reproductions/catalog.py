@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from reproductions import assigned, close, did_you_mean
-from reproductions.runs import UsageError, load
+from . import assigned, close, did_you_mean
+from .runs import UsageError, load
 
 
 class Entry(NamedTuple):

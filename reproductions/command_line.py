@@ -13,8 +13,8 @@ from typing import Annotated, Union
 
 import tyro
 
-from reproductions import close, did_you_mean
-from reproductions.runs import UsageError, refusals
+from . import close, did_you_mean
+from .runs import UsageError, refusals
 
 
 def expanded(text):

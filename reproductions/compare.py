@@ -5,11 +5,12 @@ import collections
 from rich.console import Console
 from rich.table import Table
 
-from reproductions import load_experiment
-from reproductions.catalog import number
-from reproductions.report import finished_runs, markdown, mean
 from tfmem import plotting
 from tfmem.training.run_folder import RunFolderError, write_atomically
+
+from . import load_experiment
+from .catalog import number
+from .report import finished_runs, markdown, mean
 
 
 def named_runs(paths, modules):

@@ -1,7 +1,8 @@
 """Command `reproduce play`: an episode of a run's agent as GIF and mp4."""
 
-from reproductions.runs import UsageError, open_run, refusals
 from tfmem.video import write_gif, write_video
+
+from .runs import UsageError, open_run, refusals
 
 PIXELS = 320  # of the longer side, about
 

@@ -22,11 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from reproductions.catalog import number
-from reproductions.report import finished_runs, markdown, mean
-from reproductions.runs import UsageError, file_name
 from tfmem import plotting
 from tfmem.training.run_folder import SECONDS, RunFolderError, write_atomically
+
+from .catalog import number
+from .report import finished_runs, markdown, mean
+from .runs import UsageError, file_name
 
 ROOT = Path(__file__).parent
 POINTS = 60  # of a recorded curve, at most

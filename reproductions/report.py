@@ -16,8 +16,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from reproductions import load_experiment
-from reproductions.catalog import number
 from tfmem import plotting
 from tfmem.training.run_folder import (
     RESULT_FIELDS,
@@ -30,6 +28,9 @@ from tfmem.training.run_folder import (
     run_result,
     write_atomically,
 )
+
+from . import load_experiment
+from .catalog import number
 
 COLUMNS = ("experiment", "preset", "metric", "paper", "ours", "seeds", "updates", "time per run")
 

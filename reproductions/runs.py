@@ -6,9 +6,10 @@ import hashlib
 import re
 import sys
 
-from reproductions import experiment_modules, load_experiment
 from tfmem.data.files import CorruptDataError
 from tfmem.training.run_folder import RunFolder, RunFolderError, run_config
+
+from . import experiment_modules, load_experiment
 
 LONGEST_NAME = 80
 

@@ -23,8 +23,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from reproductions.report import markdown, mean
-from reproductions.runs import UsageError, file_name
 from tfmem import plotting
 from tfmem.training.run_folder import (
     RunFolder,
@@ -35,6 +33,9 @@ from tfmem.training.run_folder import (
     write_atomically,
     write_json,
 )
+
+from .report import markdown, mean
+from .runs import UsageError, file_name
 
 
 class Point(NamedTuple):
@@ -104,7 +105,7 @@ def in_process(arguments, log):
     with log.open("ab") as file:
         file.write(f"$ reproduce {shlex.join(arguments)}\n".encode("utf-8", "replace"))
         file.flush()
-        run = [sys.executable, "-m", "reproductions", *arguments]
+        run = [sys.executable, "-m", __package__, *arguments]
         with _lock:
             process = subprocess.Popen(run, stdout=file, stderr=file, env=environment, start_new_session=True)
             _processes.add(process)

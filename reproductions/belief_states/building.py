@@ -7,12 +7,13 @@ agent that learns in them; we use levels designed for tfmem (tfmem.envs.building
 
 import dataclasses
 
-from reproductions.belief_states import comparison, settings
-from reproductions.belief_states.settings import SimCoreConfig
-from reproductions.belief_states.simcore import SimCoreExperiment, World
 from tfmem.envs.builder import BuildingPolicy
 from tfmem.envs.building import Building
 from tfmem.validation import check_range
+
+from . import comparison, settings
+from .settings import SimCoreConfig
+from .simcore import SimCoreExperiment, World
 
 PAPER, SIGNATURES = settings.PAPER, settings.SIGNATURES
 DATASETS = ()

@@ -12,10 +12,11 @@ import collections
 
 import numpy as np
 
-from reproductions.belief_states.figures import decoded_maps_figure
-from reproductions.belief_states.simcore import DECODED
 from tfmem import plotting
 from tfmem.training.run_folder import RunFolderError
+
+from .figures import decoded_maps_figure
+from .simcore import DECODED
 
 
 def describe(config):

@@ -11,7 +11,6 @@ from typing import Literal
 import keras
 import tensorflow as tf
 
-from reproductions.belief_states.figures import geco_figure
 from tfmem import plotting, training
 from tfmem.data import episode_cache
 from tfmem.data.images import mnist_stream
@@ -21,6 +20,8 @@ from tfmem.models.convdraw import ConvDRAW
 from tfmem.training import Evaluation, RunConfig, numbered
 from tfmem.training.run_folder import RunFolder
 from tfmem.validation import check_above_zero, check_range
+
+from .figures import geco_figure
 
 EVALUATION_SEED = -1  # config.seed is not negative
 # Frames per walk of random_city, and probability to look around. Not specified; we use these.

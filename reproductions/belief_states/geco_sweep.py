@@ -6,7 +6,7 @@ we use half decades.
 
 import dataclasses
 
-from reproductions.belief_states import random_city
+from . import random_city
 
 Config, PAPER, SIGNATURES = random_city.Config, random_city.PAPER, random_city.SIGNATURES
 compare = random_city.compare

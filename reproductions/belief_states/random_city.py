@@ -6,11 +6,12 @@ position; probes measure how much of both they hold. Not specified: the world; s
 
 import dataclasses
 
-from reproductions.belief_states import comparison, settings
-from reproductions.belief_states.settings import WalkerConfig
-from reproductions.belief_states.simcore import SimCoreExperiment, World
 from tfmem.envs.exploration import ExploringPolicy
 from tfmem.validation import check_range
+
+from . import comparison, settings
+from .settings import WalkerConfig
+from .simcore import SimCoreExperiment, World
 
 PAPER, SIGNATURES = settings.PAPER, settings.SIGNATURES
 DATASETS = ()

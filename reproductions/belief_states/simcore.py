@@ -25,7 +25,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from reproductions.belief_states.figures import decoded_maps_figure, geco_figure, map_error_figure, rollout_figure
 from tfmem import plotting, training
 from tfmem.data import episode_cache
 from tfmem.envs.worlds import ACTIONS
@@ -34,6 +33,8 @@ from tfmem.models.belief import BeliefModel, MapDecoder, PositionDecoder, SimCor
 from tfmem.models.convdraw import ConvDRAW, DeterministicFrameModel
 from tfmem.training import Evaluation, numbered
 from tfmem.training.run_folder import RunFolder
+
+from .figures import decoded_maps_figure, geco_figure, map_error_figure, rollout_figure
 
 EVALUATION_SEED = -1  # config.seed is not negative
 TRAINING_EPISODES, EVALUATION_EPISODES = 0, 1  # seeds of the files, shared by all runs

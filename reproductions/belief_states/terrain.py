@@ -7,11 +7,12 @@ shapes the beliefs.
 
 import dataclasses
 
-from reproductions.belief_states import comparison, settings
-from reproductions.belief_states.settings import WalkerConfig
-from reproductions.belief_states.simcore import SimCoreExperiment, World
 from tfmem.envs.exploration import ExploringPolicy
 from tfmem.validation import check_range
+
+from . import comparison, settings
+from .settings import WalkerConfig
+from .simcore import SimCoreExperiment, World
 
 PAPER, SIGNATURES = settings.PAPER, settings.SIGNATURES
 DATASETS = ()

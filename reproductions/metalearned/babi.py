@@ -9,7 +9,6 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from reproductions.metalearned.figures import similarity_figure
 from tfmem.cores.config import (
     DNCConfig,
     EntityMemoryConfig,
@@ -19,6 +18,8 @@ from tfmem.cores.config import (
 from tfmem.tasks import babi
 from tfmem.tasks.question_answering import Babi
 from tfmem.training import SupervisedConfig, SupervisedExperiment
+
+from .figures import similarity_figure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

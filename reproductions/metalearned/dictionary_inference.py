@@ -6,7 +6,10 @@ that training never uses.
 
 import dataclasses
 
-from reproductions.metalearned.settings import (
+from tfmem.tasks.dictionary_inference import DictionaryInference
+from tfmem.training import SupervisedConfig, SupervisedExperiment
+
+from .settings import (
     DEMO_LSTM,
     DEMO_LSTM_SALU,
     DEMO_MNM_G,
@@ -15,8 +18,6 @@ from reproductions.metalearned.settings import (
     SMOKE_MNM_P,
     SMOKE_SETTINGS,
 )
-from tfmem.tasks.dictionary_inference import DictionaryInference
-from tfmem.training import SupervisedConfig, SupervisedExperiment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

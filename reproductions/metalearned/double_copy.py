@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from reproductions.metalearned.settings import DEMO_LSTM, DEMO_SETTINGS, PAPER_SETTINGS, SMOKE_SETTINGS
 from tfmem.cores.config import LookupMemoryConfig
 from tfmem.tasks.double_copy import DoubleCopy
 from tfmem.training import SupervisedConfig, SupervisedExperiment
+
+from .settings import DEMO_LSTM, DEMO_SETTINGS, PAPER_SETTINGS, SMOKE_SETTINGS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,13 @@ import math
 
 import numpy as np
 
-from reproductions.agents import SMOKE, draw_learning_curves
-from reproductions.metalearned.figures import maze_episode_figure
 from tfmem.backend import keras
 from tfmem.cores.config import LSTMConfig, MetalearnedMemoryConfig, PlasticRNNConfig
 from tfmem.envs.grid.goal_maze import GOAL_REWARD, WALL_REWARD, GoalMaze
 from tfmem.rl import AgentConfig, AgentExperiment, Objective
+
+from ..agents import SMOKE, draw_learning_curves
+from .figures import maze_episode_figure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

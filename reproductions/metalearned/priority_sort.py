@@ -2,7 +2,10 @@
 
 import dataclasses
 
-from reproductions.metalearned.settings import (
+from tfmem.tasks.priority_sort import PrioritySort
+from tfmem.training import SupervisedConfig, SupervisedExperiment
+
+from .settings import (
     DEMO_LSTM,
     DEMO_LSTM_SALU,
     DEMO_SETTINGS,
@@ -10,8 +13,6 @@ from reproductions.metalearned.settings import (
     SMOKE_MNM_P,
     SMOKE_SETTINGS,
 )
-from tfmem.tasks.priority_sort import PrioritySort
-from tfmem.training import SupervisedConfig, SupervisedExperiment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,6 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from reproductions.multigrid.figures import MappingFrame, mapping_figure, save_mapping_gif
-from reproductions.multigrid.routing import figure_1
-from reproductions.multigrid.settings import PublicCodeConfig
 from tfmem.losses.localization import (
     Counts,
     localization_counts,
@@ -27,6 +24,10 @@ from tfmem.tasks.mapping import UNKNOWN, MappingStream, MappingTask, recentre
 from tfmem.training import Evaluation
 from tfmem.training.sequence import SequenceExperiment
 from tfmem.validation import check_range
+
+from .figures import MappingFrame, mapping_figure, save_mapping_gif
+from .routing import figure_1
+from .settings import PublicCodeConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,10 @@
 
 import tensorflow as tf
 
-from reproductions.runs import open_run
 from tfmem import plotting
 from tfmem.recurrence import unroll
+
+from ..runs import open_run
 
 
 def memory(experiment):

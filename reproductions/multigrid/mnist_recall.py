@@ -10,14 +10,15 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from reproductions.multigrid.figures import recall_figure
-from reproductions.multigrid.settings import PublicCodeConfig
 from tfmem.losses.sequence import accuracy
 from tfmem.models.multigrid import MNISTRecallModel
 from tfmem.optimizers import linear_decay
 from tfmem.tasks.mnist_recall import stream
 from tfmem.training.sequence import SequenceExperiment
 from tfmem.validation import check_range
+
+from .figures import recall_figure
+from .settings import PublicCodeConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

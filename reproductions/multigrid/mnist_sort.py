@@ -10,11 +10,12 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
-from reproductions.multigrid import memories, settings
 from tfmem.cores.config import AnyCoreConfig, LSTMConfig
 from tfmem.models.config import SortNetworkConfig
 from tfmem.tasks.mnist_sort import MNISTSort
 from tfmem.training import SupervisedConfig, SupervisedExperiment
+
+from . import memories, settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

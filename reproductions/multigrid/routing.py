@@ -3,8 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from reproductions.multigrid.figures import routing_figure
 from tfmem.cores.multigrid import MultigridConv
+
+from .figures import routing_figure
 
 
 def reach(sizes, num_layers, source_level, source):

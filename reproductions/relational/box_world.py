@@ -10,10 +10,11 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from reproductions.agents import SMOKE, draw_learning_curves
 from tfmem.cores.config import ConvLSTMConfig, LSTMConfig, RelationalMemoryConfig
 from tfmem.envs.grid.box_world import BoxWorld, level_figure
 from tfmem.rl import AgentConfig, AgentExperiment, ConvTorsoConfig, Objective
+
+from ..agents import SMOKE, draw_learning_curves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

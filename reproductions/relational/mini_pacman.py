@@ -6,11 +6,12 @@ The paper gives neither networks nor training of this task; we use those of BoxW
 
 import dataclasses
 
-from reproductions.agents import SMOKE, draw_learning_curves
-from reproductions.relational import box_world
 from tfmem.cores.config import LSTMConfig, RelationalMemoryConfig
 from tfmem.envs.grid.mini_pacman import MiniPacman
 from tfmem.rl import AgentConfig, AgentExperiment, Objective
+
+from ..agents import SMOKE, draw_learning_curves
+from . import box_world
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
