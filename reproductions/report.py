@@ -174,7 +174,7 @@ def rows(runs):
 def mean(values):
     """Format the mean, for several values with half of their 90 % confidence interval."""
     middle, half = plotting.mean_and_confidence(values)
-    return number(middle) if len(values) == 1 else f"{number(middle)} ± {half:.2g}"
+    return number(middle) if len(values) == 1 else f"{number(middle)} ± {number(float(f'{half:.2g}'))}"
 
 
 def curves(runs):
