@@ -162,7 +162,7 @@ class Run:
         with contextlib.ExitStack() as stack:
             with refusals():
                 pool = stack.enter_context(ray_actors(experiment, self.actors, self.max_lag, self.ray_address))
-            yield {"make_updates": pool, "notes": {"actors": self.actors, "max_lag": self.max_lag}}
+            yield {"make_updates": pool, "notes": {"actors": self.actors}}
 
     def __call__(self, modules, argv):
         module, config = load(self.experiment, modules), self.config
@@ -206,7 +206,9 @@ class Evaluate:
     def __call__(self, modules, argv):
         changes = {} if self.episodes is None else {"eval_episodes": self.episodes}
         module, experiment, _ = open_run(self.run, modules, **changes)
-        _print_scores(experiment.result(experiment.evaluate()), module.PAPER)
+        with refusals():
+            scores = experiment.result(experiment.evaluate())
+        _print_scores(scores, module.PAPER)
 
 
 @dataclasses.dataclass(kw_only=True)

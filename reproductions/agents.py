@@ -34,8 +34,9 @@ def draw_learning_curves(folders, out, score, y_label):
         for setting, folder in named:
             rows = [row for row in folder.metrics() if row.get("train/episodes", 0) > 0]
             result = folder.result()
-            # Without an ended episode there is nothing to draw; earlier versions did not measure CPU seconds.
-            if not rows or (name == "seconds" and "cpu_time_seconds" not in result):
+            # Without an ended episode there is nothing to draw; earlier versions did not measure CPU seconds, and those
+            # of actors in processes of their own are not measured.
+            if not rows or (name == "seconds" and ("cpu_time_seconds" not in result or result.get("actors"))):
                 continue
             factor = result["cpu_time_seconds"] / result["updates"] if name == "seconds" else 1.0
             x, y = np.array([(factor * row[column], row[f"train/{score}"]) for row in rows]).T

@@ -31,7 +31,7 @@ from .runs import UsageError, file_name
 
 ROOT = Path(__file__).parent
 POINTS = 60  # of a recorded curve, at most
-KEPT = ("updates", "wall_time_seconds", "cpu_time_seconds", "hardware", "versions", "git_revision")
+KEPT = ("updates", "wall_time_seconds", "cpu_time_seconds", "actors", "hardware", "versions", "git_revision")
 BLOCK = re.compile(r"<!-- (results|curves) (\S+): ([^\n]+?) -->\r?\n((?:(?!<!-- )[\s\S])*?)<!-- end -->")
 MARK = re.compile(r"<!-- (?:results|curves|end)\b.*")
 FENCED = re.compile(r"^(```+).*?^\1 *$", re.MULTILINE | re.DOTALL)

@@ -128,6 +128,8 @@ def _setting(about, module):
     changed = [c for c in differences(original, given) if c[0] != "seed" and c[2] != "absent"]
     if "bundle" in about:
         changed.append(("bundle", None, about["bundle"].get("precision")))
+    if "max_lag" in about:  # of actors
+        changed.append(("max_lag", None, about["max_lag"]))
     texts = [f"{name}={'none' if new is None else json.dumps(new)}" for name, _, new in changed]
     return ", ".join([str(preset), *texts, *nested])
 

@@ -321,6 +321,8 @@ def test_random_actions_alone_build_little():
         ("num_food", 0),
         ("num_food", 10),
         ("pillars", (0,)),
+        ("pillars", 2),
+        ("num_blocks", 0.0),
         ("pillars", (2, 9)),
         ("num_blocks", 0),
         ("num_walls", -1),

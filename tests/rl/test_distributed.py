@@ -1,5 +1,6 @@
 """Actors as Ray processes: numbers of one process, records by arrival, killed actors and learners, wrong arguments."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -16,8 +17,8 @@ from tfmem.cores.config import LSTMConfig
 from tfmem.envs.grid.goal_maze import GoalMaze
 from tfmem.rl import AgentConfig, AgentExperiment, Objective
 from tfmem.rl.distributed import METRICS, ActorPool, ray_actors
-from tfmem.training import WorkerError, checkpoint_arrays, compiled_updates
-from tfmem.training.run_folder import RunFolder
+from tfmem.training import WorkerError, checkpoint_arrays, compiled_updates, train
+from tfmem.training.run_folder import RunFolder, RunFolderError
 
 ray = pytest.importorskip("ray")
 CONFIG = AgentConfig(
@@ -229,6 +230,15 @@ def test_wrong_commands(tmp_path, capsys, arguments, message):
     assert main(["run", name, "--preset", "smoke", "--folder", str(tmp_path / "run"), *options]) == 2
     assert capsys.readouterr().err == f"reproduce: error: {message}\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_by_arrival_is_another_setting(cluster, tmp_path):
+    experiment = AgentExperiment(dataclasses.replace(CONFIG, num_updates=4))
+    with ray_actors(experiment, 2, max_lag=2) as pool:
+        train(experiment, tmp_path / "run", make_updates=pool)
+    assert RunFolder(tmp_path / "run").config()["max_lag"] == 2
+    with pytest.raises(RunFolderError, match="max_lag: 2 there"):
+        train(experiment, tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Gymnasium environments as worlds: their record equals a numpy loop, and any core trains in them."""
 
 import dataclasses
+import pickle
+import threading
 
 import gymnasium
 import numpy as np
@@ -49,6 +51,13 @@ class Cue(gymnasium.Env):
         return self._observed(), np.nan if self.fault == "reward" else reward, ended, False, {}
 
 
+class Graph(Cue):
+    """Observations of any number of nodes."""
+
+    observation_space = gymnasium.spaces.Graph(gymnasium.spaces.Box(0.0, 1.0, (1,)), None)
+
+
+gymnasium.register("tests/Graph-v0", Graph, max_episode_steps=9)
 gymnasium.register("tests/Cue-v0", Cue, max_episode_steps=9)
 gymnasium.register("tests/Endless-v0", Cue)
 CONFIG = AgentConfig(
@@ -170,6 +179,17 @@ def test_a_state_without_its_environment_begins_anew_truncated():
     place, result = step(world, place)
     np.testing.assert_array_equal(result.truncated, [False, False])
     np.testing.assert_array_equal(result.observation[:, 1], [1, 1])
+
+
+def test_an_open_environment_is_not_pickled():
+    world = GymnasiumWorld("tests/Cue-v0")
+    world._made.unwrapped.lock = threading.Lock()
+    assert pickle.loads(pickle.dumps(world)) == world
+
+
+def test_observations_without_a_size_are_refused():
+    with pytest.raises(ValueError, match=r"id: 'tests/Graph-v0' with observations .*, must have a fixed size"):
+        GymnasiumWorld("tests/Graph-v0").make()
 
 
 def test_two_runs_of_one_seed_are_refused():

@@ -85,8 +85,10 @@ class Building(World):
         num_walls=0,
     ):
         super().__init__(frame_size, map_size, field_of_view, speed=1.0, num_headings=len(DIRECTIONS))
+        if not isinstance(pillars, tuple | list):
+            raise ValueError(f"pillars: {pillars!r}, must be a tuple or list of positive integers")
         pillars, numbers = tuple(pillars), {"size": size, "cliff": cliff, "num_food": num_food, "num_walls": num_walls}
-        for name, value in {**numbers, "num_blocks": num_blocks or 0}.items():
+        for name, value in {**numbers, "num_blocks": 0 if num_blocks is None else num_blocks}.items():
             if not is_integer(value, 0):
                 raise ValueError(f"{name}: {value!r}, must be an integer of at least 0")
         if not all(map(is_integer, pillars)):

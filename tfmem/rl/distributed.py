@@ -15,7 +15,7 @@ Order of the records:
 - By arrival (`max_lag`), as in IMPALA: an update learns from the first records that arrive, and an actor begins its
   next unroll with the newest weights. Records that are older than `max_lag` updates are dropped.
 
-An actor has one call at a time, so at most two records of each exist. An actor that dies is started again and its call
+An actor has one call at a time. An actor that dies is started again and its call
 made again. Worlds in the graph then continue from the learner's state. Gymnasium environments begin new episodes from
 new seeds; the interrupted ones count as truncated.
 
@@ -27,6 +27,7 @@ import collections
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from typing import NamedTuple
@@ -40,6 +41,7 @@ from tfmem.training import WorkerError, uses_xla
 from tfmem.validation import check_range, is_integer
 
 MOST_FAILURES = 60  # of an actor without a record in between; a call to an actor that starts again fails after seconds
+PATIENCE = 60.0  # seconds without a record until a line says so
 METRICS = ("lag", "dropped_records", "actor_restarts")
 
 
@@ -101,6 +103,7 @@ class ActorPool:
     and "actor_restarts" since the pool was made.
 
     Attributes:
+      described: for config.json, what changes a run's numbers: "max_lag", if it has one.
       seconds: seconds so far of "waiting" for records, "learning" and "weights" (their way to the actors) in the
         learner, and of "acting" in all actors.
       actors: Ray's handles.
@@ -109,6 +112,7 @@ class ActorPool:
     def __init__(self, ray, experiment, number, max_lag=None):
         self.ray, self.experiment, self.number, self.max_lag = ray, experiment, number, max_lag
         self.lag = experiment.config.policy_lag if max_lag is None else 0
+        self.described = {} if max_lag is None else {"max_lag": max_lag}
         self.actors, self.carry = [], None
         self.calls = {}  # by their references
         self.records = collections.deque()
@@ -269,7 +273,11 @@ class ActorPool:
         Args:
           newest: version of the weights for a call that is made again. Default: that of the call.
         """
-        (reference,), _ = self.ray.wait(list(self.calls), num_returns=1)
+        ready, _ = self.ray.wait(list(self.calls), num_returns=1, timeout=PATIENCE)
+        while not ready:
+            print(f"no actor has answered for {PATIENCE:.0f} s; the cluster may have no free CPUs", file=sys.stderr)
+            ready, _ = self.ray.wait(list(self.calls), num_returns=1, timeout=PATIENCE)
+        (reference,) = ready
         call, errors = self.calls.pop(reference), self.ray.exceptions
         try:
             entries, state, seconds = self.ray.get(reference)
@@ -277,7 +285,9 @@ class ActorPool:
             raise WorkerError(f"actor {call.actor}: {error.cause}") from None
         except errors.ActorDiedError as error:
             raise WorkerError(f"actor {call.actor} cannot start: {str(error).strip().splitlines()[-1]}") from None
-        except (errors.RayActorError, errors.ObjectLostError) as error:
+        except errors.RayError as error:
+            if isinstance(error, errors.ActorUnavailableError | errors.ObjectLostError):  # it may have made the call
+                self.ray.kill(self.actors[call.actor], no_restart=False)
             self.failures[call.actor] += 1
             self.counts["restarts"] += self.failures[call.actor] == 1
             if self.failures[call.actor] > MOST_FAILURES:
@@ -384,6 +394,8 @@ def _initialized(number, address):
             cluster = {"address": "local", "num_cpus": number} if address is None else {"address": address}
             ray.init(**cluster, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
+            if address is None:
+                raise ValueError(f"actors: {number}, must be 0 where Ray cannot start: {error}") from None
             raise ValueError(f"ray_address: {address!r}, must be of a running cluster: {error}") from None
         finally:
             if main:

@@ -84,7 +84,14 @@ class GymnasiumWorld:
             ) from error
         if isinstance(made.observation_space, gymnasium.spaces.Box):
             return made
-        return gymnasium.wrappers.FlattenObservation(made)
+        flat = gymnasium.wrappers.FlattenObservation(made)
+        if not isinstance(flat.observation_space, gymnasium.spaces.Box):
+            raise ValueError(f"id: {self.id!r} with observations {made.observation_space}, must have a fixed size")
+        return flat
+
+    def __getstate__(self):
+        """The fields alone: an open environment stays in its process."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @functools.cached_property
     def _made(self):

@@ -60,7 +60,7 @@ def train(experiment, path, preset=None, paper=None, extend=False, make_updates=
         must be the same. Its numbers are those of a run that had as many from the start. config.json and result.json
         then list what `num_updates` has been (`num_updates_history`).
       make_updates: maker of the function of several updates, with the signature of `compiled_updates`, the default. The
-        other one is `tfmem.rl.distributed.ActorPool`.
+        other one is `tfmem.rl.distributed.ActorPool`. Its attribute `described`, if any, is a part of config.json.
       notes: more fields of result.json, `{name: what JSON can hold}`.
 
     Returns:
@@ -77,6 +77,7 @@ def train(experiment, path, preset=None, paper=None, extend=False, make_updates=
     there = run_config(folder) if extend or folder.config_path.exists() else None
     functions = {} if there else _first_function(experiment, make_updates)
     described = _as_described(there, as_json(run_description(experiment, preset)), experiment.config)
+    described |= getattr(make_updates, "described", {})
     updates = there["config"].get("num_updates") if extend else None
     longer = isinstance(updates, int) and updates < experiment.config.num_updates
     if longer:
