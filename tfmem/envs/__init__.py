@@ -1,8 +1,9 @@
 """Worlds with an agent in them, as Gymnasium environments: one file per environment.
 
 Importing this package registers "tfmem/RandomCity-v0", "tfmem/Terrain-v0" and "tfmem/Building-v0", which are numpy only
-(no TensorFlow), and the grid worlds "tfmem/BoxWorld-v0", "tfmem/GoalMaze-v0" and "tfmem/MiniPacman-v0", which import
-TensorFlow when one is made. All serve `gymnasium.make` and `gymnasium.make_vec`.
+(no TensorFlow), and the grid worlds "tfmem/BoxWorld-v0", "tfmem/GoalMaze-v0", "tfmem/MappingMaze-v0" and
+"tfmem/MiniPacman-v0", which import TensorFlow when one is made. All serve
+`gymnasium.make` and `gymnasium.make_vec`.
 """
 
 import gymnasium
@@ -25,7 +26,12 @@ gymnasium.register(
     vector_entry_point="tfmem.envs.building:BuildingVectorEnv",
     max_episode_steps=500,
 )
-for _name, _module in (("BoxWorld", "box_world"), ("GoalMaze", "goal_maze"), ("MiniPacman", "mini_pacman")):
+for _name, _module in (
+    ("BoxWorld", "box_world"),
+    ("GoalMaze", "goal_maze"),
+    ("MappingMaze", "mapping_maze"),
+    ("MiniPacman", "mini_pacman"),
+):
     gymnasium.register(
         f"tfmem/{_name}-v0",
         entry_point=f"tfmem.envs.grid.{_module}:{_name}Env",

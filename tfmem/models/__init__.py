@@ -6,6 +6,7 @@ Those of Sonnet are loaded when first used: they bring TensorFlow Probability.
 import importlib
 
 from tfmem.models.language import LanguageModel
+from tfmem.models.mapping_cells import LocalizingCell, MappingCell
 from tfmem.models.multigrid import (
     LocalizationModel,
     MNISTRecallModel,
@@ -29,7 +30,9 @@ __all__ = [
     "EncoderDecoder",
     "LanguageModel",
     "LocalizationModel",
+    "LocalizingCell",
     "MNISTRecallModel",
+    "MappingCell",
     "QuestionAnsweringModel",
     "RecallModel",
     "SequenceModel",

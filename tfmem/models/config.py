@@ -108,6 +108,19 @@ class RecallNetworkConfig(MultigridConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MappingNetworkConfig(MultigridConfig):
+    """Writer of an agent that explores, and reader of its map (`MappingCell`). Public code: mapping_localization."""
+
+    reader_filters: tuple[int, ...]
+    """Channels of the reader's layers, whose levels are the writer's."""
+    reader_residuals: tuple[tuple[int, int], ...] = ()
+    """As writer_residuals, of the reader's layers."""
+
+    def make(self, num_steps=None, policy="float32"):
+        return models.MappingCell(models.LocalizationModel(dtype=policy, **self.arguments()), dtype=policy)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AnsweringNetworkConfig(MultigridConfig):
     """1-D multigrid memory over words (`QuestionAnsweringModel`), for tasks of tokens. Paper: supplement B.3."""
 

@@ -68,14 +68,18 @@ class AgentExperiment(training.Experiment):
         """Levels of training. Tensors that a function captures are its arguments, where arrays would be constants."""
         return tf.nest.map_structure(tf.constant, self.world.levels(self.config.num_levels, self.config.seed))
 
+    def make_core(self):
+        """Make the agent's core; None without memory."""
+        config = self.config
+        # A core that stores every step also stores the step at which a truncated episode is evaluated.
+        return None if config.core is None else config.core.make(self.world.max_steps + 1, config.policy)
+
     def make_model(self):
         """Make the agent of `self.config`, built."""
         config, world = self.config, self.config.world
-        # A core that stores every step also stores the step at which a truncated episode is evaluated.
-        core = None if config.core is None else config.core.make(world.max_steps + 1, config.policy)
         agent = Agent(
             config.torso.make(),
-            core,
+            self.make_core(),
             world.num_actions,
             config.action_input,
             config.reward_input,

@@ -13,9 +13,10 @@ from tests.envs.support import assert_same
 from tfmem.envs.grid.base import Step, select, take
 from tfmem.envs.grid.box_world import BoxWorld
 from tfmem.envs.grid.goal_maze import GoalMaze
+from tfmem.envs.grid.mapping_maze import MappingMaze
 from tfmem.envs.grid.mini_pacman import MiniPacman
 
-WORLDS = [BoxWorld(max_steps=7), GoalMaze(max_steps=7), MiniPacman(max_steps=7)]
+WORLDS = [BoxWorld(max_steps=7), GoalMaze(max_steps=7), MappingMaze(max_steps=7), MiniPacman(max_steps=7)]
 
 
 def name(world):

@@ -1,4 +1,4 @@
-"""Grid worlds as pure functions of TensorFlow: BoxWorld, Mini Pacman and the goal maze, with one contract.
+"""Grid worlds as pure functions of TensorFlow: BoxWorld, Mini Pacman and two mazes, with one contract.
 
 A world is a frozen dataclass of its settings. Its methods are pure functions of tensors whose first axis is B worlds.
 Shapes are static, so that T steps of B worlds compile together with an agent, by XLA or to StableHLO:
@@ -22,6 +22,7 @@ Shapes are static, so that T steps of B worlds compile together with an agent, b
 - `begin(level)` is the first state of a batch of B levels; `advance(levels, state, action, decisions)` is a step
   without the beginning of the next episode; `observe(state)` is the agent's observation; `picture(state)` is the
   whole grid in RGB, uint8.
+- `labels(state)`, which some worlds have, is what a loss reads and the agent does not get.
 - `num_actions`, `observation_shape` and `observation_dtype` describe one world to an agent.
 
 Observations, actions and rules of each world are in its module. `faces` makes Gymnasium environments of them.

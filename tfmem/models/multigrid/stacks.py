@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.multigrid import GridNormalization, MultigridConv, MultigridConvLSTM
-from tfmem.recurrence import unroll
+from tfmem.recurrence import project_inputs, step, unroll
 from tfmem.validation import positive_int
 
 
@@ -150,6 +150,22 @@ class MultigridWriter(Stack):
             pyramid = self._finish(index, pyramid, outputs)
             outputs.append(pyramid)
             states.append(state)
+        return outputs, tuple(states)
+
+    def step(self, pyramid, state):
+        """One step: pyramid of [B, s, s, C] and state to (list of pyramids, one per layer; next state).
+
+        Raises:
+          ValueError: the writer normalizes, which needs whole sequences.
+        """
+        if self.normalization:
+            raise ValueError(f"normalization: {self.normalization!r}, must be None for single steps")
+        outputs, states = [], []
+        for index, (layer, layer_state) in enumerate(zip(self.layers, state, strict=True)):
+            pyramid, new = step(layer, project_inputs(layer, pyramid), layer_state)
+            pyramid = self._finish(index, pyramid, outputs)
+            outputs.append(pyramid)
+            states.append(new)
         return outputs, tuple(states)
 
 

@@ -1,0 +1,156 @@
+"""Cells of agents that map: a cell whose output also answers where a patch has been seen.
+
+`locate(query, output)` maps queries [..., 3, 3, 4] and the cell's outputs [..., B, ...] to logits [..., S, S] over the
+locations of the mapping task. The first tensor of the output is what a policy reads.
+"""
+
+from typing import NamedTuple
+
+import sonnet as snt
+import tensorflow as tf
+
+from tfmem.backend import hand_on_trainable, keras
+from tfmem.interop import as_keras_cell
+from tfmem.models.sequence import Head
+from tfmem.recurrence import project_inputs, step
+
+
+class MappingOutput(NamedTuple):
+    """Output of a `MappingCell`.
+
+    coarsest: grid of the writer's last layer at its coarsest level, [B, base, base, C].
+    memories: grids of all layers, coarsest level first, which the reader sees.
+    """
+
+    coarsest: tf.Tensor
+    memories: tuple
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class MappingCell(keras.layers.Layer):
+    """The writer of a `LocalizationModel` as a cell, with its reader as `locate`.
+
+    Args:
+      network: a `LocalizationModel` without normalization. Its first query size is that of `locate`.
+
+    Call arguments: views [B, base, base, channels] and a state. Returns (`MappingOutput`, state).
+
+    Raises:
+      ValueError: the network normalizes, or views have another shape.
+    """
+
+    input_layout = "side, side, channels"
+
+    def __init__(self, network, **kwargs):
+        super().__init__(**kwargs)
+        if network.writer.normalization:
+            raise ValueError(f"normalization: {network.writer.normalization!r}, must be None for an agent's memory")
+        self.network = network
+        hand_on_trainable(self)
+
+    def build(self, input_shape):
+        base, channels = self.network.base_size, self.network.view_channels
+        if tuple(input_shape[-3:]) != (base, base, channels):
+            raise ValueError(
+                f"inputs: shape {tuple(input_shape[-3:])}, must be {(base, base, channels)}, the view alone"
+            )
+        if not self.network.built:
+            self.network.build()
+
+    @property
+    def state_size(self):
+        return tuple(layer.state_size for layer in self.network.writer.layers)
+
+    @property
+    def output_size(self):
+        *layers, last = (layer.output_size for layer in self.network.writer.layers)
+        return MappingOutput(last[0], (*layers, last))
+
+    def get_initial_state(self, batch_size=None):
+        return self.network.get_initial_state(batch_size)
+
+    def step(self, inputs, states):
+        memories, states = self.network.writer.step((inputs,), states)
+        return MappingOutput(memories[-1][0], tuple(memories)), states
+
+    def call(self, inputs, states, training=False):
+        return self.step(inputs, tf.nest.pack_sequence_as(self.state_size, tf.nest.flatten(states)))
+
+    def locate(self, query, output):
+        return self.network.read(self.network.query_sizes[0], query, output.memories)
+
+    def get_config(self):
+        return {**super().get_config(), "network": keras.saving.serialize_keras_object(self.network)}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        return cls(keras.saving.deserialize_keras_object(config.pop("network")), **config)
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class LocalizingCell(keras.layers.Layer):
+    """Any core as a cell, with an MLP over its output and the query as `locate`. Not specified; a baseline of ours.
+
+    Args:
+      core: a core of `tfmem.cores`, Sonnet's or Keras's.
+      map_size: side S of the map of locations.
+      mlp_sizes: widths of the ReLU layers before the logits.
+
+    Call arguments: as the core's. Returns (the core's output, state).
+    """
+
+    def __init__(self, core, map_size, mlp_sizes=(), **kwargs):
+        super().__init__(**kwargs)
+        self.cell = as_keras_cell(core) if isinstance(core, snt.RNNCore) else core
+        self.map_size = map_size
+        self.locator = Head(map_size**2, mlp_sizes, name="locator", dtype=self.dtype_policy)
+        hand_on_trainable(self)
+
+    def build(self, input_shape):
+        if not self.cell.built:
+            self.cell.build(input_shape)
+        self.query_size = 3 * 3 * 4
+        self.read_shape = tf.TensorShape(tf.nest.flatten(self.cell.output_size)[0])
+        self.locator.build((None, self.read_shape.num_elements() + self.query_size))
+
+    @property
+    def state_size(self):
+        return self.cell.state_size
+
+    @property
+    def output_size(self):
+        return self.cell.output_size
+
+    def get_initial_state(self, batch_size=None):
+        return self.cell.get_initial_state(batch_size=batch_size)
+
+    def project_inputs(self, inputs):
+        return project_inputs(self.cell, inputs)
+
+    def step(self, projected, states):
+        return step(self.cell, projected, states)
+
+    def call(self, inputs, states, training=False):
+        return self.step(self.project_inputs(inputs), states)
+
+    def locate(self, query, output):
+        first = tf.nest.flatten(output)[0]
+        leading = tf.shape(query)[:-3]
+        query = tf.reshape(query, tf.concat([leading, [self.query_size]], 0))
+        read = tf.reshape(first, tf.concat([leading, [self.read_shape.num_elements()]], 0))
+        logits = self.locator(tf.concat([read, tf.cast(query, read.dtype)], -1))
+        return tf.reshape(logits, tf.concat([leading, [self.map_size, self.map_size]], 0))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "core": keras.saving.serialize_keras_object(self.cell),
+            "map_size": self.map_size,
+            "mlp_sizes": self.locator.mlp_sizes,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        return cls(keras.saving.deserialize_keras_object(config.pop("core")), **config)
