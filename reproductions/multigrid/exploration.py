@@ -20,10 +20,10 @@ from tyro.conf import subcommand
 
 from reproductions.agents import SMOKE, draw_learning_curves
 from reproductions.multigrid.explorers import Curve, Frontier, Spiral
-from reproductions.multigrid.figures import MappingFrame, mapping_figure, save_mapping_gif
-from tfmem import plotting
+from reproductions.multigrid.figures import MappingFrame, exploration_figure, mapping_figure, save_mapping_gif
+from reproductions.runs import open_run
 from tfmem.cores.config import ConvLSTMConfig, DNCConfig, LSTMConfig
-from tfmem.envs.grid.mapping_maze import MappingMaze
+from tfmem.envs.grid.mapping_maze import Levels, MappingMaze
 from tfmem.losses.localization import (
     Counts,
     TargetSum,
@@ -38,6 +38,7 @@ from tfmem.models.config import MappingNetworkConfig
 from tfmem.rl import AgentConfig, AgentExperiment, ConvTorsoConfig, Objective
 from tfmem.rl.agent import RandomAgent
 from tfmem.rl.config import AnyAgentCoreConfig
+from tfmem.rl.experiment import EVALUATION_SEED
 from tfmem.tasks.mapping import UNKNOWN, VIEW, recentre
 from tfmem.validation import check_range
 
@@ -101,32 +102,35 @@ PAPER_CONFIG = Config(
 )
 # Other cores of as many parameters, localization included.
 VECTOR = dict(torso=ConvTorsoConfig(filters=(), coordinates=False, output="vector"))
-# Not specified; we use a small maze and network, and settings with which agents learn in minutes.
+# Not specified; we use small mazes with more walls, the network of mapping's demo, and settings that learn in minutes.
 DEMO_CONFIG = dataclasses.replace(
     PAPER_CONFIG,
-    world=MappingMaze(side=11, max_steps=60, target_size=12, centred=True),
+    world=MappingMaze(side=7, max_steps=32, target_size=6, centred=True, density=0.45),
     core=MappingNetworkConfig(
-        writer_levels=(2, 3),
-        writer_filters=(8, 12),
-        reader_filters=(8, 12),
-        decoder_levels=(3, 2, 1),
+        writer_levels=(2, 2, 2),
+        writer_filters=(8, 12, 16),
+        reader_filters=(8, 12, 16),
+        decoder_levels=(2, 1, 1),
         decoder_filters=(16, 16, 1),
     ),
+    skip=True,
     mlp_sizes=(64,),
     locator_sizes=(64,),
-    objective=Objective(discount=0.95, entropy_cost=0.01, reward_mode="none", reduction="mean"),
-    num_worlds=64,
+    objective=Objective(discount=0.95, entropy_cost=0.003, reward_mode="none", reward_scale=0.3, reduction="mean"),
+    num_worlds=40,
+    unroll_length=32,
     optimizer="adam",
     learning_rate=2e-3,
     epsilon=None,
     gradient_norm_clip=0.5,
-    decay_updates=1_500,
-    num_updates=1_500,
+    final_learning_rate=2e-4,
+    decay_updates=800,
+    num_updates=800,
     updates_per_call=10,
     log_every=10,
-    eval_every=500,
-    num_levels=4_096,
-    eval_episodes=128,
+    eval_every=200,
+    num_levels=128,
+    eval_episodes=256,
     checkpoint_seconds=120.0,
 )
 PRESETS = {
@@ -213,6 +217,16 @@ class Experiment(AgentExperiment):
         return loss
 
     # Evaluation
+
+    @functools.cached_property
+    def unseen_levels(self):
+        """Mazes of evaluations, a pool of tensors, without those of training: small mazes are few."""
+        number, trained = self.config.eval_episodes, {maze.tobytes() for maze in self.levels.cells.numpy()}
+        drawn = self.world.levels(20 * number, EVALUATION_SEED).cells
+        unseen = [maze for maze in drawn if maze.tobytes() not in trained][:number]
+        if len(unseen) < number:
+            raise ValueError(f"num_levels: {self.config.num_levels}, must leave mazes for evaluations: {self.world}")
+        return Levels(tf.constant(np.stack(unseen)))
 
     def measure(self, agent):
         config, world = self.config, self.world
@@ -311,7 +325,7 @@ class Experiment(AgentExperiment):
         """Draw curves, cells seen against steps, and an episode as the mapping video."""
         super().figures(folder)
         curves = {"agent": self.curve(self.model), **self.baselines}
-        _seen_figure({name: [curve] for name, curve in curves.items()}).savefig(folder / "seen.png", dpi=120)
+        exploration_figure({name: curve.seen for name, curve in curves.items()}).savefig(folder / "seen.png", dpi=120)
         if self.config.core is None:
             return
         frames = list(self.frames(every=max(1, self.world.max_steps // 60)))
@@ -320,14 +334,12 @@ class Experiment(AgentExperiment):
             mapping_figure(frame).savefig(folder / f"{name}.png", dpi=100)
 
 
-def _seen_figure(curves):
-    """Draw shares of cells seen against steps, `{name: list of Curve}`, one for each seed."""
-    points = {
-        name: [(np.arange(1, len(curve.seen) + 1), curve.seen) for curve in same] for name, same in curves.items()
-    }
-    return plotting.curves_figure(points, "steps", "share of the visible cells seen")
-
-
 def compare(folders, out):
     """Draw learning curves of several runs, and cells seen against steps; returns the names of the figures."""
-    return draw_learning_curves(folders, out, "episode_return", "return of an episode")
+    curves = {}
+    for folder in folders:
+        _, experiment, _ = open_run(folder.path)
+        curves[f"{folder.path.parent.name}/{folder.path.name}"] = experiment.curve(experiment.model).seen
+    curves |= {name: curve.seen for name, curve in experiment.baselines.items()}
+    exploration_figure(curves).savefig(out / "seen.png", dpi=120)
+    return ["seen.png", *draw_learning_curves(folders, out, "episode_return", "return of an episode")]

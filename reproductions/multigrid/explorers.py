@@ -12,6 +12,7 @@ from tfmem.rl.agent import AgentOutput
 from tfmem.tasks.mapping import spiral_walk
 
 _UNKNOWN, _FREE, _WALL = 0, 1, 2
+_MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # the world's actions
 _CERTAIN = 1e9  # logit of the chosen action, the others' are 0
 
 
@@ -24,8 +25,7 @@ class Spiral:
 
     def __init__(self, world):
         self.num_actions = world.num_actions
-        moves = {(-1, 0): 0, (1, 0): 1, (0, -1): 2, (0, 1): 3}
-        self.actions = [moves[tuple(way)] for way in np.diff(spiral_walk(world.side), axis=0).tolist()]
+        self.actions = [_MOVES.index(tuple(way)) for way in np.diff(spiral_walk(world.side), axis=0).tolist()]
 
     def initial_state(self, batch_size):
         return tf.zeros([batch_size], tf.int32)
@@ -62,11 +62,9 @@ class Frontier:
         shown = tf.gather(tf.gather(view, rows, batch_dims=1), columns, axis=2, batch_dims=1)
         known = tf.where(near, shown, known)
         steps = self._steps_to_go(known)
-        around = [_shifted(steps, *way, fill=self._far)[:, 1:-1, 1:-1] for way in ((-1, 0), (1, 0), (0, -1), (0, 1))]
-        index = (place[:, 0] - 1) * (self.side - 2) + place[:, 1] - 1
-        around = tf.stack(
-            [tf.gather(tf.reshape(x, [-1, (self.side - 2) ** 2]), index, batch_dims=1) for x in around], 1
-        )
+        around = tf.stack([_shifted(steps, *way, fill=self._far) for way in _MOVES], axis=-1)
+        around = tf.reshape(around, [-1, self.side**2, self.num_actions])
+        around = tf.gather(around, place[:, 0] * self.side + place[:, 1], batch_dims=1)
         return _chosen(tf.argmin(around, axis=1, output_type=tf.int32), self.num_actions), known
 
     @property
@@ -81,7 +79,7 @@ class Frontier:
         steps = tf.where(frontier, 0, self._far)
 
         def spread(steps, _):
-            beside = [_shifted(steps, *way, fill=self._far) for way in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+            beside = [_shifted(steps, *way, fill=self._far) for way in _MOVES]
             new = tf.where(free, tf.minimum(steps, 1 + tf.reduce_min(tf.stack(beside), axis=0)), self._far)
             return new, tf.reduce_any(new < steps)
 

@@ -34,8 +34,9 @@ class MappingFrame:
         query: cells of the queried patch, [s, s]; 3 where it is blank.
         prediction: probability of every location, [S, S].
         target: 0/1 mask of the query's locations, [S, S].
-        memory: one grid [side, side, channels] per level, coarsest first.
+        memory: one grid [side, side, channels] per level, coarsest first; () for a memory without grids.
         title: title of the figure.
+        seen: cells that the agent has seen so far, bool [S, S]; the others are pale. None: all cells alike.
     """
 
     world: np.ndarray
@@ -46,6 +47,7 @@ class MappingFrame:
     target: np.ndarray
     memory: tuple
     title: str = ""
+    seen: np.ndarray | None = None
 
 
 def _marks(probability):
@@ -56,14 +58,23 @@ def _marks(probability):
     return rgba
 
 
+def _veil(seen):
+    """RGBA picture that makes cells pale where `seen` [S, S] is False."""
+    rgba = np.empty((*seen.shape, 4))
+    rgba[..., :3] = mpl.colors.to_rgb(_UNSEEN)
+    rgba[..., 3] = np.where(seen, 0.0, 0.78)
+    return rgba
+
+
 class _MappingPicture:
     """Matplotlib artists of one picture; `show` updates them to a frame, so a video draws its axes once."""
 
     def __init__(self, frame):
         levels = len(frame.memory)
-        self.figure = plotting.new_figure(11, 7.4)
+        self.figure = plotting.new_figure(11, 7.4 if levels else 3.7)
         self.title = self.figure.suptitle(frame.title or " ", fontsize=plotting.TITLE, color=plotting.INK)
-        top, bottom = self.figure.subfigures(2, 1, height_ratios=[1.15, 1.3])
+        heights = [1.15, 1.3] if levels else [1]
+        top, *bottom = self.figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         grid = top.add_gridspec(2, 4, width_ratios=[2.1, 1, 2.1, 2.1])
         side = len(frame.world)
 
@@ -78,6 +89,7 @@ class _MappingPicture:
             cells(view, frame.view),
             cells(query, frame.query),
         )
+        self.pale = None if frame.seen is None else world.imshow(np.zeros((side, side, 4)))
         (self.path,) = world.plot([], [], color=plotting.ORANGE, linewidth=1.4, solid_joinstyle="round")
         (self.agent,) = world.plot([], [], "o", color=plotting.RED, markersize=6, markeredgecolor=plotting.PAPER)
         self.under, self.marks = [], []
@@ -90,22 +102,24 @@ class _MappingPicture:
         plotting.bare_axes(prediction, "predicted places")
         plotting.bare_axes(target, "true places")
 
-        panels = bottom.subplots(2, levels, squeeze=False)
         self.memory = []
+        panels = bottom[0].subplots(2, levels, squeeze=False) if levels else ()
         for level, values in enumerate(frame.memory):
             size = values.shape[0]
             for row, colours in enumerate(("viridis", "magma")):
                 axes = panels[row, level]
                 self.memory.append((axes.imshow(np.zeros((size, size)), cmap=colours), axes))
                 plotting.bare_axes(axes, f"level {level + 1}: {size}×{size}" if row == 0 else "")
-        for row, name in enumerate(("mean", "variance")):
-            panels[row, 0].set_ylabel(f"memory {name}\nover channels", fontsize=plotting.LABEL, color=plotting.INK)
+        for name, row in zip(("mean", "variance"), panels, strict=False):
+            row[0].set_ylabel(f"memory {name}\nover channels", fontsize=plotting.LABEL, color=plotting.INK)
         self.show(frame)
 
     def show(self, frame):
         self.title.set_text(frame.title or " ")
         for image, array in ((self.world, frame.world), (self.view, frame.view), (self.query, frame.query)):
             image.set_data(array)
+        if self.pale is not None:
+            self.pale.set_data(_veil(frame.seen))
         rows, columns = np.asarray(frame.path).T
         self.path.set_data(columns, rows)
         self.agent.set_data(columns[-1:], rows[-1:])
@@ -164,6 +178,21 @@ def save_mapping_gif(path, frames, frames_per_second=6, dpi=70):
     pictures = [Image.fromarray(rgb).quantize(palette=palette, dither=Image.Dither.NONE) for rgb in images]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / frames_per_second), loop=0)
     write_video(images, Path(path).with_suffix(".mp4"), frames_per_second)
+
+
+# ---- exploration ----------------------------------------------------------------------------------------------------
+
+
+def exploration_figure(curves, title=""):
+    """Draw shares of cells seen against steps, `{name: [T]}`."""
+    figure = plotting.new_figure(6.4, 4, title)
+    axes = figure.add_subplot()
+    plotting.graph_axes(axes, "steps", "share of the visible cells seen")
+    for (colour, style), (name, share) in zip(plotting.line_styles(), curves.items(), strict=False):
+        axes.plot(np.arange(1, len(share) + 1), share, style, color=colour, linewidth=1.6, label=name)
+    axes.set_ylim(0, 1.02)
+    axes.legend(fontsize=plotting.SMALL, frameon=False, labelcolor=plotting.INK)
+    return figure
 
 
 # ---- recall ---------------------------------------------------------------------------------------------------------

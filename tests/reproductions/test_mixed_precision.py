@@ -13,7 +13,7 @@ from tfmem.cores.config import DNCConfig, EntityMemoryConfig, LSTMConfig, Metale
 from tfmem.training.run_folder import RunFolder
 
 DNC = DNCConfig(memory_size=4, word_size=4, hidden_size=6)
-AGENTS = ("metalearned/maze", "relational/box_world", "relational/mini_pacman")
+AGENTS = ("metalearned/maze", "multigrid/exploration", "relational/box_world", "relational/mini_pacman")
 MIXED = [name for name in experiment_modules() if not name.startswith("belief_states/") and name not in AGENTS]
 
 

@@ -50,10 +50,9 @@ class MappingCell(keras.layers.Layer):
 
     def build(self, input_shape):
         base, channels = self.network.base_size, self.network.view_channels
-        if tuple(input_shape[-3:]) != (base, base, channels):
-            raise ValueError(
-                f"inputs: shape {tuple(input_shape[-3:])}, must be {(base, base, channels)}, the view alone"
-            )
+        view = (base, base, channels)
+        if tuple(input_shape[-3:]) != view:
+            raise ValueError(f"inputs: shape {tuple(input_shape[-3:])}, must be {view}, the view alone")
         if not self.network.built:
             self.network.build()
 
@@ -90,7 +89,9 @@ class MappingCell(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tfmem")
 class LocalizingCell(keras.layers.Layer):
-    """Any core as a cell, with an MLP over its output and the query as `locate`. Not specified; a baseline of ours.
+    """Any core as a cell, with an MLP over its output and the query as `locate`.
+
+    Not specified; we use it for baselines.
 
     Args:
       core: a core of `tfmem.cores`, Sonnet's or Keras's.
