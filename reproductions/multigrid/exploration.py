@@ -59,6 +59,12 @@ class Config(AgentConfig):
         check_range("localization_weight", self.localization_weight, 0)
         if self.core is None and self.localization_weight:
             raise ValueError(f"localization_weight: {self.localization_weight}, must be 0 without a core")
+        if isinstance(self.core, MappingNetworkConfig):
+            finest = 3 * 2 ** (self.core.writer_levels[-1] - 1)
+            if self.world.target_size != finest:
+                raise ValueError(
+                    f"target_size: {self.world.target_size}, must be {finest}, the side of the network's finest grid"
+                )
         if min(self.locator_sizes, default=1) < 1:
             raise ValueError(f"locator_sizes: {self.locator_sizes}, must be at least 1 each")
 
