@@ -51,8 +51,8 @@ class Config(AgentConfig):
     """Memory. With `multigrid` the policy reads the writer's coarsest grid. Not specified; we use that grid."""
     localization_weight: float = 1.0
     """Weight of the localization loss, the mean over the map's cells; 0: no such loss. Not specified; we use 1."""
-    locator_sizes: tuple[int, ...] = (256,)
-    """Widths of the ReLU layers by which other cores answer queries. Not specified; we use one of 256."""
+    locator_sizes: tuple[int, ...] = (64,)
+    """Widths of the ReLU layers by which other cores answer queries. Not specified; we use one of 64."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -121,7 +121,6 @@ DEMO_CONFIG = dataclasses.replace(
     ),
     skip=True,
     mlp_sizes=(64,),
-    locator_sizes=(64,),
     objective=Objective(discount=0.95, entropy_cost=0.003, reward_mode="none", reward_scale=0.3, reduction="mean"),
     num_worlds=40,
     unroll_length=32,
@@ -142,18 +141,18 @@ DEMO_CONFIG = dataclasses.replace(
 PRESETS = {
     "paper": PAPER_CONFIG,
     "paper_no_localization": dataclasses.replace(PAPER_CONFIG, localization_weight=0.0),
-    "paper_lstm": dataclasses.replace(PAPER_CONFIG, core=LSTMConfig(units=64), **VECTOR),
+    "paper_lstm": dataclasses.replace(PAPER_CONFIG, core=LSTMConfig(units=101), **VECTOR),
     "paper_dnc": dataclasses.replace(
-        PAPER_CONFIG, core=DNCConfig(memory_size=128, word_size=16, hidden_size=64), **VECTOR
+        PAPER_CONFIG, core=DNCConfig(memory_size=128, word_size=16, num_reads=4, hidden_size=73), **VECTOR
     ),
-    "paper_conv_lstm": dataclasses.replace(PAPER_CONFIG, core=ConvLSTMConfig(filters=24)),
+    "paper_conv_lstm": dataclasses.replace(PAPER_CONFIG, core=ConvLSTMConfig(filters=19)),
     "demo": DEMO_CONFIG,
     "demo_no_localization": dataclasses.replace(DEMO_CONFIG, localization_weight=0.0),
-    "demo_lstm": dataclasses.replace(DEMO_CONFIG, core=LSTMConfig(units=64), **VECTOR),
+    "demo_lstm": dataclasses.replace(DEMO_CONFIG, core=LSTMConfig(units=147), **VECTOR),
     "demo_dnc": dataclasses.replace(
-        DEMO_CONFIG, core=DNCConfig(memory_size=64, word_size=16, hidden_size=64), **VECTOR
+        DEMO_CONFIG, core=DNCConfig(memory_size=64, word_size=16, hidden_size=123), **VECTOR
     ),
-    "demo_conv_lstm": dataclasses.replace(DEMO_CONFIG, core=ConvLSTMConfig(filters=24)),
+    "demo_conv_lstm": dataclasses.replace(DEMO_CONFIG, core=ConvLSTMConfig(filters=41)),
     "smoke": dataclasses.replace(
         DEMO_CONFIG,
         world=MappingMaze(side=7, max_steps=8, target_size=6, centred=True),

