@@ -172,7 +172,7 @@ PRESETS = {
 }
 PAPER = {"seen": (None, "supplement E has a video, no numbers")}
 DATASETS = ()
-STATUS = "demo"
+STATUS = "-"
 SIGNATURES = {"step", "initial_state"}
 SHARE = 0.9  # of the visible cells, for steps_to_90
 
