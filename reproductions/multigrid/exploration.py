@@ -18,10 +18,6 @@ import numpy as np
 import tensorflow as tf
 from tyro.conf import subcommand
 
-from reproductions.agents import SMOKE, draw_learning_curves
-from reproductions.multigrid.explorers import Curve, Frontier, Spiral
-from reproductions.multigrid.figures import MappingFrame, exploration_figure, mapping_figure, save_mapping_gif
-from reproductions.runs import open_run
 from tfmem.cores.config import ConvLSTMConfig, DNCConfig, LSTMConfig
 from tfmem.envs.grid.mapping_maze import Levels, MappingMaze
 from tfmem.losses.localization import (
@@ -41,6 +37,11 @@ from tfmem.rl.config import AnyAgentCoreConfig
 from tfmem.rl.experiment import EVALUATION_SEED
 from tfmem.tasks.mapping import UNKNOWN, VIEW, recentre
 from tfmem.validation import check_range
+
+from ..agents import SMOKE, draw_learning_curves
+from ..runs import open_run
+from .explorers import Curve, Frontier, Spiral
+from .figures import MappingFrame, exploration_figure, mapping_figure, save_mapping_gif
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
