@@ -60,6 +60,7 @@ PRESETS = {
         DEFAULT,
         world=GymnasiumWorld("tfmem.envs:tfmem/Building-v0", 100, _STAIRCASE),
         torso=ConvTorsoConfig(filters=(16, 32), kernel_size=3, stride=2),
+        objective=dataclasses.replace(DEFAULT.objective, entropy_cost=1e-3),  # rewards are rare: more keeps it random
         learning_rate=1e-3,
         eval_every=0,
         checkpoint_seconds=60.0,

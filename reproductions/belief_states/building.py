@@ -56,19 +56,14 @@ class Config(SimCoreConfig):
 
 _HIGH_FOOD = {"cliff": 0, "num_food": 0, "pillars": (1, 2)}
 _TOWER = {"cliff": 0, "num_food": 0, "pillars": (3,)}
-_DEMO = {"model": "generative", "kappa": 1e-3, "map_size": 20, "num_episodes": 4_000, "num_updates": 4_000}
+_DEMO = {"model": "generative", "map_size": 20, "num_episodes": 4_000, "num_updates": 2_500}
 PRESETS = {
     "paper": Config(**settings.PAPER_UPDATES, **settings.LSTM),
     "paper_rma": Config(**settings.PAPER_UPDATES, **settings.RMA),
     "paper_kanerva": Config(**settings.PAPER_UPDATES, **settings.KANERVA),
     "paper_high_food": Config(**settings.PAPER_UPDATES, **settings.LSTM, **_HIGH_FOOD),
     "paper_tower": Config(**settings.PAPER_UPDATES, **settings.LSTM, **_TOWER),
-    "demo": Config(
-        **(settings.DEMO | _DEMO),
-        size=5,
-        cliff=2,
-        num_blocks=2,
-    ),
+    "demo": Config(**(settings.DEMO | _DEMO), size=5, cliff=2, num_blocks=2),
     "smoke": Config(**settings.SMOKE, size=5, cliff=2),
 }
 

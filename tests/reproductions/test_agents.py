@@ -22,6 +22,17 @@ from tfmem.training.run_folder import RunFolder
 MAZE, BOX_WORLD, PACMAN = "metalearned/maze", "relational/box_world", "relational/mini_pacman"
 
 
+def test_an_agent_may_build_stairs_through_gymnasium():
+    preset = load_experiment("gymnasium").PRESETS["building"]
+    world = preset.world
+    assert (world.observation_shape, world.num_actions, world.max_steps) == ((16, 16, 3), 6, 100)
+    state, _ = world.reset((), world.draw([0, 0], 2))
+    for action in (4, 5):
+        state, result = world.step((), state, tf.fill([2], action), world.draw([1, 1], 2))
+    assert result.observation.shape == (2, 16, 16, 3)
+    assert not result.reward.numpy().any()
+
+
 def made(name, preset, **changes):
     module = load_experiment(name)
     config = dataclasses.replace(module.PRESETS[preset], eval_episodes=4, num_levels=4, **changes)
