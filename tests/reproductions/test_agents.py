@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from reproductions import load_experiment
+from reproductions import GENERAL, load_experiment
 from reproductions.__main__ import main
 from reproductions.agents import draw_learning_curves
 from reproductions.metalearned.figures import maze_episode_figure
@@ -23,7 +23,7 @@ MAZE, BOX_WORLD, PACMAN = "metalearned/maze", "relational/box_world", "relationa
 
 
 def test_an_agent_may_build_stairs_through_gymnasium():
-    preset = load_experiment("gymnasium").PRESETS["building"]
+    preset = load_experiment("gymnasium", GENERAL).PRESETS["building"]
     world = preset.world
     assert (world.observation_shape, world.num_actions, world.max_steps) == ((16, 16, 3), 6, 100)
     state, _ = world.reset((), world.draw([0, 0], 2))
