@@ -22,7 +22,7 @@ setup(
         *find_packages(include=["tfmem", "tfmem.*"]),
         *(f"tfmem_{name}" for name in find_packages(include=["reproductions", "reproductions.*"])),
     ],
-    package_data={"tfmem": ["py.typed", "data/builders/checksums.tsv"]},
+    package_data={"tfmem": ["py.typed", "data/builders/checksums.tsv", "weights/**/*"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.12,<4",

@@ -12,6 +12,8 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 PROJECT = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 PAPERS = sorted(ROOT.glob("reproductions/*/README.md"))
+WEIGHTS = ROOT / "tfmem/weights"
+CARDS = sorted(WEIGHTS.glob("**/README.md"))
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 CODE = r"(?ms)^```.*?^```$|`[^`\n]+`"
 CODE_OR_LINK = re.compile(CODE + r"|\]\((?P<target>[^)\s]+)\)")
@@ -27,6 +29,8 @@ def site_path(path):
         return path.relative_to("docs").as_posix()
     if path.match("reproductions/*/README.md"):
         return f"results/{path.parent.name}.md"
+    if ROOT / path in CARDS:
+        return f"weights/{(ROOT / path).parent.relative_to(WEIGHTS).as_posix()}.md"
     if path.suffix == ".md":
         return path.name.lower()
     if path.suffix == ".ipynb":
@@ -34,7 +38,7 @@ def site_path(path):
     return f"source/{path.as_posix()}.md"
 
 
-OUTSIDE = {site_path(page): page for page in [*PROJECT, *PAPERS, *NOTEBOOKS]}
+OUTSIDE = {site_path(page): page for page in [*PROJECT, *PAPERS, *CARDS, *NOTEBOOKS]}
 
 
 def linked_file(page, target):

@@ -71,7 +71,8 @@ def main(argv=None, modules=None):
 
 def _commands(argv, modules):
     """Classes of the commands; `run` and `compile` take the options of the experiment that is named first."""
-    commands = [List, Run, Evaluate, Play, Import, Export, Report, Results, Compare, Sweep, Compile, ImportBundle]
+    commands = [List, Run, Evaluate, Play, Import, Export, Publish, Report, Results, Compare, Sweep]
+    commands += [Compile, ImportBundle]
     for index, command in enumerate(commands):
         if command not in (Run, Compile) or argv[:1] != [command.__name__.lower()]:
             continue
@@ -256,6 +257,18 @@ class Export:
         _, experiment, _ = open_run(self.run, modules)
         experiment.export(self.out)
         print(f"written: {self.out}")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Publish:
+    """Write a finished run as a model that `tfmem.pretrained.load` takes, with a model card, to TFMEM_WEIGHTS_DIR."""
+
+    run: RunPath
+
+    def __call__(self, modules, argv):
+        from .publish import publish
+
+        print(f"written: {publish(self.run, modules)}")
 
 
 @dataclasses.dataclass(kw_only=True)

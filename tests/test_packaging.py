@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import tfmem
+
 ROOT = Path(__file__).parents[1]
-FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE", "requirements.txt")
+FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md")
+FILES = (*FILES, "CHANGELOG.md", "CITATION.cff", "requirements.txt")
 DATA = ["tfmem/data/builders/checksums.tsv", "tfmem/py.typed"]
+WEIGHTS = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tfmem/weights").rglob("*") if path.is_file()]
 
 
 def run(arguments, folder):
@@ -57,8 +61,13 @@ def sources(folder):
 def test_wheel_holds_the_code_and_its_data_and_no_name_that_others_may_have(dist):
     names = zipfile.ZipFile(next(dist.glob("*.whl"))).namelist()
     held = {name for name in names if ".dist-info/" not in name}
-    assert held == {*sources("tfmem"), *DATA, *(f"tfmem_{name}" for name in sources("reproductions"))}
+    assert held == {*sources("tfmem"), *DATA, *WEIGHTS, *(f"tfmem_{name}" for name in sources("reproductions"))}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"tfmem", "tfmem_reproductions"}
+
+
+def test_citation_and_release_notes_have_the_version():
+    assert f"\nversion: {tfmem.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\n## {tfmem.__version__}\n" in (ROOT / "docs/release_notes.md").read_text("utf-8")
 
 
 def test_a_package_index_accepts_both(dist):

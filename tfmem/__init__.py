@@ -25,6 +25,7 @@ _SUBMODULES = (
     "models",
     "optimizers",
     "plotting",
+    "pretrained",
     "rl",
     "tasks",
     "training",

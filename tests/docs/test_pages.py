@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 SITE = sorted([README, *ROOT.glob("docs/**/*.md")])
-CODE_FOLDERS = ("tfmem", "reproductions", "benchmarks", "tests")
+CODE_FOLDERS = ("tfmem", "reproductions", "benchmarks", "examples", "tests")
 LINKED = [*SITE, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("reproductions/**/*.md"))]
 
 FENCE = re.compile(r"^(```+).*?^\1 *$", re.MULTILINE | re.DOTALL)

@@ -1,0 +1,196 @@
+"""Command `reproduce publish`: a finished run as a model of `tfmem.pretrained`, with a model card made from the run."""
+
+import json
+import shlex
+import tempfile
+from pathlib import Path
+
+from tfmem import pretrained
+from tfmem.training.run_folder import RunFolder, RunFolderError, as_json, differences, run_config, run_result
+
+from .catalog import number
+from .report import finished_runs, markdown
+from .runs import UsageError, file_name, open_run
+
+LARGEST = 15 * 2**20  # bytes of all models in the package
+
+
+def publish(path, modules):
+    """Publish a finished run; returns the folder of the model.
+
+    It is in the folder that `TFMEM_WEIGHTS_DIR` names, or else in the package of a clone, whose models have at most
+    `LARGEST` bytes together.
+
+    Args:
+      path: run folder.
+      modules: as from `reproductions.experiment_modules`.
+
+    Raises:
+      RunFolderError: the run is not finished, or its checkpoint is not that of its result.
+      UsageError: its model is no Keras model, it has another core than its preset, or the package would be too large.
+    """
+    from tfmem.backend import keras
+
+    folder = RunFolder(path)
+    about, result = run_config(folder), run_result(folder)
+    if result is None:
+        raise RunFolderError(
+            f"{path} has no result.json, so it is not finished; its `reproduce run` command resumes it"
+        )
+    module, experiment, checkpoint = open_run(path, modules)
+    if checkpoint.update != result["updates"]:
+        raise RunFolderError(
+            f"{path}: its newest checkpoint is of update {checkpoint.update}, must be of update {result['updates']}, "
+            "as its result"
+        )
+    if not isinstance(experiment.model, keras.Model):
+        raise UsageError(f"model: {type(experiment.model).__name__}, must be a Keras model")
+    command = _command(about, module)
+    (run,) = finished_runs([Path(path)], modules)
+    name = f"{about['experiment']}/{file_name(run.setting)}"
+    content = {
+        **{key: about[key] for key in ("experiment", "preset")},
+        "command": command,
+        "config": about["config"],
+        "result": result,
+    }
+    card = model_card(name, content, module, experiment.model)
+    root = _root()
+    if root != pretrained.PACKAGED:
+        return pretrained.save(root, name, experiment.model, content, card)
+    with tempfile.TemporaryDirectory() as trial:
+        new = _size(pretrained.save(trial, name, experiment.model, content, card))
+        total = _size(root) - _size(root / name) + new
+        if total > LARGEST:
+            raise UsageError(
+                f"{root}: {total / 2**20:.1f} MiB, must have at most {LARGEST / 2**20:.0f} MiB; "
+                f"{pretrained.WEIGHTS_DIR} names another folder"
+            )
+    return pretrained.save(root, name, experiment.model, content, card)
+
+
+def _root():
+    try:
+        given = pretrained.weights_folder()
+    except ValueError as error:
+        raise UsageError(error) from None
+    if given is None and not (pretrained.PACKAGED.parents[1] / "setup.py").exists():
+        raise UsageError(f"{pretrained.WEIGHTS_DIR}: None, must name a folder, or tfmem must be a clone")
+    return given or pretrained.PACKAGED
+
+
+def _size(folder):
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _command(about, module):
+    """Command that makes the run: its preset, seed and the options that differ from the preset's."""
+    from tfmem.training import config_fields
+
+    preset = about["preset"]
+    if preset not in module.PRESETS:
+        raise UsageError(f"preset: {preset!r}, must be one of {', '.join(module.PRESETS)}")
+    arguments = ["reproduce", "run", about["experiment"], "--preset", preset, "--seed", str(about["config"]["seed"])]
+    for field, before, value in differences(as_json(config_fields(module.PRESETS[preset])), about["config"]):
+        owner, dot, last = field.replace("_", "-").rpartition(".")
+        if field == "seed" or value == "absent":  # a field newer than the run has its default
+            continue
+        if last == "type" or isinstance(value, dict) or before == "absent":
+            raise UsageError(f"{field}: {value!r}, must be as in the preset {preset!r}; other options may differ")
+        if isinstance(value, bool):
+            arguments.append(f"--{owner}{dot}{'' if value else 'no-'}{last}")
+        else:
+            arguments += [f"--{owner}{dot}{last}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(arguments)
+
+
+def model_card(name, run, module, model):
+    """Make a model card: model, data, use, result with its command, limits, license.
+
+    Args:
+      name: of the published model.
+      run: as in `tfmem.pretrained.Pretrained`.
+      module: of the experiment.
+      model: built Keras model.
+    """
+    from tfmem.training import config_fields
+
+    config, result = run["config"], run["result"]
+    core = config.get("core")
+    core = f", core {core['type'].removesuffix('Config')}" if isinstance(core, dict) else ""
+    world = config.get("world") or config.get("task")
+    data = [f"{world['type']}({_fields(world)})"] if isinstance(world, dict) else []
+    data += module.DATASETS
+    paper = result.get("paper", {})
+    rows = [("metric", "this model", "paper", "place in the paper"), ("---",) * 4]
+    for metric, value in result["ours"].items():
+        stated = paper.get(metric, {"value": None, "source": ""})
+        rows.append((f"`{metric}`", number(value), number(stated["value"]), stated["source"]))
+    hardware, minutes = result.get("hardware", {}), result["wall_time_seconds"] / 60
+    machine = ", ".join(hardware.get("devices", [])) or f"{hardware.get('cpu', 'CPU')}, {hardware.get('cores')} cores"
+    training = f"{result['updates']:,} updates, seed {config['seed']}, {minutes:.0f} minutes ({machine})"
+    lines = [
+        f"# {name}",
+        "",
+        " ".join(module.__doc__.strip().split("\n\n")[0].split()),
+        "",
+        markdown(("", "")),
+        markdown(("---", "---")),
+        markdown(("Model", f"`{type(model).__name__}`{core}, {model.count_params():,} parameters")),
+        markdown(("Data", ", ".join(f"`{text}`" for text in data) or "generated by the experiment")),
+        markdown(("Training", training)),
+        markdown(("Versions", ", ".join(f"{n} {v}" for n, v in result.get("versions", {}).items()))),
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import tfmem",
+        "",
+        f'model, run, card = tfmem.pretrained.load("{name}")',
+        "```",
+        "",
+        "## Result",
+        "",
+        *map(markdown, rows),
+        "",
+        "The scores are those of the experiment's evaluation, at the end of this run:",
+        "",
+        "```sh",
+        run["command"],
+        "```",
+        "",
+        "## Limits",
+        "",
+        "One run of one seed. Nothing was measured on other data than the above.",
+        *_settings(run, module, as_json(config_fields(module.PRESETS["paper"])) if "paper" in module.PRESETS else None),
+        "",
+        "## License",
+        "",
+        "The weights: Apache 2.0, as tfmem. "
+        + (
+            f"The data set has its publisher's license: {', '.join(module.DATASETS)}."
+            if module.DATASETS
+            else "The data are generated by tfmem."
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _settings(run, module, paper):
+    """Lines of the fields in which a run differs from the preset "paper"."""
+    if paper is None:
+        return []
+    left_out = {"seed", "updates_per_call", "log_every", "eval_every", "checkpoint_every", "checkpoint_seconds"}
+    changed = [
+        (f"`{field}`", f"`{json.dumps(new)}`", f"`{json.dumps(old)}`")
+        for field, old, new in differences(paper, run["config"])
+        if field not in left_out and "absent" not in (old, new)
+    ]
+    if not changed:
+        return ["The settings are those of the preset `paper`."]
+    head = [("setting", "this model", "preset `paper`"), ("---",) * 3]
+    return ["The settings are not the paper's:", "", *map(markdown, [*head, *changed])]
+
+
+def _fields(config):
+    return ", ".join(f"{name}={value!r}" for name, value in config.items() if name != "type")

@@ -1,0 +1,101 @@
+"""Trained weights: what is saved is loaded, damage and wrong names are errors, and the package's models score."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import tfmem
+from reproductions import load_experiment
+from reproductions.publish import LARGEST
+from tfmem import pretrained
+from tfmem.cores import DNC
+from tfmem.data.files import CorruptDataError
+from tfmem.training import config_from_fields
+
+RUN = {"experiment": "paper/experiment", "config": {"seed": 3}}
+PACKAGED = sorted(path.parent.relative_to(pretrained.PACKAGED).as_posix() for path in pretrained.PACKAGED.rglob("*.h5"))
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    """A model that was saved as "paper/experiment/demo", and its folder."""
+    monkeypatch.setenv("TFMEM_WEIGHTS_DIR", str(tmp_path))
+    core = DNC({"memory_size": 4, "word_size": 3}, {"hidden_size": 5}, output_size=4)
+    model = keras.Sequential([keras.Input([None, 3]), tfmem.RNN(tfmem.as_keras_cell(core)), keras.layers.Dense(2)])
+    return model, pretrained.save(tmp_path, "paper/experiment/demo", model, RUN, "# Card")
+
+
+def test_load_returns_the_model_with_its_weights_run_and_card(saved):
+    model, folder = saved
+    loaded = pretrained.load("paper/experiment/demo")
+    x = np.random.default_rng(0).normal(size=[2, 5, 3]).astype(np.float32)
+    np.testing.assert_array_equal(loaded.model(x), model(x))
+    assert loaded.run == RUN
+    assert loaded.card == "# Card\n"
+    assert {file.suffix for file in folder.iterdir()} == {".json", ".h5", ".md", ".txt"}
+
+
+def test_a_model_of_the_same_name_is_replaced_and_the_folder_comes_before_the_package(saved):
+    model, folder = saved
+    model.layers[-1].bias.assign([1.0, 2.0])
+    pretrained.save(folder.parents[2], "paper/experiment/demo", model, RUN, "# Another")
+    pretrained.save(folder.parents[2], PACKAGED[0], model, RUN, "# Of the folder")
+    assert pretrained.load("paper/experiment/demo").card == "# Another\n"
+    assert pretrained.load(PACKAGED[0]).card == "# Of the folder\n"
+    assert pretrained.list() == sorted(["paper/experiment/demo", *PACKAGED])
+
+
+def test_unknown_name_and_folder(saved, monkeypatch):
+    with pytest.raises(ValueError, match=r"^name: 'paper/experiment/demmo', must be one of .*; did you mean paper/exp"):
+        pretrained.load("paper/experiment/demmo")
+    monkeypatch.setenv("TFMEM_WEIGHTS_DIR", str(saved[1] / "nowhere"))
+    with pytest.raises(ValueError, match=r"^TFMEM_WEIGHTS_DIR: '.*nowhere', must be a folder$"):
+        pretrained.list()
+
+
+@pytest.mark.parametrize("file", ["model.json", "model.weights.h5", "run.json", "README.md"])
+def test_damaged_and_missing_files(saved, file):
+    path = saved[1] / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptDataError, match=f"{file} is damaged: its SHA-256 is"):
+        pretrained.load("paper/experiment/demo")
+    path.unlink()
+    with pytest.raises(CorruptDataError, match=f"{file} is missing"):
+        pretrained.load("paper/experiment/demo")
+    checksums = saved[1] / "checksums.txt"
+    kept = [line for line in checksums.read_text().splitlines(keepends=True) if not line.endswith(f"{file}\n")]
+    checksums.write_text("".join(kept))
+    with pytest.raises(CorruptDataError, match=f"checksums.txt is damaged: it lacks {file}"):
+        pretrained.load("paper/experiment/demo")
+
+
+def test_names_need_no_tensorflow():
+    code = "import sys, tfmem; assert tfmem.pretrained.list(); assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(tfmem.__file__).parents[1], check=True, timeout=60)
+
+
+def test_the_package_stays_small():
+    assert sum(file.stat().st_size for file in pretrained.PACKAGED.rglob("*") if file.is_file()) <= LARGEST
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_models_of_the_package_score_as_recorded(name, monkeypatch):
+    """Few episodes: the recorded return is within four standard errors, random play is not."""
+    monkeypatch.delenv("TFMEM_WEIGHTS_DIR", raising=False)
+    model, run, card = pretrained.load(name)
+    assert f"# {name}\n" in card
+    assert run["command"] in card
+    module = load_experiment(run["experiment"])
+    config = {**run["config"], "eval_episodes": 48, "num_levels": 48, "jit_compile": False}
+    experiment = module.Experiment(config_from_fields(module.Config, config))
+    experiment.model = model
+    returns = experiment.episodes().episode_return
+    error = 4 * returns.std() / len(returns) ** 0.5
+    assert abs(returns.mean() - run["result"]["ours"]["episode_return"]) < error
+    assert abs(returns.mean() - run["result"]["ours"]["random_episode_return"]) > error

@@ -1,0 +1,151 @@
+"""Trained weights: built models as their runs left them, each with its configuration and a model card.
+
+    agent = tfmem.pretrained.load("relational/box_world/demo").model
+
+The package has small ones. `TFMEM_WEIGHTS_DIR` names a folder with others, which come first. `reproduce publish RUN`
+writes a finished run to that folder. A model is a folder `<paper>/<experiment>/<setting>` of
+
+    model.json        the Keras configuration of the model
+    model.weights.h5  its weights
+    run.json          experiment, preset, command, configuration and result of the run
+    README.md         the model card
+    checksums.txt     SHA-256 of the others, as `sha256sum --check` reads them
+
+No file holds pickled objects.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tfmem.atomic import replacing
+from tfmem.data.files import CorruptDataError
+
+WEIGHTS_DIR = "TFMEM_WEIGHTS_DIR"
+PACKAGED = Path(__file__).parent / "weights"
+CHECKSUMS = "checksums.txt"
+
+
+class Pretrained(NamedTuple):
+    """Trained model."""
+
+    model: Any
+    """Built Keras model with the trained weights."""
+    run: dict
+    """"experiment", "preset", "command", "config" (the run's configuration) and "result" (its result.json)."""
+    card: str
+    """Model card, Markdown."""
+
+
+def list():
+    """List the names that `load` takes; needs no TensorFlow.
+
+    Raises:
+      ValueError: `TFMEM_WEIGHTS_DIR` is not a folder.
+    """
+    return sorted(_found())
+
+
+def load(name):
+    """Load a trained model.
+
+    Args:
+      name: "<paper>/<experiment>/<setting>", one of `list()`.
+
+    Returns:
+      `Pretrained`: model, run and card.
+
+    Raises:
+      ValueError: there is no model of that name, or `TFMEM_WEIGHTS_DIR` is not a folder.
+      CorruptDataError: a file is missing, or is not the one that was published.
+    """
+    found = _found()
+    if name not in found:
+        near = difflib.get_close_matches(str(name), found, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"name: {name!r}, must be one of {', '.join(sorted(found)) or 'none: there are none'}{hint}")
+    folder = found[name]
+    contents = _checked(folder)
+    from tfmem.backend import keras
+
+    model = keras.saving.deserialize_keras_object(json.loads(contents["model.json"]))
+    model.load_weights(folder / "model.weights.h5")
+    return Pretrained(model, json.loads(contents["run.json"]), contents["README.md"].decode("utf-8"))
+
+
+def weights_folder():
+    """Return the folder that `TFMEM_WEIGHTS_DIR` names, or None.
+
+    Raises:
+      ValueError: it is not a folder.
+    """
+    given = os.environ.get(WEIGHTS_DIR)
+    if given and not Path(os.path.expanduser(given)).is_dir():
+        raise ValueError(f"{WEIGHTS_DIR}: {given!r}, must be a folder")
+    return Path(os.path.expanduser(given)) if given else None
+
+
+def save(root, name, model, run, card):
+    """Write a trained model, whole or not at all; one of the same name is replaced.
+
+    Args:
+      root: folder of models, such as `weights_folder()`.
+      name: "<paper>/<experiment>/<setting>".
+      model: built Keras model of classes that Keras loads after `import tfmem`.
+      run: as in `Pretrained`.
+      card: as in `Pretrained`.
+
+    Returns:
+      The model's folder.
+    """
+    from tfmem.backend import keras
+
+    folder = Path(root, name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(folder) as partial:
+        partial.mkdir()
+        model.save_weights(partial / "model.weights.h5")
+        for file, content in (
+            ("model.json", json.dumps(keras.saving.serialize_keras_object(model), indent=1)),
+            ("run.json", json.dumps(run, indent=1)),
+            ("README.md", card.rstrip("\n")),
+        ):
+            (partial / file).write_text(f"{content}\n", "utf-8")
+        lines = [f"{_sha256(file.read_bytes())}  {file.name}\n" for file in sorted(partial.iterdir())]
+        (partial / CHECKSUMS).write_text("".join(lines), "utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+    return folder
+
+
+def _found():
+    """Folders of all models by name."""
+    roots = [PACKAGED, *filter(None, [weights_folder()])]  # the later one counts
+    return {path.parent.relative_to(root).as_posix(): path.parent for root in roots for path in root.rglob(CHECKSUMS)}
+
+
+def _checked(folder):
+    """Contents of a model's files by name."""
+    contents = {}
+    for line in (folder / CHECKSUMS).read_text("utf-8").splitlines():
+        expected, _, file = line.partition("  ")
+        if not (folder / file).is_file():
+            raise CorruptDataError(f"{folder / file} is missing; install tfmem again, or publish the run again")
+        contents[file] = (folder / file).read_bytes()
+        if _sha256(contents[file]) != expected:
+            raise CorruptDataError(
+                f"{folder / file} is damaged: its SHA-256 is {_sha256(contents[file])}, must be {expected}; "
+                "install tfmem again, or publish the run again"
+            )
+    missing = {"model.json", "model.weights.h5", "run.json", "README.md"} - set(contents)
+    if missing:
+        raise CorruptDataError(f"{folder / CHECKSUMS} is damaged: it lacks {', '.join(sorted(missing))}")
+    return contents
+
+
+def _sha256(content):
+    return hashlib.sha256(content).hexdigest()
