@@ -78,6 +78,8 @@ def measure(name, overrides, repeats, public_order=False):
     if public_order:
         work_in_the_public_order()
     module = load_experiment(f"multigrid/{name}")
+    if name == "mapping":
+        overrides = {"batch_parts": 1, **overrides}
     config = dataclasses.replace(module.PRESETS["paper"], updates_per_call=1, eval_every=0, **overrides)
     experiment = module.Experiment(config)
     update = compiled_updates(experiment, 1)
@@ -144,6 +146,7 @@ def main():
         )
         return r
 
+    row("mapping paper in two parts: batch 32, 20 steps", "mapping", batch_parts=2)
     for name, title in (
         ("mapping", "mapping paper: batch 32, 20 steps"),
         ("mnist_recall", "recall paper: batch 32, 10"),

@@ -121,3 +121,22 @@ def test_import_of_the_public_checkpoint_and_of_a_wrong_one(tmp_path, golden, ca
     assert main(["import", "multigrid/mapping", prefix, str(wrong), "--preset", "paper_15x15"]) == 1
     assert not wrong.exists()
     assert "mis-shaped" in capsys.readouterr().err
+
+
+def test_parts_of_a_batch_add_up_to_the_batch():
+    module = load_experiment("multigrid/mapping")
+    config = dataclasses.replace(module.PRESETS["smoke"], batch_size=4)
+    experiment = module.Experiment(config)
+    for variable in experiment.model.trainable_variables:  # gradients of zeros tell nothing
+        variable.assign(np.random.default_rng(len(variable.shape)).normal(size=variable.shape, scale=0.3))
+    batch = tf.nest.map_structure(tf.constant, experiment.batch(1))
+    carry = tf.nest.map_structure(lambda s: s + 0.1, experiment.initial_carry())
+    whole = tf.function(experiment.gradients)(batch, carry)
+    experiment.config = dataclasses.replace(config, batch_parts=2)
+    parts = tf.function(experiment.gradients)(batch, carry)
+    tf.nest.assert_same_structure(whole, parts)
+    for a, b in zip(tf.nest.flatten(whole), tf.nest.flatten(parts), strict=True):
+        assert np.abs(a).max() > 0
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(a).max())
+    with pytest.raises(ValueError, match="batch_parts: 3, must be 'auto' or divide batch_size, here 4"):
+        dataclasses.replace(config, batch_parts=3)

@@ -114,15 +114,20 @@ class SequenceExperiment(training.Experiment):
             return batch
         return self.draw(tf.stack([tf.constant(seed, tf.int32), tf.cast(number, tf.int32)]))
 
-    def train_step(self, update, batch, carry):
-        batch = self._drawn(batch, self.config.seed, update)
-        variables = self.model.trainable_variables
+    def gradients(self, batch, carry):
+        """Compute the loss's gradients on a batch: (list as `model.trainable_variables`, scalar scores, next carry)."""
         with tf.GradientTape() as tape:
             outputs, carry = self.forward(batch, carry, training=True)
             scores = {name: value_of(score) for name, score in self.scores(batch, outputs).items()}
-        gradients = tape.gradient(scores["loss"], [v.value for v in variables])
+        return tape.gradient(scores["loss"], [v.value for v in self.model.trainable_variables]), scores, carry
+
+    def train_step(self, update, batch, carry):
+        batch = self._drawn(batch, self.config.seed, update)
+        gradients, scores, carry = self.gradients(batch, carry)
         rate = tf.cast(self.learning_rate(update), tf.float32)
-        norm = apply_clipped(self.optimizer, gradients, variables, self.config.gradient_norm_clip, rate)
+        norm = apply_clipped(
+            self.optimizer, gradients, self.model.trainable_variables, self.config.gradient_norm_clip, rate
+        )
         return carry, {**scores, "gradient_norm": norm, "learning_rate": rate}
 
     def _evaluate_batch(self, number, batch, carry):
