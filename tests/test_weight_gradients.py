@@ -7,6 +7,8 @@ import pytest
 import sonnet as snt
 import tensorflow as tf
 
+from tests.conformance import properties
+from tests.conformance.descriptors import ROWS
 from tests.support import relative_error
 from tfmem import weight_gradients
 from tfmem.backend import keras
@@ -164,6 +166,43 @@ def test_a_core_that_announces_nothing(sequence):
     assert collected(run, sequence) == 0
     for found, expected in zip(tf.function(run)(sequence), run(sequence), strict=True):
         assert relative_error(found, expected) < 1e-5
+
+
+CORES = ("RelationalMemory", "DNC", "RMACore", "KanervaCore", "LSTMStack", "EntityMemory")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [row for row in ROWS if row.name in CORES], ids=lambda row: row.name)
+def test_cores_whose_every_weight_is_collected(row, monkeypatch):
+    """Static sizes and no least share: the maps of each core, compared with the eager gradients."""
+    monkeypatch.setattr(weight_gradients, "LEAST_SHARE", 0)
+    core, _ = row.make()
+    inputs = row.inputs(STEPS, BATCH)
+    compiled = tf.function(lambda x: properties.run(core, x), input_signature=[row.specs(STEPS, BATCH)])
+    operations = compiled.get_concrete_function().graph.get_operations()
+    assert sum(op.type == "TensorListReserve" for op in operations) > 0
+    properties.assert_same_run(core, compiled, inputs)
+
+
+def test_collected_gradients_in_a_saved_model(tmp_path, weights, bias, sequence):
+    """Functions of a static batch: one that computes gradients, and a forward pass."""
+    module = tf.Module()
+    module.weights = [*weights, bias]
+    module.gradient = tf.function(
+        lambda x: gradients(used_twice(weights, bias), module.weights, x),
+        input_signature=[tf.TensorSpec(sequence.shape)],
+    )
+    module.forward = tf.function(
+        lambda x: unroll(used_twice(weights, bias), x, tf.zeros([BATCH, SIZE]))[0],
+        input_signature=[tf.TensorSpec(sequence.shape)],
+    )
+    operations = module.gradient.get_concrete_function().graph.get_operations()
+    assert any(op.type == "TensorListReserve" for op in operations)
+    tf.saved_model.save(module, tmp_path)
+    loaded = tf.saved_model.load(tmp_path)
+    for found, expected in zip(loaded.gradient(sequence), module.gradient(sequence), strict=True):
+        assert relative_error(found, expected) < 1e-6
+    np.testing.assert_allclose(loaded.forward(sequence), module.forward(sequence), rtol=1e-6)
 
 
 def test_mixed_precision_collects_in_the_dtype_of_the_step(rng):

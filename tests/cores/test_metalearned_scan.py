@@ -78,6 +78,46 @@ def test_scan_of_any_depth_and_number_of_heads(rng, write, memory_layers, num_he
     assert_scan_equals_steps(cell, inputs, state, None, 1e-10)
 
 
+@pytest.mark.parametrize(("heads", "steps"), [(1, 11), (1, 12), (1, 13), (1, 25), (5, 2), (5, 3), (3, 8)])
+@pytest.mark.parametrize("cut", ["chunk", "first step"])
+def test_any_length_and_any_cut_of_a_sequence(rng, heads, steps, cut):
+    """Sequences that end just before, at and after a chunk's end, handed over there or within a chunk."""
+    cell, inputs, state, _ = random_cell(rng, write="local", num_heads=heads)
+    inputs = tf.constant(rng.standard_normal([steps, BATCH, FEATURES]))
+    assert_scan_equals_steps(cell, inputs, state, None, 1e-10)
+    cut = min(steps - 1, FACTOR_ROWS // heads) if cut == "chunk" else 1
+    whole, last = unroll(cell, inputs, state)
+    first, between = unroll(cell, inputs[:cut], state)
+    second, end = unroll(cell, inputs[cut:], between)
+    assert relative_error(tf.concat([first, second], 0), whole) <= 1e-10
+    for a, e in zip(tf.nest.flatten(end), tf.nest.flatten(last), strict=True):
+        assert relative_error(a, e) <= 1e-10
+
+
+@pytest.mark.parametrize("write", ["gradient", "local"])
+def test_second_derivatives_and_jacobians_of_the_scan(rng, write):
+    cell, inputs, state, _ = random_cell(rng, write=write, num_heads=1)
+    inputs = inputs[:, :1]
+    state = tf.nest.map_structure(lambda s: s[:1], state)
+    weights = [w.value for w in cell.trainable_variables]
+
+    def derivatives(core):
+        with tf.GradientTape() as outer:
+            outer.watch(inputs)
+            with tf.GradientTape() as inner:
+                inner.watch(inputs)
+                loss = tf.reduce_sum(unroll(core, inputs, state)[0] ** 2)
+            penalty = tf.reduce_sum(inner.gradient(loss, inputs) ** 2)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(inputs)
+            last = unroll(core, inputs, state)[0][-1, 0]
+        return [*outer.gradient(penalty, [inputs, *weights]), tape.jacobian(last, inputs, experimental_use_pfor=False)]
+
+    for a, e in zip(derivatives(cell), derivatives(lambda x, s: cell(x, s)), strict=True):
+        assert (a is None) == (e is None)
+        assert a is None or relative_error(a, e) <= 1e-9
+
+
 @pytest.mark.parametrize(("write", "mode"), [("gradient", "XLA"), ("local", "graph")])
 def test_scan_in_a_graph(rng, write, mode):
     cell, inputs, state, mask = random_cell(

@@ -521,6 +521,33 @@ def test_scan_equals_steps(rng, order, top_k, steps):
             assert relative_error(actual, e) <= 1e-5
 
 
+def test_second_derivatives_and_jacobians_of_the_scan(rng):
+    core = RMACore(5, memory_size=7, word_size=3, num_reads=2, top_k=3)
+    inputs = tf.constant(rng.normal(size=[4, 2, 4]), tf.float32)
+    core(inputs[0], core.initial_state(2))
+    state = core.initial_state(2).with_memory(tf.constant(rng.normal(size=[2, 7, 3]), tf.float32), [5, 13])
+
+    def derivatives(core, variables):
+        with tf.GradientTape() as outer:
+            outer.watch(inputs)
+            with tf.GradientTape() as inner:
+                inner.watch(inputs)
+                loss = tf.reduce_sum(unroll(core, inputs, state)[0] ** 2)
+            penalty = tf.reduce_sum(inner.gradient(loss, inputs) ** 2)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(inputs)
+            last = unroll(core, inputs, state)[0][-1, 0]
+        return [
+            *outer.gradient(penalty, [inputs, *variables]),
+            tape.jacobian(last, inputs, experimental_use_pfor=False),
+        ]
+
+    found, expected = (derivatives(c, core.trainable_variables) for c in (core, lambda x, s: core(x, s)))
+    for a, e in zip(found, expected, strict=True):
+        assert (a is None) == (e is None)
+        assert a is None or relative_error(a, e) <= 1e-4
+
+
 def test_states_of_all_steps(rng):
     """The memory after each step, and at chosen steps of each element, without a memory for every step."""
     core = RMACore(5, memory_size=7, word_size=3, num_reads=2, top_k=3)

@@ -48,6 +48,15 @@ def test_scan_has_second_order_gradients(rng):
 
     assert relative_error(tf.function(penalty)(True), tf.function(penalty)(False)) < 1e-10
 
+    def jacobian(use_scan):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            hidden, _ = unroll(cell, x, cell.get_initial_state(1), None if use_scan else 3)
+            last = hidden[-1, 0, 0]
+        return tape.jacobian(last, x, experimental_use_pfor=False)
+
+    assert relative_error(jacobian(True), jacobian(False)) < 1e-10
+
 
 @pytest.mark.parametrize(
     ("make", "message"),
