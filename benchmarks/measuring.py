@@ -9,11 +9,17 @@ import sys
 import time
 
 
-def in_process(script, *arguments):
-    """Run `script --one [arguments]` in a separate process with its own peak memory; return its last line as JSON."""
+def in_process(script, *arguments, limit=None):
+    """Run `script --one [arguments]` in a separate process with its own peak memory; return its last line as JSON.
+
+    None if the process takes longer than `limit` seconds.
+    """
     command = [sys.executable, script, "--one", json.dumps(arguments)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return None
     if done.returncode:
         raise SystemExit(f"{arguments} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
