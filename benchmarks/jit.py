@@ -1,4 +1,4 @@
-"""What `jit_compile="auto"` should mean on this machine: each experiment's update as a plain graph and by XLA.
+"""XLA against the plain graph: an update of each experiment, for what `jit_compile="auto"` should mean on this machine.
 
     python benchmarks/jit.py                                       every experiment's demo
     python benchmarks/jit.py multigrid metalearned --preset paper  those whose names have a word
