@@ -96,7 +96,7 @@ class SonnetCell(keras.layers.Layer):
             )
         # Variables of Keras cells inside the core stay the cells', so that freezing a cell freezes them.
         of_cells = {v.value.ref(): v for cell in self._inner_cells() for v in cell.variables}
-        variables = [of_cells[v.ref()] if v.ref() in of_cells else _keras_variable(v) for v in self.core.variables]
+        variables = [of_cells[v.ref()] if v.ref() in of_cells else keras_variable(v) for v in self.core.variables]
         frozen = [v for v in variables if v.value.trainable and not (v.trainable and self.trainable)]
         for v in frozen:
             v.trainable = True  # Keras orders weights by their current flag; so the saved order is fixed
@@ -179,7 +179,8 @@ class SonnetCell(keras.layers.Layer):
         return cls(keras.saving.deserialize_keras_object(config.pop("core")), **config)
 
 
-def _keras_variable(v):
+def keras_variable(v):
+    """Make the Keras variable that holds a `tf.Variable`."""
     return keras.Variable(v, dtype=v.dtype, trainable=v.trainable, name=v.name.split(":")[0].replace("/", "_"))
 
 

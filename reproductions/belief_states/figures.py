@@ -95,3 +95,17 @@ def geco_figure(rows, kappa, title=""):
             axes.axhline(kappa, color="#c0392b", linewidth=1, label="κ")
             axes.legend(frameon=False)
     return figure
+
+
+def episode_figure(rows, steps, title=""):
+    """Draw Figure 11 of Gregor et al. 2019: what an agent sees along an episode, the map, and what its beliefs hold.
+
+    Args:
+        rows: {name: images [n, height, width, 1 or 3] from 0 to 1}, from top to bottom.
+        steps: of the n columns.
+    """
+    figure = plotting.new_figure(0.75 * len(steps) + 1, 0.85 * len(rows) + (0.6 if title else 0.3), title)
+    for axes, (name, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+        heading = f"steps {', '.join(map(str, steps))}" if name == next(iter(rows)) else ""
+        plotting.show_strip(axes, images, name, heading)
+    return figure

@@ -28,9 +28,7 @@ import tensorflow as tf
 from tfmem import plotting, training
 from tfmem.data import episode_cache
 from tfmem.envs.worlds import ACTIONS
-from tfmem.losses.geco import GECO
 from tfmem.models.belief import BeliefModel, MapDecoder, PositionDecoder, SimCoreHead, map_mse, position_cells
-from tfmem.models.convdraw import ConvDRAW, DeterministicFrameModel
 from tfmem.training import Evaluation, numbered
 from tfmem.training.run_folder import RunFolder
 
@@ -69,6 +67,31 @@ class SimCoreOutput(NamedTuple):
     beliefs: tf.Tensor  # [L_u, B, C]
 
 
+def frame_loss(output, geco, training, scores, prefix=""):
+    """Compute the loss of a model of frames, and add its metrics to `scores`.
+
+    Args:
+      output: `SimCoreLoss` or `FrameLoss`.
+      geco: its `GECO`; None: the loss is the summed squared error.
+      training: update GECO's averages; else the loss of GECO is 0.
+      scores: dict of scalars by name.
+      prefix: of the names.
+    """
+    dimensions = math.prod(output.reconstruction.shape[1:])
+    if geco is None or not training:
+        scores[f"{prefix}error_per_pixel"] = tf.reduce_mean(output.error) / dimensions
+    if geco is None:
+        return tf.reduce_mean(output.error)
+    if not training:
+        scores[f"{prefix}kl_nats"] = tf.reduce_mean(output.kl)
+        return tf.constant(0.0)
+    terms = geco(output.error, output.kl)
+    named = {"error_per_pixel": terms.error, "kl_nats": terms.kl}
+    named |= {"constraint": terms.constraint, "multiplier": terms.multiplier}
+    scores.update({prefix + score: value for score, value in named.items()})
+    return terms.loss
+
+
 class SimCoreExperiment(training.Experiment):
     """World, belief model and probes; see the top of this file."""
 
@@ -78,27 +101,10 @@ class SimCoreExperiment(training.Experiment):
         super().__init__(config)
         self._streams = {}
         frame_shape, map_shape = (config.frame_size,) * 2 + (3,), (config.map_size,) * 2 + (3,)
-        sizes = {
-            "num_steps": config.num_draw_steps,
-            "decoder_channels": config.state_channels,
-            "decoder_hidden": config.decoder_hidden,
-            "conditioning_channels": config.conditioning_channels,
-        }
-        latent = sizes | {
-            "latent_channels": config.latent_channels,
-            "encoder_hidden": config.encoder_hidden,
-            "encoder_channels": config.state_channels,
-            "prior_channels": config.state_channels,
-        }
-        self.generative = config.model == "generative"
-        if self.generative:
-            frame_model = functools.partial(ConvDRAW, frame_shape, **latent)
-        else:
-            frame_model = functools.partial(DeterministicFrameModel, frame_shape, **sizes)
         self.model = BeliefModel(
             frame_shape,
             self.world().num_actions,
-            frame_model,
+            functools.partial(config.frame_model, frame_shape),
             config.core,
             encoder_channels=config.frame_channels,
             embedding_size=config.embedding_size,
@@ -115,13 +121,12 @@ class SimCoreExperiment(training.Experiment):
         self.position_decoder = PositionDecoder(size, config.cells_per_side**2, config.position_hidden)
         self.probes = [self.map_decoder, self.position_decoder]
         self.gecos = {}
-        if self.generative:
-            self.gecos["model"] = GECO(config.kappa, math.prod(frame_shape), rate=config.multiplier_rate)
+        if config.generative:
+            self.gecos["model"] = config.geco(frame_shape)
         if config.map_samples:
-            self.map_model = ConvDRAW(map_shape, size, **latent)
-            self.gecos["map_model"] = GECO(config.kappa, math.prod(map_shape), rate=config.multiplier_rate)
+            self.map_model = config.map_model(map_shape, size)
+            self.gecos["map_model"] = config.geco(map_shape)
             self.probes.append(self.map_model)
-        self.dimensions = math.prod(frame_shape)
         self.optimizer = keras.optimizers.Adam(
             config.learning_rate, beta_1=config.beta_1, beta_2=config.beta_2, epsilon=1e-8
         )
@@ -182,7 +187,7 @@ class SimCoreExperiment(training.Experiment):
         losses, scores = [], {}
         if self.config.train_core:
             output = self.head(frames, actions, states, seeds[0])
-            losses.append(self._frame_loss("model", output, training, scores))
+            losses.append(frame_loss(output, self.gecos.get("model"), training, scores))
         maps = tf.cast(batch["maps"], tf.float32) / 255.0
         decoded = self.map_decoder(beliefs)
         errors = map_mse(decoded, maps)
@@ -196,7 +201,7 @@ class SimCoreExperiment(training.Experiment):
             beliefs_then = tf.stop_gradient(tf.reshape(tf.gather(beliefs, times), [-1, beliefs.shape[-1]]))
             maps_then = tf.reshape(tf.gather(maps, times), [-1, *maps.shape[2:]])
             output = self.map_model(maps_then, beliefs_then, seeds[2])
-            losses.append(self._frame_loss("map_model", output, training, scores))
+            losses.append(frame_loss(output, self.gecos["map_model"], training, scores, "map_samples_"))
         scores |= {
             "map_mse": tf.reduce_mean(errors),
             "map_mse_last": tf.reduce_mean(errors[-1]),
@@ -205,23 +210,6 @@ class SimCoreExperiment(training.Experiment):
         }
         loss = tf.add_n([*losses, scores["map_mse"], position_loss])
         return SimCoreOutput(loss, scores, errors, decoded, states, beliefs)
-
-    def _frame_loss(self, name, output, training, scores):
-        """Loss of a model of frames; adds its metrics to `scores`."""
-        prefix = "" if name == "model" else "map_samples_"
-        if name not in self.gecos:
-            scores[f"{prefix}error_per_pixel"] = tf.reduce_mean(output.error) / self.dimensions
-            return tf.reduce_mean(output.error)
-        geco = self.gecos[name]
-        if not training:
-            scores[f"{prefix}error_per_pixel"] = tf.reduce_mean(output.error) / geco.dimensions
-            scores[f"{prefix}kl_nats"] = tf.reduce_mean(output.kl)
-            return tf.constant(0.0)
-        terms = geco(output.error, output.kl)
-        named = {"error_per_pixel": terms.error, "kl_nats": terms.kl}
-        named |= {"constraint": terms.constraint, "multiplier": terms.multiplier}
-        scores.update({prefix + score: value for score, value in named.items()})
-        return terms.loss
 
     def train_step(self, update, batch, carry):
         seed = tf.stack([tf.constant(self.config.seed, tf.int32), tf.cast(update, tf.int32)])
@@ -249,7 +237,7 @@ class SimCoreExperiment(training.Experiment):
         """Evaluation of unseen episodes."""
         names = ["map_mse", "map_mse_last", "position_accuracy", "position_loss"]
         names += ["error_per_pixel"] * self.config.train_core + ["kl_nats"] * (
-            self.config.train_core and self.generative
+            self.config.train_core and self.config.generative
         )
         names += ["map_samples_error_per_pixel", "map_samples_kl_nats"] * self.config.map_samples
         steps = self.config.eval_episodes // self.config.batch_size

@@ -12,6 +12,8 @@ wades through water, and collects a block by coming within REACH of it: reward 1
 one the episode ends.
 """
 
+import copy
+
 import numpy as np
 import trimesh
 
@@ -79,6 +81,7 @@ class Terrain(World):
 
     Attributes:
         heights: [size, size], rows from south to north, columns from west to east, from `reset` on.
+        placed: places of all blocks at the start, [num_blocks, 2], from `reset` on.
         blocks: places of the blocks that are left, [N, 2], from `reset` on.
 
     Raises:
@@ -120,7 +123,19 @@ class Terrain(World):
         fit = (heights > BLOCK_SHORE) & (np.hypot(*points.T) > BLOCK_START)
         order = rng.permutation(len(points))
         order = order[np.argsort(~fit[order], kind="stable")][: self.num_blocks]
-        self.blocks = points[order]
+        self.placed = self.blocks = points[order]
+
+    @property
+    def left(self):
+        """True for each of `placed` that is left, bool [num_blocks]."""
+        return (self.placed[:, np.newaxis] == self.blocks).all(-1).any(-1)
+
+    def with_blocks(self, left):
+        """A copy of this terrain in which the blocks of `left`, bool [num_blocks], are left."""
+        other = copy.copy(self)
+        other.blocks = self.placed[left]
+        other._draw()
+        return other
 
     def _draw(self):
         """Scene and map of the land and the blocks that are left."""

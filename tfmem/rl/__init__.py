@@ -15,6 +15,8 @@ _LAZY_ATTRIBUTES = {
     "AgentExperiment": "experiment",
     "ConvTorso": "agent",
     "ConvTorsoConfig": "config",
+    "FrameTorso": "agent",
+    "FrameTorsoConfig": "config",
     "MLPTorso": "agent",
     "MLPTorsoConfig": "config",
     "Objective": "learner",

@@ -19,7 +19,8 @@ import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.keras_base import linear
-from tfmem.interop import as_keras_cell
+from tfmem.interop import as_keras_cell, keras_variable
+from tfmem.models.belief.agent import FrameEncoder
 from tfmem.models.sequence import Head
 from tfmem.recurrence import project_inputs, step, unroll
 from tfmem.validation import check_choice, check_positive
@@ -34,12 +35,14 @@ class AgentOutput(NamedTuple):
     value: float32 [...].
     last_value: value of the frames at which the episodes ended, [...]; () unless `unroll` gets these frames.
     core: the core's own output, a nest.
+    states: the core's states after the frames, a nest; () unless `unroll` keeps them.
     """
 
     logits: tf.Tensor
     value: tf.Tensor
     last_value: Any
     core: Any
+    states: Any = ()
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
@@ -72,6 +75,33 @@ class MLPTorso(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "sizes": self.sizes}
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class FrameTorso(keras.layers.Layer):
+    """Encoder of frames of the belief models (`tfmem.models.belief.FrameEncoder`): [N, embedding_size].
+
+    An observation is a frame [N, height, width, channels]. Bytes are divided by 255.
+
+    Args:
+      channels: of each convolution.
+      embedding_size: of the output.
+    """
+
+    def __init__(self, channels=(16, 32, 32), embedding_size=256, **kwargs):
+        super().__init__(**kwargs)
+        self.channels, self.embedding_size = tuple(channels), embedding_size
+
+    def build(self, input_shape):
+        with tf.init_scope():
+            self.encoder = FrameEncoder(input_shape[1:], self.channels, self.embedding_size)
+        self.encoder_variables = [keras_variable(v) for v in self.encoder.variables]
+
+    def call(self, observation):
+        return self.encoder(_number(observation, tf.float32))
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels, "embedding_size": self.embedding_size}
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
@@ -141,13 +171,14 @@ class Restarting(tf.Module):
     """Wrapper of a cell that resets its state where an episode starts.
 
     Its inputs are `(x, done, last_x)`: the cell's input, bool [..., B], and the input at which the episode ended, or
-    (). Its output is `(output, last_output)`: the cell's output, and its output for `last_x` from the state before the
-    reset, or (). With None as the cell, the output is the input.
+    (). Its output is `(output, last_output, state)`: the cell's output; its output for `last_x` from the state before
+    the reset, or (); with `keep_states` the state after the step, else (). With None as the cell, the output is the
+    input.
     """
 
-    def __init__(self, cell):
+    def __init__(self, cell, keep_states=False):
         super().__init__()
-        self.cell = cell
+        self.cell, self.keep_states = cell, keep_states
 
     def initial_state(self, batch_size):
         return () if self.cell is None else self.cell.get_initial_state(batch_size=batch_size)
@@ -161,13 +192,13 @@ class Restarting(tf.Module):
     def step(self, projected, state):
         x, done, last_x = projected
         if self.cell is None:
-            return (x, last_x), state
+            return (x, last_x, ()), state
         last_output = () if _empty(last_x) else step(self.cell, last_x, state)[0]
         first = self.initial_state(done.shape[0] or tf.shape(done)[0])
         tf.nest.assert_same_structure(first, state, check_types=False)
         started = [_where(done, i, s) for i, s in zip(tf.nest.flatten(first), tf.nest.flatten(state), strict=True)]
         output, state = step(self.cell, x, tf.nest.pack_sequence_as(state, started))
-        return (output, last_output), state
+        return (output, last_output, state if self.keep_states else ()), state
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
@@ -277,10 +308,10 @@ class Agent(keras.Model):
     def step(self, observation, action, reward, done, state):
         """Run one step of B worlds: `(AgentOutput, next state)`."""
         inputs = self.features(observation, action, reward), done, ()
-        (output, _), state = step(self.restarting, self.restarting.project_inputs(inputs), state)
+        (output, *_), state = step(self.restarting, self.restarting.project_inputs(inputs), state)
         return self._read(done, inputs[0], (), output, ()), state
 
-    def unroll(self, observation, action, reward, done, state, last_observation=None):
+    def unroll(self, observation, action, reward, done, state, last_observation=None, keep_states=False):
         """Run all frames [T, B, ...] from the state before the first: `(AgentOutput, final state)`.
 
         Args:
@@ -288,15 +319,17 @@ class Agent(keras.Model):
           state: of the core, before the first frame.
           last_observation: [T, B, ...], final observations of episodes that ended at a frame, for
             `AgentOutput.last_value`.
+          keep_states: return `AgentOutput.states`. Default False.
         """
         x, last_x = self.features(observation, action, reward), ()
         if last_observation is not None:
             last_x = self.features(last_observation, action, reward)
         if self.cell is None:
-            outputs, last_outputs = x, last_x
+            outputs, last_outputs, states = x, last_x, ()
         else:
-            (outputs, last_outputs), state = unroll(self.restarting, (x, done, last_x), state)
-        return self._read(done, x, last_x, outputs, last_outputs), state
+            cell = Restarting(self.cell, keep_states)
+            (outputs, last_outputs, states), state = unroll(cell, (x, done, last_x), state)
+        return self._read(done, x, last_x, outputs, last_outputs)._replace(states=states), state
 
     def call(self, observation, action, reward, done, state):
         return self.unroll(observation, action, reward, done, state)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Union
 from tyro.conf import subcommand
 
 from tfmem.cores.config import AnyCoreConfig, ConvLSTMConfig
-from tfmem.rl.agent import ConvTorso, MLPTorso
+from tfmem.rl.agent import ConvTorso, FrameTorso, MLPTorso
 from tfmem.rl.learner import Objective
 from tfmem.training import OptimizedConfig
 from tfmem.validation import check_range
@@ -44,9 +44,23 @@ class ConvTorsoConfig:
         return ConvTorso(**dataclasses.asdict(self))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FrameTorsoConfig:
+    """Encoder of frames of the belief models (`FrameTorso`)."""
+
+    channels: tuple[int, ...] = (16, 32, 32)
+    """Channels of the layers. Not specified; we use these."""
+    embedding_size: int = 256
+    """Size of a frame's embedding. Not specified; we use this."""
+
+    def make(self):
+        return FrameTorso(**dataclasses.asdict(self))
+
+
 AnyTorsoConfig = Union[  # noqa: UP007 - of annotated types
     Annotated[MLPTorsoConfig, subcommand("mlp")],
     Annotated[ConvTorsoConfig, subcommand("conv")],
+    Annotated[FrameTorsoConfig, subcommand("frames")],
 ]
 # On the command line: `core:rmc`, `core:conv-lstm`, or `core:none` for an agent without memory.
 AnyAgentCoreConfig = AnyCoreConfig | Annotated[ConvLSTMConfig, subcommand("conv-lstm")] | None

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfmem import training
 from tfmem.optimizers import linear_decay, make_optimizer
 from tfmem.rl.agent import Agent, RandomAgent
-from tfmem.rl.learner import ActorCritic, Episodes, evaluation
+from tfmem.rl.learner import ActorCritic, Auxiliary, AuxiliaryLoss, Episodes, evaluation
 from tfmem.rl.play import play
 from tfmem.rl.rollout import observation_spec
 from tfmem.training import numbered, uses_xla
@@ -51,7 +51,6 @@ class AgentExperiment(training.Experiment):
             config.epsilon,
             config.gradient_norm_clip,
         )
-        optimizer.build(self.model.trainable_variables)
         self.learner = ActorCritic(
             self.model,
             config.world,
@@ -60,8 +59,9 @@ class AgentExperiment(training.Experiment):
             config.num_worlds,
             config.unroll_length,
             config.policy_lag,
-            self.auxiliary_loss(),
+            self.auxiliary(),
         )
+        optimizer.build(self.learner.trained_variables())
 
     @functools.cached_property
     def levels(self):
@@ -89,7 +89,10 @@ class AgentExperiment(training.Experiment):
         return agent.build_for(observation_spec(world))
 
     def auxiliary_loss(self):
-        """Return the loss that `ActorCritic` adds, or None: by default the core's own, weighted."""
+        """Return a function of entries and output that is added to the loss, or None: by default the core's own loss.
+
+        See `auxiliary` for more than a scalar.
+        """
         weight = getattr(self.config.core, "meta_weight", 0.0)
         if not weight:
             return None
@@ -99,6 +102,11 @@ class AgentExperiment(training.Experiment):
             return weight * (tf.reduce_sum if self.config.objective.reduction == "sum" else tf.reduce_mean)(values)
 
         return meta_loss
+
+    def auxiliary(self):
+        """Return the `Auxiliary` of the learner, or None: by default that of `auxiliary_loss`."""
+        loss = self.auxiliary_loss()
+        return None if loss is None else Auxiliary(lambda entries, output, _: AuxiliaryLoss(loss(entries, output)))
 
     def measure(self, agent):
         """Return `measure` and `totals` of an agent's `tfmem.rl.learner.evaluation`; by default no further scores."""

@@ -11,11 +11,12 @@ An update (`ActorCritic.train_step`) is T steps of B worlds, the loss and the op
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import tensorflow as tf
 
+from tfmem.backend import keras
 from tfmem.rl import losses, returns
 from tfmem.rl.rollout import ActorState, draw_uniforms, initial_actor_state, rollout
 from tfmem.training import Evaluation
@@ -131,6 +132,39 @@ def actor_critic_loss(objective, entries, output):
     return Loss(total, policy_gradient, baseline, regularizer, log_rhos, discounts, rewards, targets)
 
 
+class AuxiliaryLoss(NamedTuple):
+    """Value of an auxiliary loss.
+
+    loss: scalar, added to the agent's loss.
+    metrics: scalars by name.
+    watched: `{metric: nest of tensors behind the loss}`; the metric is the norm of the gradient at them.
+    """
+
+    loss: tf.Tensor
+    metrics: Any = {}  # noqa: RUF012 - never written to
+    watched: Any = {}  # noqa: RUF012
+
+
+@dataclasses.dataclass
+class Auxiliary:
+    """Loss that an agent's core has besides the actor-critic loss, in the same update.
+
+    Attributes:
+      loss: function `(entries, output, update) -> AuxiliaryLoss`: of a record's entries [T + 1, B, ...], the
+        `AgentOutput` over them, and the update's number, from which draws follow.
+      needs_states: the output also has the core's states.
+      variables: those that the agent's optimizer trains with the agent's own.
+      own_variables: those whose gradients `learn` gets.
+      learn: function of gradients that updates `own_variables`.
+    """
+
+    loss: Callable
+    needs_states: bool = False
+    variables: Sequence = ()
+    own_variables: Sequence = ()
+    learn: Callable | None = None
+
+
 class Episodes(NamedTuple):
     """Ended episode of each world, [B], and the number of ended ones; zeros before the first."""
 
@@ -196,8 +230,7 @@ class ActorCritic:
       unroll_length: T.
       policy_lag: age in updates of the actors' weights (at first: the initial ones). Default 0: on policy (A2C);
         IMPALA's queue has a lag of 1 or more.
-      auxiliary_loss: function of a record's entries and the learner's `AgentOutput` over these, [T + 1, B, ...], whose
-        scalar is added to the loss.
+      auxiliary: `Auxiliary` or None (default). The optimizer is then also built for its `variables`, after the agent's.
 
     Raises:
       ValueError: an argument is out of its range, or the agent's number of actions is not the world's.
@@ -210,7 +243,7 @@ class ActorCritic:
     num_worlds: int
     unroll_length: int
     policy_lag: int = 0
-    auxiliary_loss: Callable | None = None
+    auxiliary: Auxiliary | None = None
 
     def __post_init__(self):
         for name, least in (("num_worlds", 1), ("unroll_length", 1), ("policy_lag", 0)):
@@ -265,21 +298,28 @@ class ActorCritic:
 
     def learn_and_count(self, update, trajectory, episodes):
         """Run the learner's half of `train_step`: learn from the record of all worlds; `(Episodes, metrics)`."""
-        loss, metrics = self.learn(trajectory)
+        loss, metrics = self.learn(trajectory, update)
         episodes = episodes.after(trajectory.entries)
         number = tf.reduce_sum(tf.cast(episodes.number, tf.float32))
         frames = tf.cast((update + 1) * self.unroll_length * self.num_worlds, tf.float32)
         metrics |= {**episodes.scores(), "episodes": number, "frames": frames}
         return episodes, {"loss": loss, **metrics}
 
-    def learn(self, trajectory):
-        """Apply the gradient of a `Trajectory`; returns `(loss, metrics)`."""
-        variables = self.agent.trainable_variables
+    def learn(self, trajectory, update=0):
+        """Apply the gradient of a `Trajectory`; returns `(loss, metrics)`. The auxiliary loss gets the update's number."""
+        auxiliary, variables, own = self.auxiliary, self.trained_variables(), ()
         with tf.GradientTape() as tape:
-            loss, total = self.loss(trajectory)
+            loss, extra = self.loss(trajectory, update)
+            total = loss.total + extra.loss
         # Keras's variables name their dtype by a string, which an eager gradient of zeros does not understand.
-        sources = [variable.value for variable in variables]
-        gradients = tape.gradient(total, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        sources = [variable.value if isinstance(variable, keras.Variable) else variable for variable in variables]
+        if auxiliary is not None:
+            own = list(auxiliary.own_variables)
+        found = tape.gradient(total, [sources, own, extra.watched])
+        gradients, of_own = (
+            [tf.zeros_like(v) if g is None else g for v, g in zip(part, of_part, strict=True)]
+            for part, of_part in zip((sources, own), found, strict=False)
+        )
         metrics = {
             "policy_gradient_loss": loss.policy_gradient,
             "baseline_loss": loss.baseline,
@@ -287,21 +327,29 @@ class ActorCritic:
             "mean_rho": tf.reduce_mean(tf.exp(loss.log_rhos)),
             "gradient_norm": tf.linalg.global_norm(gradients),
         }
-        if self.auxiliary_loss is not None:
-            metrics["auxiliary_loss"] = total - loss.total
+        if auxiliary is not None:
+            metrics |= {"auxiliary_loss": extra.loss, **extra.metrics}
+            for name, at in found[2].items():
+                metrics[name] = tf.linalg.global_norm([g for g in tf.nest.flatten(at) if g is not None])
         self.optimizer.apply(gradients, variables)
+        if own:
+            auxiliary.learn(of_own)
         return total, metrics
 
-    def loss(self, trajectory):
-        """Return the `Loss` of a trajectory, and the sum of its total and the auxiliary loss."""
-        entries = trajectory.entries
+    def trained_variables(self):
+        """List the variables of the optimizer: the agent's, then the auxiliary loss's."""
+        extra = [] if self.auxiliary is None else self.auxiliary.variables
+        return [*self.agent.trainable_variables, *extra]
+
+    def loss(self, trajectory, update=0):
+        """Return the `Loss` of a trajectory, and the `AuxiliaryLoss` for an update's number."""
+        entries, auxiliary = trajectory.entries, self.auxiliary
         last = entries.last_observation if self.objective.bootstrap_truncated else None
-        output, _ = self.agent.unroll(
-            entries.observation, entries.action, entries.reward, entries.done, trajectory.core_state, last
-        )
+        frames = (entries.observation, entries.action, entries.reward, entries.done)
+        keep_states = auxiliary is not None and auxiliary.needs_states
+        output, _ = self.agent.unroll(*frames, trajectory.core_state, last, keep_states)
         loss = actor_critic_loss(self.objective, entries, output)
-        extra = 0.0 if self.auxiliary_loss is None else self.auxiliary_loss(entries, output)
-        return loss, loss.total + extra
+        return loss, AuxiliaryLoss(tf.constant(0.0)) if auxiliary is None else auxiliary.loss(entries, output, update)
 
     def _remembered(self, update, weights):
         """Store the current weights in the history, in place of those that no actor needs any more."""

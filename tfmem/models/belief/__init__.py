@@ -12,7 +12,7 @@ Both networks have the same architecture. The simulation starts from the belief'
 Paper: the LSTMs share no weights. Not specified for the memories' projections; we share none at all.
 """
 
-from tfmem.models.belief.agent import BeliefModel, Beliefs, FrameEncoder
+from tfmem.models.belief.agent import BeliefModel, Beliefs, FrameEncoder, render, simulation_core
 from tfmem.models.belief.probes import MapDecoder, PositionDecoder, map_mse, position_cells
 from tfmem.models.belief.simcore import SimCoreHead, SimCoreLoss, unroll_sim, windows
 
@@ -26,6 +26,8 @@ __all__ = [
     "SimCoreLoss",
     "map_mse",
     "position_cells",
+    "render",
+    "simulation_core",
     "unroll_sim",
     "windows",
 ]

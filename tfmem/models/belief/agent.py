@@ -50,6 +50,18 @@ class FrameEncoder(snt.Module):
         return split_leading(tf.nn.relu(self.linear(x)), frames, 3)
 
 
+def simulation_core(core):
+    """Return a core, Sonnet's or Keras's, as the Sonnet core of a simulation; with `read_only` it does not write."""
+    core = core if isinstance(core, snt.Module) else as_sonnet_core(core)
+    return core.read_only() if hasattr(core, "read_only") else core
+
+
+def render(frame_model, beliefs, seed):
+    """Frames [..., height, width, channels] that a model of frames samples given beliefs [..., C]; seed: int32 [2]."""
+    frames = frame_model.sample(merge_leading(beliefs, beliefs.shape.rank - 1), seed)
+    return split_leading(frames, beliefs, 1)
+
+
 class Beliefs(NamedTuple):
     """Output of `BeliefModel.belief` for a trajectory."""
 
@@ -99,10 +111,9 @@ class BeliefModel(snt.Module):
         check_positive(num_actions=num_actions)
         self.num_actions = num_actions
         self.encoder = FrameEncoder(frame_shape, encoder_channels, embedding_size)
-        self.core, simulation = (
-            made if isinstance(made, snt.Module) else as_sonnet_core(made) for made in (core.make(), core.make())
-        )
-        self.simulation = simulation.read_only() if hasattr(simulation, "read_only") else simulation
+        made = core.make()
+        self.core = made if isinstance(made, snt.Module) else as_sonnet_core(made)
+        self.simulation = simulation_core(core.make())
         self.core.project_inputs(tf.zeros([1, embedding_size + num_actions]))
         self.simulation.project_inputs(tf.zeros([1, num_actions]))
         size, state = self.core.output_size, self.core.initial_state(1)
@@ -151,8 +162,7 @@ class BeliefModel(snt.Module):
 
     def render(self, beliefs, seed):
         """Frames [..., height, width, channels] sampled given beliefs [..., C]; seed: int32 [2]."""
-        frames = self.frame_model.sample(merge_leading(beliefs, beliefs.shape.rank - 1), seed)
-        return split_leading(frames, beliefs, 1)
+        return render(self.frame_model, beliefs, seed)
 
     def export_functions(self):
         """Signatures for `tfmem.export.saved_model`, batch-major: `step`, `initial_state`, `simulate` and `render`.

@@ -1,0 +1,342 @@
+"""Agents that learn to act while SimCore shapes their beliefs (Gregor et al. 2019, appendices B, D and I).
+
+    x_t = [encoder(frame_t), reward_t, onehot(a_t)]     a_t led to frame t
+    b_t, s_t = belief core(x_t, s_{t-1})                the core's state is reset where an episode starts
+    policy, value = heads(b_t)
+    loss = V-trace(policy, value) + w SimCore(rollouts of the simulation core from s_t)
+
+One update has both losses; both pass gradients into the core and the encoder (D). A frame that the simulation would
+reach over the end of an episode is not modelled. The decoders of maps get no gradient into the beliefs, and have an
+optimizer of their own, so that they leave the agent as it is.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from reproductions.agents import draw_learning_curves
+from reproductions.belief_states.figures import episode_figure, map_error_figure, rollout_figure
+from reproductions.belief_states.settings import ModelFields
+from reproductions.belief_states.simcore import frame_loss
+from tfmem import export, plotting
+from tfmem.cores.config import AnyCoreConfig
+from tfmem.models.belief import MapDecoder, SimCoreHead, map_mse, render, simulation_core
+from tfmem.optimizers import make_optimizer
+from tfmem.recurrence import swap_batch_and_time, unroll
+from tfmem.rl import AgentConfig, AgentExperiment
+from tfmem.rl.config import FrameTorsoConfig
+from tfmem.rl.experiment import EVALUATION_SEED
+from tfmem.rl.learner import Auxiliary, AuxiliaryLoss, draws
+from tfmem.rl.rollout import initial_actor_state, rollout
+from tfmem.rl.terrain_world import TerrainWorld
+from tfmem.training import numbered
+from tfmem.validation import check_range
+
+MOST_FOR_THE_MEAN_MAP = 256
+SHOWN_STEPS, SHOWN_SAMPLES, SHOWN_ROLLOUTS, SHOWN_FRAMES, ROLLOUT = 6, 3, 3, 12, 12
+ROLLOUT_STARTS_AT = 0.25  # of an episode
+ALONG = "map_error_along.npz"  # input of `compare`
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BeliefAgentConfig(ModelFields, AgentConfig):
+    """Configuration of an agent whose beliefs SimCore shapes."""
+
+    world: TerrainWorld
+    """World. Paper: Procedural Terrain with 20 blocks (I)."""
+    core: AnyCoreConfig
+    """Core of the belief and the simulation network. Paper: LSTM, LSTM + RMA or LSTM + Kanerva (B), 512 to 1024 units
+    (Table 2)."""
+    torso: FrameTorsoConfig = dataclasses.field(default_factory=FrameTorsoConfig)
+    """Encoder of frames."""
+    simcore_weight: float = 1.0
+    """Weight w of SimCore's loss beside the actor-critic loss; 0: the agent alone. Not specified; presets choose it."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_range("overshoot", self.overshoot, 1, self.unroll_length)
+        check_range("simcore_weight", self.simcore_weight, 0)
+
+
+class BeliefAgentExperiment(AgentExperiment):
+    """Agent, SimCore and decoders of the map; see the top of this file.
+
+    Scores are those of `AgentExperiment` (`episode_return` is the number of blocks) and, from episodes of its own,
+    "map_mse", "map_mse_start" and "map_mse_end": the decoded map's error, mean over steps, at the first frame, and at
+    the last step of an episode; "error_per_pixel" and "kl_nats" of the frames modelled in rollouts.
+    """
+
+    def make_auxiliary(self):
+        config, spec = self.config, self.world.observation_spec
+        frame_shape, map_shape = (tuple(spec[name].shape) for name in ("frame", "map"))
+        size = tf.TensorShape(self.model.cell.output_size).num_elements()
+        trained, self.gecos = [], {}
+        if config.simcore_weight:
+            self.simulation = simulation_core(config.core.make(self.world.max_steps + 1))
+            self.simulation.project_inputs(tf.zeros([1, self.world.num_actions]))
+            self.frame_model = config.frame_model(frame_shape, size)
+            self.head = SimCoreHead(
+                self.simulation, self.frame_model, config.overshoot, config.num_start_points, config.num_offsets
+            )
+            trained = [*self.simulation.trainable_variables, *self.frame_model.trainable_variables]
+            if config.generative:
+                self.gecos["model"] = config.geco(frame_shape, config.simcore_weight)
+        self.map_decoder = MapDecoder(size, map_shape, config.map_channels)
+        self.probes = list(self.map_decoder.trainable_variables)
+        if config.map_samples:
+            self.map_model = config.map_model(map_shape, size)
+            self.gecos["map_model"] = config.geco(map_shape)
+            self.probes += self.map_model.trainable_variables
+        self.probe_optimizer = make_optimizer("adam", config.learning_rate)
+        self.probe_optimizer.build(self.probes)
+        return Auxiliary(
+            functools.partial(self.losses, training=True),
+            needs_states=bool(config.simcore_weight),
+            variables=trained,
+            own_variables=[*self.probes, *(geco.multiplier.w for geco in self.gecos.values())],
+            learn=self._learn_own,
+        )
+
+    def variables(self):
+        names = ("simulation", "frame_model", "map_decoder", "map_model")
+        modules = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        modules |= {f"geco_{name}": geco for name, geco in self.gecos.items()}
+        found = {k: v for name, module in modules.items() for k, v in numbered(name, module.variables).items()}
+        return {**super().variables(), **found, **numbered("probe_optimizer", self.probe_optimizer.variables)}
+
+    # Losses
+
+    def losses(self, entries, output, noise, training):
+        """Compute the `AuxiliaryLoss` of a record: SimCore's, weighted, and the decoders'."""
+        config, seeds = self.config, tf.unstack(tf.random.split(noise, 3, alg="philox"))
+        beliefs, scores, losses, watched = tf.nest.flatten(output.core)[0], {}, [], {}
+        if config.simcore_weight:
+            modelled = self._modelled(entries, output.states, seeds[0])
+            losses.append(config.simcore_weight * frame_loss(modelled, self.gecos.get("model"), training, scores))
+            floats = [s for s in tf.nest.flatten(output.states) if s.dtype.is_floating]
+            watched = {"policy_gradient_at_core": beliefs, "simcore_gradient_at_core": floats}
+        maps = tf.cast(entries.observation["map"], tf.float32) / 255.0
+        errors = map_mse(self.map_decoder(beliefs), maps)
+        scores["map_mse"] = tf.reduce_mean(errors)
+        losses.append(scores["map_mse"])
+        if config.map_samples:
+            times = tf.random.stateless_uniform(
+                [config.num_start_points], seeds[1], 0, config.unroll_length + 1, tf.int32, alg="philox"
+            )
+            given = tf.stop_gradient(tf.reshape(tf.gather(beliefs, times), [-1, beliefs.shape[-1]]))
+            sampled = self.map_model(tf.reshape(tf.gather(maps, times), [-1, *maps.shape[2:]]), given, seeds[2])
+            losses.append(frame_loss(sampled, self.gecos["map_model"], training, scores, "map_samples_"))
+        return AuxiliaryLoss(tf.add_n(losses), scores, watched)
+
+    def _modelled(self, entries, states, seed):
+        """Model frames of rollouts; those beyond an episode's end count nothing, the others more in their place."""
+        frames = tf.cast(entries.observation["frame"], tf.float32) / 255.0
+        actions = tf.one_hot(entries.action, self.world.num_actions)
+        output = self.head(frames, actions, states, seed)
+        starts = tf.cumsum(tf.cast(entries.done, tf.int32))  # [T + 1, B], of episodes so far
+        after = tf.gather(starts, output.frame_indices[..., 0])  # [N_g, N_t, B]
+        before = tf.gather(starts, output.sim_time_indices[..., 0])
+        inside = tf.reshape(tf.cast(after == before, tf.float32), [-1])
+        share = inside * tf.math.divide_no_nan(1.0, tf.reduce_mean(inside))
+        return output._replace(error=share * output.error, kl=share * output.kl)
+
+    def _learn_own(self, gradients):
+        number = len(self.probes)
+        self.probe_optimizer.apply(gradients[:number], self.probes)
+        for geco, ascent in zip(self.gecos.values(), gradients[number:], strict=True):
+            geco.multiplier.w.assign_sub(ascent)
+
+    # Evaluation
+
+    @functools.cached_property
+    def _watched(self):
+        """Function of an update's number and an `ActorState`: a rollout, what the agent believes in it, and scores."""
+
+        def run(number, actor):
+            length, batch_size = self.config.unroll_length, actor.entry.done.shape[0]
+            uniforms, seeds = draws(EVALUATION_SEED, number, length, batch_size)
+            after, record = rollout(self.model, self.world, self.unseen_levels, actor, uniforms, seeds)
+            e = record.entries
+            output, _ = self.model.unroll(
+                e.observation,
+                e.action,
+                e.reward,
+                e.done,
+                record.core_state,
+                keep_states=bool(self.config.simcore_weight),
+            )
+            noise = tf.stack([tf.constant(-1, tf.int32), tf.cast(number, tf.int32)])  # config.seed is not negative
+            scores = self.losses(e, output, noise, training=False).metrics
+            beliefs = tf.nest.flatten(output.core)[0]
+            decoded = self.map_decoder(beliefs)
+            maps = tf.cast(e.observation["map"], tf.float32) / 255.0
+            return after, (e, beliefs, output.states, decoded, maps, map_mse(decoded, maps)), scores
+
+        return tf.function(run, autograph=False)
+
+    def watch(self, batch_size):
+        """Run the first episodes on `batch_size` levels of evaluations, T steps at a time.
+
+        Yields:
+          `(first step, entries, beliefs, states, decoded maps, maps, errors, scores)`; all but the scores are of the T
+          frames from that step on, [T, B, ...].
+        """
+        decisions = self.world.draw(tf.constant([EVALUATION_SEED, 0], tf.int64), batch_size)
+        decisions = decisions._replace(level=tf.range(batch_size))
+        actor = initial_actor_state(self.model, self.world, self.unseen_levels, batch_size, decisions)
+        length = self.config.unroll_length
+        for number in range(-(-self.world.max_steps // length)):
+            actor, found, scores = self._watched(tf.constant(number, tf.int64), actor)
+            yield number * length, *tf.nest.map_structure(lambda x: x[:-1], found), scores
+
+    def evaluate(self):
+        return {**super().evaluate(), **self._belief_scores()[0]}
+
+    def _belief_scores(self):
+        """Score the beliefs over first episodes: `(scores, errors of decoded maps and of the mean map by step)`."""
+        steps, mean_map = self.world.max_steps, self._mean_map
+        sums, ends, found = np.zeros([3, steps]), np.zeros(2), []
+        number = min(self.config.eval_episodes, self.config.num_worlds)
+        running, last = np.ones(number, bool), None
+        for start, entries, _, _, _, maps, errors, scores in self.watch(number):
+            found.append({name: float(score) for name, score in scores.items() if name != "map_mse"})
+            of_mean_map = np.square(maps.numpy() - mean_map).mean((2, 3, 4))
+            rows = zip(entries.done.numpy(), errors.numpy(), of_mean_map, strict=True)
+            for step, (done, error, mean_error) in enumerate(rows, start):
+                ended = running & done if step else ~running
+                if ended.any():
+                    ends += last[:, ended].sum(1)
+                running &= ~ended
+                if step < steps:
+                    sums[:, step] += error[running].sum(), mean_error[running].sum(), running.sum()
+                last = np.stack([error, mean_error])
+        ends += last[:, running].sum(1)
+        seen = sums[:, sums[2] > 0]
+        along, totals = seen[:2] / seen[2], seen.sum(1)
+        scores = {name: float(np.mean([scores[name] for scores in found])) for name in found[0]}
+        for index, name in enumerate(("map_mse", "mean_map_mse")):
+            scores |= {
+                name: totals[index] / totals[2],
+                f"{name}_start": along[index, 0],
+                f"{name}_end": ends[index] / number,
+            }
+        return {name: float(score) for name, score in scores.items()}, along
+
+    @functools.cached_property
+    def _mean_map(self):
+        """Return the mean of maps of training levels at the start, from 0 to 1."""
+        number = min(self.config.num_levels, MOST_FOR_THE_MEAN_MAP)
+        decisions = self.world.draw([0, 0], number)._replace(level=tf.range(number))
+        return (self.world.reset(self.levels, decisions)[1]["map"].numpy() / 255.0).mean(0)
+
+    # Pictures
+
+    def figures(self, folder):
+        super().figures(folder)
+        self.draw_curves(folder, ("map_mse", "map_mse_start", "map_mse_end", "error_per_pixel"))
+        _, (along, of_mean_map) = self._belief_scores()
+        np.savez_compressed(folder / ALONG, errors=along, mean_map_errors=of_mean_map)
+
+        number = min(SHOWN_ROLLOUTS, self.config.eval_episodes)
+        chunks = list(self.watch(number))
+        entries, beliefs, states, decoded, maps, errors = tf.nest.map_structure(
+            lambda *parts: np.concatenate(parts)[: self.world.max_steps], *(chunk[1:-1] for chunk in chunks)
+        )
+        frames = entries.observation["frame"] / 255.0
+        ends = [int(np.argmax(done[1:])) + 1 if done[1:].any() else len(done) for done in entries.done.T]
+        steps = np.unique(np.linspace(0, ends[0] - 1, SHOWN_STEPS).round().astype(int))
+        pictures = {int(t): (maps[t, 0], decoded[t, 0], frames[t, 0]) for t in steps}
+        curves = {"this trajectory": errors[: ends[0], 0], "mean of all": along, "mean map": of_mean_map}
+        map_error_figure(curves, pictures, title=self.name).savefig(folder / "map_error.png", dpi=120)
+
+        steps = np.unique(np.linspace(0, ends[0] - 1, SHOWN_FRAMES).round().astype(int))
+        rows = {"frame": frames[steps, 0], "map": maps[steps, 0], "decoded": decoded[steps, 0]}
+        if self.config.map_samples:
+            for n in range(SHOWN_SAMPLES):
+                seed = tf.constant([-1, n])
+                rows[f"sample {n + 1}"] = self.map_model.sample(tf.constant(beliefs[steps, 0]), seed).numpy()
+        episode_figure(rows, steps, title=self.name).savefig(folder / "episode.png", dpi=120)
+
+        start = int(ROLLOUT_STARTS_AT * min(ends))
+        length = min(ROLLOUT, min(ends) - 1 - start)
+        if self.config.simcore_weight and length > 0:
+            actions = tf.one_hot(entries.action[start + 1 : start + 1 + length], self.world.num_actions)
+            state = tf.nest.map_structure(lambda s: tf.constant(s[start]), states)
+            simulated, _ = unroll(self.simulation, actions, state)
+            samples = render(self.frame_model, simulated, tf.constant([-1, 0])).numpy().swapaxes(0, 1)
+            inputs = frames[start + 1 : start + 1 + length].swapaxes(0, 1)
+            title = f"{self.name}: rollouts from step {start}"
+            rollout_figure(inputs, samples, title=title).savefig(folder / "rollouts.png", dpi=120)
+
+    # Export
+
+    def export(self, folder):
+        """Write the SavedModel of `Served`."""
+        export.saved_model(Served(self), folder)
+
+
+class Served(tf.Module):
+    """Signatures of an agent's SavedModel; frames are float32 from 0 to 1 in results, bytes in arguments.
+
+    step           frame, previous_action, reward, done [B], state -> logits, value, belief [B, C], state
+    initial_state  batch_size -> state
+    decode_map     belief [N, C] -> map
+    simulate       state, actions [B, T, num_actions] -> beliefs [B, T, C], state; not of an agent alone, nor `render`
+    render         belief [N, C], seed int32 [2] -> frame
+    """
+
+    def __init__(self, experiment):
+        super().__init__()
+        self.agent, self.map_decoder = experiment.model, experiment.map_decoder
+        self.simulation = getattr(experiment, "simulation", None)
+        self.frame_model = getattr(experiment, "frame_model", None)
+
+    def export_functions(self):
+        def step(frame, previous_action, reward, done, state):
+            unseen = tf.zeros([tf.shape(frame)[0], *self.agent.observation_spec["map"].shape], tf.uint8)
+            output, state = self.agent.step({"frame": frame, "map": unseen}, previous_action, reward, done, state)
+            belief = tf.nest.flatten(output.core)[0]
+            return {"logits": output.logits, "value": output.value, "belief": belief, "state": state}
+
+        agents = self.agent.export_functions()
+        arguments = dict(agents["step"][1])
+        arguments["frame"] = arguments.pop("observation")["frame"]
+        belief = tf.TensorSpec([None, tf.TensorShape(self.agent.cell.output_size).num_elements()])
+        functions = {
+            "step": (step, arguments),
+            "initial_state": agents["initial_state"],
+            "decode_map": (lambda belief: {"map": self.map_decoder(belief)}, {"belief": belief}),
+        }
+        if self.simulation is None:
+            return functions
+
+        def simulate(state, actions):
+            beliefs, state = unroll(self.simulation, swap_batch_and_time(actions), state)
+            return {"beliefs": swap_batch_and_time(beliefs), "state": state}
+
+        def render_frame(belief, seed):
+            return {"frame": render(self.frame_model, belief, seed)}
+
+        actions = tf.TensorSpec([None, None, self.agent.num_actions])
+        return {
+            **functions,
+            "simulate": (simulate, {"state": arguments["state"], "actions": actions}),
+            "render": (render_frame, {"belief": belief, "seed": tf.TensorSpec([2], tf.int32)}),
+        }
+
+
+def compare(folders, out):
+    """Draw learning curves of runs, and their map errors along an episode; returns the names of the figures."""
+    pictures, along = draw_learning_curves(folders, out, "episode_return", "blocks"), {}
+    for folder in folders:
+        config = folder.config()["config"]
+        core = config["core"]["type"].removesuffix("Config")
+        name = f"{core}, SimCore" if config["simcore_weight"] else f"{core}, agent alone"
+        with np.load(folder.figures / ALONG) as arrays:
+            errors, of_mean_map = arrays["errors"], arrays["mean_map_errors"]
+        along.setdefault(name, []).append((np.arange(len(errors), dtype=float), errors))
+    along["mean map"] = [(np.arange(len(of_mean_map), dtype=float), of_mean_map)]
+    plotting.curves_figure(along, "step of the episode", "map MSE").savefig(out / "map_error.png", dpi=120)
+    return [*pictures, "map_error.png"]

@@ -1,0 +1,232 @@
+"""SimCore agents: what each loss reaches, memory at the start of episodes, resume, scores, every core."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from reproductions.belief_states import terrain_agent
+from reproductions.belief_states.terrain_agent import Experiment
+from tests.training.test_trainer import Crash, assert_same_run, state_of
+from tfmem.cores.config import KanervaConfig, LSTMConfig, RMAConfig, SonnetLSTMConfig
+from tfmem.rl import AgentExperiment
+from tfmem.rl.learner import draws
+from tfmem.rl.rollout import rollout
+from tfmem.training import train
+from tfmem.training.run_folder import RunFolder
+
+SMOKE = terrain_agent.PRESETS["smoke"]
+PLAIN = dataclasses.replace(SMOKE, model="deterministic", map_samples=False)
+CORES = {
+    "LSTM": SonnetLSTMConfig(hidden_size=4),
+    "RMA": RMAConfig(hidden_size=4, memory_size=4, word_size=3, num_reads=2, top_k=2),
+    "Kanerva": KanervaConfig(hidden_size=4, memory_size=2, word_size=3),
+    "Keras cell": LSTMConfig(units=4),
+}
+
+
+def record_of(experiment, number=0):
+    """A record, in which episodes end, and the state of the worlds after it."""
+    carry = experiment.initial_carry()
+    config, actor = experiment.config, carry.actor
+    for n in range(number + 1):
+        drawn = draws(config.seed, tf.constant(n, tf.int64), config.unroll_length, config.num_worlds)
+        actor, record = rollout(experiment.model, experiment.world, experiment.levels, actor, *drawn)
+    return record
+
+
+def update(experiment, number, carry):
+    return experiment.train_step(tf.constant(number, tf.int64), {}, carry)
+
+
+def gradients(experiment, record, weight):
+    """Of the whole loss with a weight of SimCore's, by the agent's variables; and the losses."""
+    experiment.config = dataclasses.replace(experiment.config, simcore_weight=weight)
+    variables = [v.value for v in experiment.model.trainable_variables]
+    with tf.GradientTape() as tape:
+        loss, extra = experiment.learner.loss(record, tf.constant([1, 2]))
+        total = loss.total + extra.loss
+    return tape.gradient(total, variables, unconnected_gradients="zero")
+
+
+@pytest.mark.parametrize("core", ["LSTM", "RMA", "Kanerva"])
+def test_both_losses_reach_the_core_with_one_weight_between_them(core):
+    experiment = Experiment(dataclasses.replace(PLAIN, core=CORES[core]))
+    record = record_of(experiment)
+    alone, once, twice = (gradients(experiment, record, weight) for weight in (0.0, 1.0, 2.0))
+    names = [v.path for v in experiment.model.trainable_variables]
+    assert np.any(once[0] != alone[0]), names[0]  # the encoder
+    for name, a, b, c in zip(names, alone, once, twice, strict=True):
+        np.testing.assert_allclose(b - a, c - b, atol=1e-4 * np.abs(c).max() + 1e-7, err_msg=name)
+        heads = name.startswith(("policy", "baseline")) or "/policy/" in name or "/baseline/" in name
+        if heads:
+            np.testing.assert_array_equal(a, b)
+    assert sum(np.any(a != b) for a, b in zip(alone, once, strict=True)) > 4
+
+
+def test_a_weight_of_zero_is_the_plain_agent():
+    config = dataclasses.replace(SMOKE, simcore_weight=0.0, map_samples=True)
+    belief, plain = Experiment(config), AgentExperiment(config)
+    carries = [experiment.initial_carry() for experiment in (belief, plain)]
+    for number in range(3):
+        rows = []
+        for index, experiment in enumerate((belief, plain)):
+            carries[index], metrics = update(experiment, number, carries[index])
+            rows.append(metrics)
+        assert rows[0]["policy_gradient_loss"] == rows[1]["policy_gradient_loss"]
+        assert rows[0]["gradient_norm"] == rows[1]["gradient_norm"]
+    for a, b in zip(belief.model.weights, plain.model.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_no_decoder_teaches_the_agent():
+    experiment = Experiment(dataclasses.replace(SMOKE, simcore_weight=0.0, map_samples=True))
+    record = record_of(experiment)
+    agent = [v.value for v in experiment.model.trainable_variables]
+    with tf.GradientTape() as tape:
+        extra = experiment.learner.loss(record, tf.constant([1, 2]))[1].loss
+    found = tape.gradient(extra, [*agent, *experiment.probes])
+    assert all(gradient is None for gradient in found[: len(agent)])
+    assert any(gradient is not None for gradient in found[len(agent) :])
+    before = [v.numpy() for v in experiment.probes]
+    update(experiment, 0, experiment.initial_carry())
+    assert all(np.any(v != b) for v, b in zip(experiment.probes, before, strict=True))
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_episodes_start_with_an_empty_memory(core):
+    experiment = Experiment(dataclasses.replace(PLAIN, core=CORES[core]))
+    record = record_of(experiment, 1)
+    e = record.entries
+    steps, worlds = np.nonzero(e.done)
+    assert len(steps) > 0
+    frames = e.observation, e.action, e.reward, e.done
+    output, _ = experiment.model.unroll(*frames, record.core_state, keep_states=True)
+    first = experiment.model.step(
+        *tf.nest.map_structure(lambda x: x[steps[0]], frames), experiment.model.initial_state(SMOKE.num_worlds)
+    )[1]
+    for whole, alone in zip(tf.nest.flatten(output.states), tf.nest.flatten(first), strict=True):
+        np.testing.assert_allclose(whole[steps[0], worlds[0]], alone[worlds[0]], rtol=1e-5, atol=1e-6)
+    if core == "RMA":
+        assert output.states.write_counter[steps[0], worlds[0]] == 1
+        assert np.count_nonzero(np.any(output.states.memory[steps[0], worlds[0]], -1)) == 1
+
+
+def test_frames_beyond_the_end_of_an_episode_are_not_modelled():
+    experiment = Experiment(PLAIN)
+    record = record_of(experiment)
+    done = np.zeros([SMOKE.unroll_length + 1, SMOKE.num_worlds], bool)
+    done[3, 0] = True
+    entries = record.entries._replace(done=tf.constant(done))
+    states = experiment.model.unroll(
+        entries.observation, entries.action, entries.reward, entries.done, record.core_state, keep_states=True
+    )[0].states
+    output = experiment._modelled(entries, states, tf.constant([3, 4]))
+    raw = experiment.head(
+        tf.cast(entries.observation["frame"], tf.float32) / 255,
+        tf.one_hot(entries.action, 4),
+        states,
+        tf.constant([3, 4]),
+    )
+    error, whole = (np.reshape(x.error, [SMOKE.num_offsets, SMOKE.num_start_points, 2]) for x in (output, raw))
+    starts, ends = raw.sim_time_indices.numpy()[:, 0], raw.frame_indices.numpy()[..., 0]
+    beyond = (starts < 3) & (ends >= 3)
+    assert beyond.any()
+    assert not beyond.all()
+    kept = np.stack([~beyond, np.ones_like(beyond)], -1)
+    np.testing.assert_allclose(error, whole * kept / kept.mean(), rtol=1e-5)
+
+
+def test_the_weight_leaves_the_multiplier_as_it_is():
+    moved = []
+    for weight in (0.5, 2.0):
+        experiment = Experiment(dataclasses.replace(SMOKE, simcore_weight=weight, policy_lag=0, learning_rate=1e-9))
+        update(experiment, 0, experiment.initial_carry())
+        moved.append({name: geco.multiplier.w.numpy() for name, geco in experiment.gecos.items()})
+    assert moved[0]["model"] != Experiment(SMOKE).gecos["model"].multiplier.w.numpy()
+    for name in ("model", "map_model"):
+        np.testing.assert_allclose(moved[0][name], moved[1][name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_every_core_learns(core):
+    experiment = Experiment(dataclasses.replace(SMOKE, core=CORES[core]))
+    carry, before = experiment.initial_carry(), {name: v.numpy() for name, v in experiment.variables().items()}
+    for number in range(2):
+        carry, metrics = update(experiment, number, carry)
+        assert all(np.isfinite(float(value)) for value in metrics.values())
+    assert metrics["policy_gradient_at_core"] > 0
+    assert metrics["simcore_gradient_at_core"] > 0
+    for part in ("model", "simulation", "frame_model", "map_decoder", "map_model", "geco_model", "geco_map_model"):
+        assert any(np.any(experiment.variables()[name] != b) for name, b in before.items() if name.startswith(part))
+
+
+def test_scores_are_of_first_episodes():
+    experiment = Experiment(dataclasses.replace(PLAIN, eval_episodes=2))
+    world, model, errors, ends = experiment.world, experiment.model, [], []
+    actor = experiment._evaluation.carry[0]
+    state, frame, core = actor.world, actor.entry, actor.core_state
+    running, last = np.ones(2, bool), None
+    for number in range(2):
+        uniforms, seeds = draws(2**32, tf.constant(number, tf.int64), SMOKE.unroll_length, 2)
+        for t in range(SMOKE.unroll_length):
+            if frame.done.numpy().any() and number + t:
+                ends += [last[i] for i in np.flatnonzero(frame.done & running)]
+                running &= ~frame.done.numpy()
+            output, core = model.step(frame.observation, frame.action, frame.reward, frame.done, core)
+            decoded = experiment.map_decoder(output.core)
+            last = np.square(decoded - frame.observation["map"].numpy() / 255).mean((1, 2, 3))
+            errors += [last[i] for i in np.flatnonzero(running)]
+            one = tf.nest.map_structure(lambda x, t=t: x[t : t + 1], (uniforms, seeds))
+            after, _ = rollout(model, world, experiment.unseen_levels, actor._replace(world=state, entry=frame), *one)
+            state, frame = after.world, after.entry
+            actor = after
+    scores = experiment.evaluate()
+    assert len(errors) == scores["episode_length"] * 2
+    np.testing.assert_allclose(scores["map_mse"], np.mean(errors), rtol=1e-5)
+    np.testing.assert_allclose(scores["map_mse_start"], np.mean(errors[:2]), rtol=1e-5)
+    np.testing.assert_allclose(scores["map_mse_end"], np.mean(ends), rtol=1e-5)
+
+
+class Undrawn(Experiment):
+    """Without pictures and SavedModel, which `test_experiments` has."""
+
+    def figures(self, folder):
+        pass
+
+    def export(self, folder):
+        folder.mkdir()
+
+
+class Crashing(Undrawn):
+    """Loses its data at update 6."""
+
+    def batch(self, update):
+        if update == 6:
+            raise Crash
+        return super().batch(update)
+
+
+def test_resumed_equals_uninterrupted(tmp_path):
+    train(Undrawn(SMOKE), tmp_path / "whole")
+    with pytest.raises(Crash):
+        train(Crashing(SMOKE), tmp_path / "resumed")
+    assert RunFolder(tmp_path / "resumed").restore()[0].update == 4
+    train(Undrawn(SMOKE), tmp_path / "resumed")
+    assert_same_run(tmp_path / "resumed", state_of(tmp_path / "whole"))
+    result = RunFolder(tmp_path / "whole").result()["ours"]
+    assert {"episode_return", "random_episode_return", "map_mse_end", "mean_map_mse_end", "kl_nats"} <= set(result)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"overshoot": 6}, "overshoot: 6, must be from 1 to 5"),
+        ({"simcore_weight": -1.0}, "simcore_weight: -1.0, must be at least 0"),
+        ({"kappa": 0.0}, "kappa: 0.0"),
+    ],
+)
+def test_bad_configurations(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMOKE, **change)
