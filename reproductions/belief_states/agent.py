@@ -12,6 +12,7 @@ optimizer of their own, so that they leave the agent as it is.
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +23,7 @@ from reproductions.belief_states.settings import ModelFields
 from reproductions.belief_states.simcore import frame_loss
 from tfmem import export, plotting
 from tfmem.cores.config import AnyCoreConfig
+from tfmem.envs.grid.base import take
 from tfmem.models.belief import MapDecoder, SimCoreHead, map_mse, render, simulation_core
 from tfmem.optimizers import make_optimizer
 from tfmem.recurrence import swap_batch_and_time, unroll
@@ -60,6 +62,21 @@ class BeliefAgentConfig(ModelFields, AgentConfig):
         check_range("simcore_weight", self.simcore_weight, 0)
 
 
+class Totals(NamedTuple):
+    """Sums of an evaluation.
+
+    running: bool [B], True for worlds whose first episode has not ended.
+    along: [steps, 3] by step of the episode: errors of decoded maps, of the mean map, number of worlds.
+    last: [B, 2], both errors at the last step so far.
+    sums: of SimCore's scores, by name.
+    """
+
+    running: tf.Tensor
+    along: tf.Tensor
+    last: tf.Tensor
+    sums: dict
+
+
 class BeliefAgentExperiment(AgentExperiment):
     """Agent, SimCore and decoders of the map; see the top of this file.
 
@@ -68,14 +85,14 @@ class BeliefAgentExperiment(AgentExperiment):
     the last step of an episode; "error_per_pixel" and "kl_nats" of the frames modelled in rollouts.
     """
 
-    def make_auxiliary(self):
-        config, spec = self.config, self.world.observation_spec
-        frame_shape, map_shape = (tuple(spec[name].shape) for name in ("frame", "map"))
+    def auxiliary(self):
+        config, world = self.config, self.world
+        frame_shape, map_shape = world.observation_shape, (world.map_size, world.map_size, 3)
         size = tf.TensorShape(self.model.cell.output_size).num_elements()
         trained, self.gecos = [], {}
         if config.simcore_weight:
-            self.simulation = simulation_core(config.core.make(self.world.max_steps + 1))
-            self.simulation.project_inputs(tf.zeros([1, self.world.num_actions]))
+            self.simulation = simulation_core(config.core.make(world.max_steps + 1))
+            self.simulation.project_inputs(tf.zeros([1, world.num_actions]))
             self.frame_model = config.frame_model(frame_shape, size)
             self.head = SimCoreHead(
                 self.simulation, self.frame_model, config.overshoot, config.num_start_points, config.num_offsets
@@ -108,16 +125,24 @@ class BeliefAgentExperiment(AgentExperiment):
 
     # Losses
 
-    def losses(self, entries, output, noise, training):
-        """Compute the `AuxiliaryLoss` of a record: SimCore's, weighted, and the decoders'."""
-        config, seeds = self.config, tf.unstack(tf.random.split(noise, 3, alg="philox"))
+    def losses(self, entries, output, number, training):
+        """Compute the `AuxiliaryLoss` of a record: SimCore's, weighted, and the decoders'.
+
+        Args:
+          entries, output: of the record, see `Auxiliary`.
+          number: of the update, or of the step of an evaluation; draws follow from it.
+          training: update GECO's averages, and draw by the run's seed.
+        """
+        config = self.config
+        first = config.seed if training else -1  # config.seed is not negative
+        seeds = tf.unstack(tf.random.split(tf.stack([first, tf.cast(number, tf.int32)]), 3, alg="philox"))
         beliefs, scores, losses, watched = tf.nest.flatten(output.core)[0], {}, [], {}
         if config.simcore_weight:
             modelled = self._modelled(entries, output.states, seeds[0])
             losses.append(config.simcore_weight * frame_loss(modelled, self.gecos.get("model"), training, scores))
             floats = [s for s in tf.nest.flatten(output.states) if s.dtype.is_floating]
             watched = {"policy_gradient_at_core": beliefs, "simcore_gradient_at_core": floats}
-        maps = tf.cast(entries.observation["map"], tf.float32) / 255.0
+        maps = tf.cast(entries.labels, tf.float32) / 255.0
         errors = map_mse(self.map_decoder(beliefs), maps)
         scores["map_mse"] = tf.reduce_mean(errors)
         losses.append(scores["map_mse"])
@@ -132,7 +157,7 @@ class BeliefAgentExperiment(AgentExperiment):
 
     def _modelled(self, entries, states, seed):
         """Model frames of rollouts; those beyond an episode's end count nothing, the others more in their place."""
-        frames = tf.cast(entries.observation["frame"], tf.float32) / 255.0
+        frames = tf.cast(entries.observation, tf.float32) / 255.0
         actions = tf.one_hot(entries.action, self.world.num_actions)
         output = self.head(frames, actions, states, seed)
         starts = tf.cumsum(tf.cast(entries.done, tf.int32))  # [T + 1, B], of episodes so far
@@ -150,101 +175,101 @@ class BeliefAgentExperiment(AgentExperiment):
 
     # Evaluation
 
-    @functools.cached_property
-    def _watched(self):
-        """Function of an update's number and an `ActorState`: a rollout, what the agent believes in it, and scores."""
+    def _believed(self, number, record):
+        """Return entries, beliefs, states, decoded maps and maps of a record without its last frame, and its scores."""
+        e = record.entries
+        frames = e.observation, e.action, e.reward, e.done
+        keep_states = bool(self.config.simcore_weight)
+        output, _ = self.model.unroll(*frames, record.core_state, keep_states=keep_states)
+        scores = self.losses(e, output, number, training=False).metrics
+        beliefs = tf.nest.flatten(output.core)[0]
+        found = e, beliefs, output.states, self.map_decoder(beliefs), tf.cast(e.labels, tf.float32) / 255.0
+        return tf.nest.map_structure(lambda x: x[:-1], found), scores
 
-        def run(number, actor):
-            length, batch_size = self.config.unroll_length, actor.entry.done.shape[0]
-            uniforms, seeds = draws(EVALUATION_SEED, number, length, batch_size)
-            after, record = rollout(self.model, self.world, self.unseen_levels, actor, uniforms, seeds)
-            e = record.entries
-            output, _ = self.model.unroll(
-                e.observation,
-                e.action,
-                e.reward,
-                e.done,
-                record.core_state,
-                keep_states=bool(self.config.simcore_weight),
-            )
-            noise = tf.stack([tf.constant(-1, tf.int32), tf.cast(number, tf.int32)])  # config.seed is not negative
-            scores = self.losses(e, output, noise, training=False).metrics
-            beliefs = tf.nest.flatten(output.core)[0]
-            decoded = self.map_decoder(beliefs)
-            maps = tf.cast(e.observation["map"], tf.float32) / 255.0
-            return after, (e, beliefs, output.states, decoded, maps, map_mse(decoded, maps)), scores
+    def measure(self, agent):
+        """Measure errors of decoded maps by the step of the episode, and SimCore's scores."""
+        if agent is not self.model:
+            return super().measure(agent)
+        config, mean_map = self.config, tf.constant(self._mean_map)
+        length, batch_size = config.unroll_length, config.eval_episodes
+        steps = -(-self.world.max_steps // length) * length
 
-        return tf.function(run, autograph=False)
+        def measure(number, record, totals):
+            (entries, _, _, decoded, maps), scores = self._believed(number, record)
+            errors = tf.stack([map_mse(decoded, maps), map_mse(mean_map, maps)])  # [2, T, B]
+            ends = tf.concat([entries.done[:1] & (number > 0), entries.done[1:]], 0)
+            inside = totals.running & (tf.cumsum(tf.cast(ends, tf.int32)) == 0)
+            seen = tf.where(inside, errors, 0.0)
+            place = tf.cast(number, tf.int32) * length + tf.range(length)[:, tf.newaxis]
+            rows = tf.concat([tf.reduce_sum(seen, -1), tf.reduce_sum(tf.cast(inside[tf.newaxis], tf.float32), -1)], 0)
+            along = tf.tensor_scatter_nd_add(totals.along, place, tf.transpose(rows))
+            left = tf.reduce_sum(tf.cast(inside, tf.int32), 0)
+            last = tf.gather(tf.transpose(errors, [2, 1, 0]), tf.maximum(left - 1, 0), batch_dims=1)
+            last = tf.where(left[:, tf.newaxis] > 0, last, totals.last)
+            del scores["map_mse"]
+            sums = {name: totals.sums[name] + score for name, score in scores.items()}
+            whole, end = tf.reduce_sum(along, 0), tf.reduce_mean(last, 0)
+            found = {name: total / tf.cast(number + 1, tf.float32) for name, total in sums.items()}
+            for index, name in enumerate(("map_mse", "mean_map_mse")):
+                start = along[0, index] / along[0, 2]
+                found |= {name: whole[index] / whole[2], f"{name}_start": start, f"{name}_end": end[index]}
+            return Totals(inside[-1], along, last, sums), found
+
+        zeros = {name: tf.constant(0.0) for name in self._scores_of_models()}
+        return measure, Totals(tf.ones([batch_size], tf.bool), tf.zeros([steps, 3]), tf.zeros([batch_size, 2]), zeros)
+
+    def _scores_of_models(self):
+        """List the names of the scores of SimCore's rollouts and of sampled maps."""
+        names = ["error_per_pixel"] * bool(self.config.simcore_weight) + ["kl_nats"] * ("model" in self.gecos)
+        return names + ["map_samples_error_per_pixel", "map_samples_kl_nats"] * self.config.map_samples
+
+    def errors_along(self):
+        """Compute mean errors by step of the episode, [2, steps]: of the decoded map, of the mean map."""
+        (_, _, totals), _ = self._evaluation.run(lambda number: {})
+        along = totals.along.numpy()
+        along = along[along[:, 2] > 0]
+        return (along[:, :2] / along[:, 2:]).T
 
     def watch(self, batch_size):
-        """Run the first episodes on `batch_size` levels of evaluations, T steps at a time.
+        """Run the first episodes on `batch_size` levels of evaluations.
 
-        Yields:
-          `(first step, entries, beliefs, states, decoded maps, maps, errors, scores)`; all but the scores are of the T
-          frames from that step on, [T, B, ...].
+        Returns:
+          `(entries, beliefs, states, decoded maps, maps)`: numpy arrays [max_steps, batch_size, ...].
         """
+        config = self.config
         decisions = self.world.draw(tf.constant([EVALUATION_SEED, 0], tf.int64), batch_size)
         decisions = decisions._replace(level=tf.range(batch_size))
         actor = initial_actor_state(self.model, self.world, self.unseen_levels, batch_size, decisions)
-        length = self.config.unroll_length
-        for number in range(-(-self.world.max_steps // length)):
-            actor, found, scores = self._watched(tf.constant(number, tf.int64), actor)
-            yield number * length, *tf.nest.map_structure(lambda x: x[:-1], found), scores
 
-    def evaluate(self):
-        return {**super().evaluate(), **self._belief_scores()[0]}
+        @tf.function(autograph=False)
+        def run(number, actor):
+            uniforms, seeds = draws(EVALUATION_SEED, number, config.unroll_length, batch_size)
+            actor, record = rollout(self.model, self.world, self.unseen_levels, actor, uniforms, seeds)
+            return actor, self._believed(number, record)[0]
 
-    def _belief_scores(self):
-        """Score the beliefs over first episodes: `(scores, errors of decoded maps and of the mean map by step)`."""
-        steps, mean_map = self.world.max_steps, self._mean_map
-        sums, ends, found = np.zeros([3, steps]), np.zeros(2), []
-        number = min(self.config.eval_episodes, self.config.num_worlds)
-        running, last = np.ones(number, bool), None
-        for start, entries, _, _, _, maps, errors, scores in self.watch(number):
-            found.append({name: float(score) for name, score in scores.items() if name != "map_mse"})
-            of_mean_map = np.square(maps.numpy() - mean_map).mean((2, 3, 4))
-            rows = zip(entries.done.numpy(), errors.numpy(), of_mean_map, strict=True)
-            for step, (done, error, mean_error) in enumerate(rows, start):
-                ended = running & done if step else ~running
-                if ended.any():
-                    ends += last[:, ended].sum(1)
-                running &= ~ended
-                if step < steps:
-                    sums[:, step] += error[running].sum(), mean_error[running].sum(), running.sum()
-                last = np.stack([error, mean_error])
-        ends += last[:, running].sum(1)
-        seen = sums[:, sums[2] > 0]
-        along, totals = seen[:2] / seen[2], seen.sum(1)
-        scores = {name: float(np.mean([scores[name] for scores in found])) for name in found[0]}
-        for index, name in enumerate(("map_mse", "mean_map_mse")):
-            scores |= {
-                name: totals[index] / totals[2],
-                f"{name}_start": along[index, 0],
-                f"{name}_end": ends[index] / number,
-            }
-        return {name: float(score) for name, score in scores.items()}, along
+        chunks = []
+        for number in range(-(-self.world.max_steps // config.unroll_length)):
+            actor, found = run(tf.constant(number, tf.int64), actor)
+            chunks.append(found)
+        return tf.nest.map_structure(lambda *parts: np.concatenate(parts)[: self.world.max_steps], *chunks)
 
     @functools.cached_property
     def _mean_map(self):
         """Return the mean of maps of training levels at the start, from 0 to 1."""
         number = min(self.config.num_levels, MOST_FOR_THE_MEAN_MAP)
-        decisions = self.world.draw([0, 0], number)._replace(level=tf.range(number))
-        return (self.world.reset(self.levels, decisions)[1]["map"].numpy() / 255.0).mean(0)
+        start = self.world.begin(take(self.levels, tf.range(number)).seed)
+        return np.float32(self.world.labels(start).numpy() / 255.0).mean(0)
 
     # Pictures
 
     def figures(self, folder):
         super().figures(folder)
         self.draw_curves(folder, ("map_mse", "map_mse_start", "map_mse_end", "error_per_pixel"))
-        _, (along, of_mean_map) = self._belief_scores()
+        along, of_mean_map = self.errors_along()
         np.savez_compressed(folder / ALONG, errors=along, mean_map_errors=of_mean_map)
 
-        number = min(SHOWN_ROLLOUTS, self.config.eval_episodes)
-        chunks = list(self.watch(number))
-        entries, beliefs, states, decoded, maps, errors = tf.nest.map_structure(
-            lambda *parts: np.concatenate(parts)[: self.world.max_steps], *(chunk[1:-1] for chunk in chunks)
-        )
-        frames = entries.observation["frame"] / 255.0
+        entries, beliefs, states, decoded, maps = self.watch(min(SHOWN_ROLLOUTS, self.config.eval_episodes))
+        frames, errors = entries.observation / 255.0, np.square(decoded - maps).mean((2, 3, 4))
         ends = [int(np.argmax(done[1:])) + 1 if done[1:].any() else len(done) for done in entries.done.T]
         steps = np.unique(np.linspace(0, ends[0] - 1, SHOWN_STEPS).round().astype(int))
         pictures = {int(t): (maps[t, 0], decoded[t, 0], frames[t, 0]) for t in steps}
@@ -278,9 +303,9 @@ class BeliefAgentExperiment(AgentExperiment):
 
 
 class Served(tf.Module):
-    """Signatures of an agent's SavedModel; frames are float32 from 0 to 1 in results, bytes in arguments.
+    """Signatures of an agent's SavedModel; frames and maps are float32, from 0 to 1, in results.
 
-    step           frame, previous_action, reward, done [B], state -> logits, value, belief [B, C], state
+    step           observation, previous_action, reward, done [B], state -> logits, value, belief [B, C], state
     initial_state  batch_size -> state
     decode_map     belief [N, C] -> map
     simulate       state, actions [B, T, num_actions] -> beliefs [B, T, C], state; not of an agent alone, nor `render`
@@ -294,15 +319,13 @@ class Served(tf.Module):
         self.frame_model = getattr(experiment, "frame_model", None)
 
     def export_functions(self):
-        def step(frame, previous_action, reward, done, state):
-            unseen = tf.zeros([tf.shape(frame)[0], *self.agent.observation_spec["map"].shape], tf.uint8)
-            output, state = self.agent.step({"frame": frame, "map": unseen}, previous_action, reward, done, state)
+        def step(observation, previous_action, reward, done, state):
+            output, state = self.agent.step(observation, previous_action, reward, done, state)
             belief = tf.nest.flatten(output.core)[0]
             return {"logits": output.logits, "value": output.value, "belief": belief, "state": state}
 
         agents = self.agent.export_functions()
-        arguments = dict(agents["step"][1])
-        arguments["frame"] = arguments.pop("observation")["frame"]
+        arguments = agents["step"][1]
         belief = tf.TensorSpec([None, tf.TensorShape(self.agent.cell.output_size).num_elements()])
         functions = {
             "step": (step, arguments),

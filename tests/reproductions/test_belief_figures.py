@@ -64,3 +64,17 @@ def test_every_error_has_its_own_style():
     errors = {str(n): np.full(5, n) for n in range(11)}
     lines = figures.map_error_figure(errors, {0: (np.zeros([2, 2, 3]),) * 3}).axes[0].lines[1:]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 11
+
+
+def test_episode_figure(rng):
+    rows = {
+        "frame": rng.random((3, 4, 4, 3)),
+        "map": rng.random((3, 8, 8, 3)),
+        "decoded": rng.normal(size=(3, 8, 8, 3)),
+    }
+    figure = figures.episode_figure(rows, [0, 5, 12], "an episode")
+    assert_tidy(figure)
+    assert figure.axes[0].get_title() == "steps 0, 5, 12"
+    for axes, (name, images) in zip(figure.axes, rows.items(), strict=True):
+        assert axes.get_ylabel() == name
+        np.testing.assert_allclose(pictures_of(axes, 3), np.clip(images, 0, 1))

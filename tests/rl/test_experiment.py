@@ -86,7 +86,7 @@ def test_a_cores_own_loss_has_the_objectives_reduction(reduction):
     values = tf.random.stateless_uniform([5, 3], [0, 0])
     reduced = {"mean": tf.reduce_mean, "sum": tf.reduce_sum}[reduction](values)
     output = type("Output", (), {"core": type("Outputs", (), {"meta_loss": values})})
-    found = experiment.learner.auxiliary.loss((), output, (0, 0)).loss
+    found = experiment.learner.auxiliary.loss((), output, 0).loss
     np.testing.assert_allclose(found, 0.5 * reduced, rtol=1e-6)
 
 

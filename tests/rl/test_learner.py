@@ -328,7 +328,7 @@ def test_the_published_variants(rng):
     assert np.abs(plain.targets.vs - corrected.targets.vs).max() > 1e-3
     scaled = loss(reward_scale=0.1)
     np.testing.assert_allclose(scaled.rewards, 0.1 * trajectory.entries.reward[1:], rtol=1e-6)
-    learner.auxiliary = Auxiliary(lambda entries, output, noise: AuxiliaryLoss(tf.reduce_sum(output.core)))
+    learner.auxiliary = Auxiliary(lambda entries, output, update: AuxiliaryLoss(tf.reduce_sum(output.core)))
     extra = learner.loss(trajectory)[1]
     np.testing.assert_allclose(extra.loss, tf.reduce_sum(learner.agent.unroll(*_inputs(trajectory))[0].core), rtol=1e-4)
 

@@ -15,6 +15,8 @@ from tfmem.envs.worlds import FORWARD, TURN_LEFT
 from tfmem.rl import AgentConfig, AgentExperiment
 from tfmem.rl import terrain_world as module
 from tfmem.rl.config import FrameTorsoConfig
+from tfmem.rl.learner import draws
+from tfmem.rl.rollout import rollout
 from tfmem.rl.terrain_world import Choice, Levels, TerrainWorld
 
 WORLD = TerrainWorld(frame_size=8, map_size=6, size=16, num_blocks=50, speed=1.0, max_steps=7)
@@ -49,21 +51,20 @@ def run(actions, world=WORLD):
 
 def test_records_equal_a_numpy_loop(rng):
     actions = rng.choice(4, [10, 3], p=[0.7, 0.1, 0.1, 0.1])
-    _, results = run(actions)
+    states, results = run(actions)
+    labels = [WORLD.labels(tensors(state)).numpy() for state in states[1:]]
     rewards = 0
     for index, (first, then) in enumerate(((11, 12), (12, 13), (13, 11))):
         fields = {name: value for name, value in dataclasses.asdict(WORLD).items() if name != "max_steps"}
         env = gymnasium.make("tfmem/Terrain-v0", max_episode_steps=7, **fields)
         env.reset(seed=first)
-        for action, result in zip(actions[:, index], results, strict=True):
+        for action, result, maps in zip(actions[:, index], results, labels, strict=True):
             frame, reward, terminated, truncated, info = env.step(action)
-            last = {"frame": frame, "map": info["map"]}
-            for name, expected in last.items():
-                np.testing.assert_array_equal(result.last_observation[name][index], expected)
+            np.testing.assert_array_equal(result.last_observation[index], frame)
             if terminated or truncated:
                 frame, info = env.reset(seed=then)
-            for name, expected in {"frame": frame, "map": info["map"]}.items():
-                np.testing.assert_array_equal(result.observation[name][index], expected)
+            np.testing.assert_array_equal(result.observation[index], frame)
+            np.testing.assert_array_equal(maps[index], info["map"])
             assert (result.reward[index], result.terminated[index], result.truncated[index]) == (
                 reward, terminated, truncated,
             )  # fmt: skip
@@ -124,17 +125,15 @@ def test_pools_of_other_seeds_have_other_terrains():
     assert not set(one) & set(other)
 
 
-def test_an_agent_sees_no_map():
+def test_an_agent_sees_frames_and_its_record_has_the_maps():
     experiment = AgentExperiment(CONFIG)
-    spec = WORLD.observation_spec
-    frame = {name: tf.zeros([1, *s.shape], s.dtype) for name, s in spec.items()}
-    rest = tf.zeros([1], tf.int32), tf.zeros([1]), tf.ones([1], tf.bool), experiment.model.initial_state(1)
-    logits = [
-        experiment.model.step({**frame, **change}, *rest)[0].logits
-        for change in ({}, {"map": frame["map"] + 255}, {"frame": frame["frame"] + 255})
-    ]
-    np.testing.assert_array_equal(logits[0], logits[1])
-    assert np.any(logits[0] != logits[2])
+    actor = experiment.initial_carry().actor
+    drawn = draws(1, tf.constant(0, tf.int64), CONFIG.unroll_length, CONFIG.num_worlds)
+    after, record = rollout(experiment.model, WORLD, experiment.levels, actor, *drawn)
+    assert experiment.model.observation_spec.shape == (8, 8, 3)
+    np.testing.assert_array_equal(record.entries.observation[-1], WORLD.observe(after.world))
+    np.testing.assert_array_equal(record.entries.labels[-1], WORLD.labels(after.world))
+    assert record.entries.labels.shape == (6, 3, 6, 6, 3)
 
 
 def test_a_play_shows_frames_and_maps():

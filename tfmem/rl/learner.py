@@ -306,7 +306,7 @@ class ActorCritic:
         return episodes, {"loss": loss, **metrics}
 
     def learn(self, trajectory, update=0):
-        """Apply the gradient of a `Trajectory`; returns `(loss, metrics)`. The auxiliary loss gets the update's number."""
+        """Apply the gradient of a `Trajectory`; returns `(loss, metrics)`. `update`: number, for the auxiliary loss."""
         auxiliary, variables, own = self.auxiliary, self.trained_variables(), ()
         with tf.GradientTape() as tape:
             loss, extra = self.loss(trajectory, update)

@@ -4,8 +4,8 @@ A level is a seed of `tfmem.envs.terrain`: its terrain is that of `TerrainEnv.re
 follow from a state, which is small and belongs to a checkpoint. A resumed run therefore equals an uninterrupted one.
 Terrains that states need again are kept in memory.
 
-An observation is a dict: `frame` is what the agent may see, `map` is the ground truth for a decoder of maps. A torso
-must not read the map (`FrameTorso` does not). The graph calls numpy, so XLA cannot compile it.
+An observation is a frame. The map is a label, which an agent does not get. The graph calls numpy, so XLA cannot compile
+the world.
 """
 
 import collections
@@ -84,6 +84,7 @@ class TerrainWorld:
     compiles: ClassVar[bool] = False
     reports_solved: ClassVar[bool] = True  # by collecting all blocks
     num_actions: ClassVar[int] = len(ACTIONS)
+    observation_dtype: ClassVar[tf.DType] = tf.uint8
 
     def __post_init__(self):
         check_range("max_steps", self.max_steps, 1)
@@ -96,9 +97,8 @@ class TerrainWorld:
         return Terrain(**fields)
 
     @property
-    def observation_spec(self):
-        sides = {"frame": self.frame_size, "map": self.map_size}
-        return {name: tf.TensorSpec([side, side, 3], tf.uint8) for name, side in sides.items()}
+    def observation_shape(self):
+        return (self.frame_size, self.frame_size, 3)
 
     def levels(self, number, seed):
         """Make a pool of seeds, a function of the arguments alone."""
@@ -119,25 +119,33 @@ class TerrainWorld:
     def reset(self, levels, decisions):
         """Begin an episode in every world: `(state, observation)`."""
         state = self.begin(take(levels, decisions.level).seed)
-        types = [spec.dtype for spec in self.observation_spec.values()]
-        frame, view = tf.numpy_function(functools.partial(_views, self), list(state), types, stateful=False)
-        return state, self._observation(state, frame, view)
+        return state, self.observe(state)
+
+    def observe(self, state):
+        """Render the agent's frames, uint8 [B, frame_size, frame_size, 3]."""
+        frames = tf.numpy_function(functools.partial(_frames, self), list(state), tf.uint8, stateful=False)
+        return tf.ensure_shape(frames, [*state.steps.shape, *self.observation_shape])
+
+    def labels(self, state):
+        """Return the maps, uint8 [B, map_size, map_size, 3]: RGB from above, with the blocks that are left."""
+        maps = tf.numpy_function(functools.partial(_maps, self), list(state), tf.uint8, stateful=False)
+        return tf.ensure_shape(maps, [*state.steps.shape, self.map_size, self.map_size, 3])
 
     def step(self, levels, state, action, decisions):
         """Take an action in every world, and begin the next episode where one ends: `(state, Step)`."""
         result = tf.numpy_function(
             functools.partial(_step, self),
             [*state, check_action(action, state), take(levels, decisions.level).seed],
-            [*map(tf.as_dtype, (*_STATE, *_OUTCOME)), *[tf.uint8] * 4],
+            [*map(tf.as_dtype, (*_STATE, *_OUTCOME)), tf.uint8, tf.uint8],
             stateful=False,
         )
-        outcome = self._outcome(state, result)
+        outcome, shown = self._outcome(state, result), [*state.steps.shape, *self.observation_shape]
         return outcome.state, Step(
-            observation=self._observation(state, *result[-4:-2]),
+            observation=tf.ensure_shape(result[-2], shown),
             reward=outcome.reward,
             terminated=outcome.terminated,
             truncated=outcome.truncated,
-            last_observation=self._observation(state, *result[-2:]),
+            last_observation=tf.ensure_shape(result[-1], shown),
         )
 
     def advance(self, levels, state, action, decisions):
@@ -156,24 +164,16 @@ class TerrainWorld:
         """Draw states side by side: what the agent would see in a larger frame, and the map with its place; uint8."""
         large = dataclasses.replace(self, frame_size=PICTURE_SIDE, map_size=PICTURE_SIDE)
         states = [np.asarray(leaf) for leaf in state]
-        frames, maps = _views(large, *states)
+        frames, maps = _frames(large, *states), _maps(large, *states)
         for picture, position, turns in zip(maps, states[1], states[2], strict=True):
             yaw = np.pi / 2 + 2 * np.pi * turns / self.num_headings
+            place, ahead = position / (self.size - 1) * PICTURE_SIDE, np.array([np.cos(yaw), np.sin(yaw)])
             for distance, width in ((0, 3), (5, 2), (8, 2)):  # pixels: a dot, and two towards the heading
-                east, north = position / (self.size - 1) * PICTURE_SIDE + distance * np.array(
-                    [np.cos(yaw), np.sin(yaw)]
-                )
+                east, north = place + distance * ahead
                 row, column = int(PICTURE_SIDE / 2 - north), int(PICTURE_SIDE / 2 + east)
                 rows, columns = (slice(max(0, n - width // 2), n + (width + 1) // 2) for n in (row, column))
                 picture[rows, columns] = MARK
         return tf.concat([frames, maps], 2)
-
-    def _observation(self, state, frame, view):
-        given = {"frame": frame, "map": view}
-        batch = state.steps.shape[0]
-        return {
-            name: tf.ensure_shape(given[name], [batch, *spec.shape]) for name, spec in self.observation_spec.items()
-        }
 
 
 _kept, _lock = collections.OrderedDict(), threading.Lock()
@@ -218,10 +218,14 @@ def _walked(world, seed, position, turns, left, steps, action):
     return terrain, left, reward, terminated, steps + 1 >= world.max_steps
 
 
-def _views(world, *states):
+def _frames(world, *states):
     with _lock:
-        terrains = [_placed(world, *state) for state in zip(*states, strict=True)]
-        return np.stack([t.frame() for t in terrains]), np.stack([t.map for t in terrains])
+        return np.stack([_placed(world, *state).frame() for state in zip(*states, strict=True)])
+
+
+def _maps(world, *states):
+    with _lock:
+        return np.stack([_placed(world, *state).map for state in zip(*states, strict=True)])
 
 
 def _advance(world, *states_and_action):
@@ -239,13 +243,12 @@ def _step(world, *states_action_and_next):
         for seed, *rest, action, next_seed in zip(*states_action_and_next, strict=True):
             terrain, left, *outcome = _walked(world, seed, *rest, action)
             state = seed, terrain.position, terrain.turns, left, rest[-1] + 1
-            last = shown = terrain.frame(), terrain.map
+            last = frame = terrain.frame()
             if any(outcome[1:]):
                 state = next_seed, np.zeros(2), 0, np.ones_like(left), 0
-                terrain = _placed(world, *state)
-                shown = terrain.frame(), terrain.map
-            rows.append((*state, *outcome, *shown, *last))
-    return _columns(rows, *_STATE, *_OUTCOME, *[np.uint8] * 4)
+                frame = _placed(world, *state).frame()
+            rows.append((*state, *outcome, frame, last))
+    return _columns(rows, *_STATE, *_OUTCOME, np.uint8, np.uint8)
 
 
 def _columns(rows, *types):
