@@ -80,9 +80,10 @@ class Totals(NamedTuple):
 class BeliefAgentExperiment(AgentExperiment):
     """Agent, SimCore and decoders of the map; see the top of this file.
 
-    Scores are those of `AgentExperiment` (`episode_return` is the number of blocks) and, from episodes of its own,
+    Scores are those of `AgentExperiment` (`episode_return` is the number of blocks) and, over the same episodes,
     "map_mse", "map_mse_start" and "map_mse_end": the decoded map's error, mean over steps, at the first frame, and at
-    the last step of an episode; "error_per_pixel" and "kl_nats" of the frames modelled in rollouts.
+    the last step of an episode; the same of "mean_map", the mean map of training levels; "error_per_pixel" and
+    "kl_nats" of the frames modelled in rollouts.
     """
 
     def auxiliary(self):
@@ -176,14 +177,14 @@ class BeliefAgentExperiment(AgentExperiment):
     # Evaluation
 
     def _believed(self, number, record):
-        """Return entries, beliefs, states, decoded maps and maps of a record without its last frame, and its scores."""
+        """Return entries, beliefs, decoded maps and maps of a record without its last frame, and its scores."""
         e = record.entries
         frames = e.observation, e.action, e.reward, e.done
         keep_states = bool(self.config.simcore_weight)
         output, _ = self.model.unroll(*frames, record.core_state, keep_states=keep_states)
         scores = self.losses(e, output, number, training=False).metrics
         beliefs = tf.nest.flatten(output.core)[0]
-        found = e, beliefs, output.states, self.map_decoder(beliefs), tf.cast(e.labels, tf.float32) / 255.0
+        found = e, beliefs, self.map_decoder(beliefs), tf.cast(e.labels, tf.float32) / 255.0
         return tf.nest.map_structure(lambda x: x[:-1], found), scores
 
     def measure(self, agent):
@@ -195,7 +196,7 @@ class BeliefAgentExperiment(AgentExperiment):
         steps = -(-self.world.max_steps // length) * length
 
         def measure(number, record, totals):
-            (entries, _, _, decoded, maps), scores = self._believed(number, record)
+            (entries, _, decoded, maps), scores = self._believed(number, record)
             errors = tf.stack([map_mse(decoded, maps), map_mse(mean_map, maps)])  # [2, T, B]
             ends = tf.concat([entries.done[:1] & (number > 0), entries.done[1:]], 0)
             inside = totals.running & (tf.cumsum(tf.cast(ends, tf.int32)) == 0)
@@ -234,7 +235,8 @@ class BeliefAgentExperiment(AgentExperiment):
         """Run the first episodes on `batch_size` levels of evaluations.
 
         Returns:
-          `(entries, beliefs, states, decoded maps, maps)`: numpy arrays [max_steps, batch_size, ...].
+          `(core_states, found)`: the core's state before every T steps, a list of nests [batch_size, ...]; and
+          `(entries, beliefs, decoded maps, maps)`, numpy arrays [max_steps, batch_size, ...].
         """
         config = self.config
         decisions = self.world.draw(tf.constant([EVALUATION_SEED, 0], tf.int64), batch_size)
@@ -247,11 +249,13 @@ class BeliefAgentExperiment(AgentExperiment):
             actor, record = rollout(self.model, self.world, self.unseen_levels, actor, uniforms, seeds)
             return actor, self._believed(number, record)[0]
 
-        chunks = []
+        core_states, chunks = [], []
         for number in range(-(-self.world.max_steps // config.unroll_length)):
+            core_states.append(actor.core_state)
             actor, found = run(tf.constant(number, tf.int64), actor)
             chunks.append(found)
-        return tf.nest.map_structure(lambda *parts: np.concatenate(parts)[: self.world.max_steps], *chunks)
+        found = tf.nest.map_structure(lambda *parts: np.concatenate(parts)[: self.world.max_steps], *chunks)
+        return core_states, found
 
     @functools.cached_property
     def _mean_map(self):
@@ -268,7 +272,8 @@ class BeliefAgentExperiment(AgentExperiment):
         along, of_mean_map = self.errors_along()
         np.savez_compressed(folder / ALONG, errors=along, mean_map_errors=of_mean_map)
 
-        entries, beliefs, states, decoded, maps = self.watch(min(SHOWN_ROLLOUTS, self.config.eval_episodes))
+        core_states, found = self.watch(min(SHOWN_ROLLOUTS, self.config.eval_episodes))
+        entries, beliefs, decoded, maps = found
         frames, errors = entries.observation / 255.0, np.square(decoded - maps).mean((2, 3, 4))
         ends = [int(np.argmax(done[1:])) + 1 if done[1:].any() else len(done) for done in entries.done.T]
         steps = np.unique(np.linspace(0, ends[0] - 1, SHOWN_STEPS).round().astype(int))
@@ -287,8 +292,11 @@ class BeliefAgentExperiment(AgentExperiment):
         start = int(ROLLOUT_STARTS_AT * min(ends))
         length = min(ROLLOUT, min(ends) - 1 - start)
         if self.config.simcore_weight and length > 0:
+            chunk, size = divmod(start, self.config.unroll_length)
+            until = tf.nest.map_structure(lambda x: tf.constant(x[start - size : start + 1]), entries)
+            frames_until = until.observation, until.action, until.reward, until.done
+            _, state = self.model.unroll(*frames_until, core_states[chunk])
             actions = tf.one_hot(entries.action[start + 1 : start + 1 + length], self.world.num_actions)
-            state = tf.nest.map_structure(lambda s: tf.constant(s[start]), states)
             simulated, _ = unroll(self.simulation, actions, state)
             samples = render(self.frame_model, simulated, tf.constant([-1, 0])).numpy().swapaxes(0, 1)
             inputs = frames[start + 1 : start + 1 + length].swapaxes(0, 1)

@@ -35,7 +35,7 @@ PAPER_CONFIG = Config(
     optimizer="adam",  # F, with Keras's beta_1 0.9 and beta_2 0.999, which are in the ranges
     learning_rate=2e-4,  # F: 1e-4 to 2e-4
     num_levels=2**20,  # Not specified; we use so many that few come twice
-    eval_episodes=64,
+    eval_episodes=32,
     **settings.PAPER_UPDATES,
 )
 # Not specified; we use small frames, networks and worlds, for one CPU core and about a quarter of an hour. With this
@@ -54,6 +54,7 @@ DEMO_CONFIG = dataclasses.replace(
     unroll_length=40,
     learning_rate=1e-3,
     gradient_norm_clip=0.5,
+    eval_episodes=64,
     num_updates=1_500,
     log_every=20,
     eval_every=500,
