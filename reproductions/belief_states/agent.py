@@ -17,10 +17,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from reproductions.agents import draw_learning_curves
-from reproductions.belief_states.figures import episode_figure, map_error_figure, rollout_figure
-from reproductions.belief_states.settings import ModelFields
-from reproductions.belief_states.simcore import frame_loss
 from tfmem import export, plotting
 from tfmem.cores.config import AnyCoreConfig
 from tfmem.envs.grid.base import take
@@ -35,6 +31,11 @@ from tfmem.rl.rollout import initial_actor_state, rollout
 from tfmem.rl.terrain_world import TerrainWorld
 from tfmem.training import numbered
 from tfmem.validation import check_range
+
+from ..agents import draw_learning_curves
+from .figures import episode_figure, map_error_figure, rollout_figure
+from .settings import ModelFields
+from .simcore import frame_loss
 
 MOST_FOR_THE_MEAN_MAP = 256
 SHOWN_STEPS, SHOWN_SAMPLES, SHOWN_ROLLOUTS, SHOWN_FRAMES, ROLLOUT = 6, 3, 3, 12, 12

@@ -6,13 +6,14 @@ the V-trace loss and from SimCore's loss at once. Decoders show how much of the 
 
 import dataclasses
 
-from reproductions.agents import SMOKE
-from reproductions.belief_states import agent, settings
-from reproductions.belief_states.agent import BeliefAgentConfig as Config
-from reproductions.belief_states.agent import BeliefAgentExperiment
 from tfmem.rl import Objective
 from tfmem.rl.config import FrameTorsoConfig
 from tfmem.rl.terrain_world import TerrainWorld
+
+from ..agents import SMOKE
+from . import agent, settings
+from .agent import BeliefAgentConfig as Config
+from .agent import BeliefAgentExperiment
 
 DATASETS = ()
 STATUS = "demo"
