@@ -39,7 +39,7 @@ def test_weight_0_is_the_plain_agent():
     config = dataclasses.replace(SMOKE, localization_weight=0.0)
     ours, plain = exploration.Experiment(config), AgentExperiment(config)
     for experiment in (ours, plain):
-        assert experiment.learner.auxiliary_loss is None
+        assert experiment.learner.auxiliary is None
     plain.model.set_weights(ours.model.get_weights())
     (_, a), (_, b) = (updates(experiment, 2) for experiment in (ours, plain))
     assert a == b
