@@ -127,7 +127,7 @@ def test_parts_of_a_batch_add_up_to_the_batch():
     module = load_experiment("multigrid/mapping")
     config = dataclasses.replace(module.PRESETS["smoke"], batch_size=4)
     experiment = module.Experiment(config)
-    for variable in experiment.model.trainable_variables:  # gradients of zeros tell nothing
+    for variable in experiment.model.trainable_variables:  # gradients of zeros show nothing
         variable.assign(np.random.default_rng(len(variable.shape)).normal(size=variable.shape, scale=0.3))
     batch = tf.nest.map_structure(tf.constant, experiment.batch(1))
     carry = tf.nest.map_structure(lambda s: s + 0.1, experiment.initial_carry())
