@@ -5,6 +5,7 @@ al. 2019, appendix E. Figures of one paper are in `reproductions/<paper>/figures
 """
 
 import itertools
+import math
 import textwrap
 
 import numpy as np
@@ -17,6 +18,7 @@ INK, FAINT, PAPER = "#26323a", "#8a969e", "#ffffff"
 BLUE, ORANGE, GREEN, RED = "#2468b2", "#e07b39", "#2e8b57", "#c0392b"
 SERIES = (BLUE, ORANGE, GREEN, "#8e5ba6", RED, "#3aa6a6", "#a67c52", FAINT)
 TITLE, LABEL, SMALL = 11, 9, 8
+FEW = 4  # curves whose legend has room among them
 LABEL_WIDTH = 70  # characters of a line of a legend
 
 
@@ -162,7 +164,10 @@ def curves_figure(curves, x_label, y_label, title="", log=False):
             axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
     if log:
         axes.set_yscale("log", nonpositive="clip")
-    if curves:
+    if len(curves) > FEW:
+        figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(curves) / 2))
+        figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL, frameon=False, labelcolor=INK)
+    elif curves:
         axes.legend(fontsize=SMALL, frameon=False, labelcolor=INK)
     return figure
 
