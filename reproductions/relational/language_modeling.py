@@ -66,7 +66,7 @@ class Config(SequenceConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("embedding_size", "window", "softmax_chunk", "replicas", "eval_streams"):
+        for name in ("embedding_size", "window", "softmax_chunk", "eval_streams"):
             check_range(name, getattr(self, name), 1)
         for name in ("eval_words", "unroll_words", "result_words"):
             check_range(name, getattr(self, name), 0)
@@ -78,10 +78,6 @@ class Config(SequenceConfig):
             raise ValueError(
                 f"core: meta_weight {self.core.meta_weight}, must be 0: this experiment has the task's loss alone"
             )
-        if self.batch_size % self.replicas:
-            raise ValueError(f"replicas: {self.replicas}, must divide batch_size ({self.batch_size})")
-        if self.replicas > 1 and self.jit_compile is not False:
-            raise ValueError(f"jit_compile: {self.jit_compile!r}, must be False if replicas is above 1")
         if any(length < 1 for length in self.unroll_lengths):
             raise ValueError(f"unroll_lengths: {self.unroll_lengths}, must be at least 1 each")
 
@@ -158,12 +154,7 @@ class Experiment(SequenceExperiment):
     name = "relational/language_modeling"
 
     def __init__(self, config):
-        self.strategy = mirrored_strategy(config.replicas)
-        if self.strategy is None:
-            super().__init__(config)
-        else:
-            with self.strategy.scope():
-                super().__init__(config)
+        super().__init__(config)
         vocabulary = self.corpus.vocabulary
         self.buckets = tf.constant(frequency_buckets(vocabulary.counts, config.frequency_bounds))
         self._scored_step = tf.function(self._score_step, autograph=False)
@@ -238,36 +229,13 @@ class Experiment(SequenceExperiment):
 
     # Several devices
 
-    def train_step(self, update, batch, carry):
-        if self.strategy is None:
-            return super().train_step(update, batch, carry)
-        config, variables = self.config, self.model.trainable_variables
-        rows = config.batch_size // config.replicas
+    def batch_axis(self, name, array):
+        return None if name == "dropout_seed" else super().batch_axis(name, array)
 
-        def replica_step():
-            context = tf.distribute.get_replica_context()
-            first = context.replica_id_in_sync_group * rows
-            part = {**batch, **{name: batch[name][:, first : first + rows] for name in ("inputs", "targets")}}
-            seed = batch["dropout_seed"] * [1, config.replicas] + [0, context.replica_id_in_sync_group]
-            state = tf.nest.map_structure(lambda s: s[first : first + rows], carry)
-            with tf.GradientTape() as tape:
-                features, state = self.forward({**part, "dropout_seed": seed}, state, training=True)
-                loss = tf.reduce_mean(self.losses(part, features))
-            gradients = tape.gradient(loss, [v.value for v in variables])
-            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(g) for g in gradients])
-            norm = tf.linalg.global_norm(gradients)
-            if config.gradient_norm_clip is not None:
-                gradients, _ = tf.clip_by_global_norm(gradients, config.gradient_norm_clip, use_norm=norm)
-            # Keras's optimizer sums the gradients of the replicas.
-            self.optimizer.apply([g / config.replicas for g in gradients], variables)
-            return loss, norm, state
-
-        loss, norm, state = self.strategy.run(replica_step)
-        parts = [self.strategy.experimental_local_results(s) for s in tf.nest.flatten(state)]
-        state = tf.nest.pack_sequence_as(carry, [tf.concat(part, axis=0) for part in parts])
-        loss = self.strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, axis=None)
-        norm = self.strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None)
-        return state, {"loss": loss, "gradient_norm": norm, "learning_rate": tf.constant(config.learning_rate)}
+    def replica_batch(self, batch, replica):
+        """Return a replica's part of a batch, with a seed of its own."""
+        seed = batch["dropout_seed"] * [1, self.config.replicas] + [0, tf.cast(replica, tf.int64)]
+        return {**super().replica_batch(batch, replica), "dropout_seed": seed}
 
     # Evaluation
 
@@ -359,19 +327,3 @@ class Experiment(SequenceExperiment):
 
 def perplexity(nats, words):
     return float(np.exp(nats / words))
-
-
-def mirrored_strategy(replicas):
-    """Make a `MirroredStrategy` over that many GPUs, or CPUs if TensorFlow shows as many; None for one.
-
-    Raises:
-      ValueError: there are fewer devices.
-    """
-    if replicas == 1:
-        return None
-    for kind in ("GPU", "CPU"):
-        devices = tf.config.list_logical_devices(kind)
-        if len(devices) >= replicas:
-            return tf.distribute.MirroredStrategy([device.name for device in devices[:replicas]])
-    found = len(tf.config.list_logical_devices("GPU"))
-    raise ValueError(f"replicas: {replicas}, must be at most the number of GPUs ({found})")

@@ -198,7 +198,7 @@ def test_bad_language_settings():
     good = language_modeling.PRESETS["smoke"]
     for fields, message in (
         (dict(replicas=3), "replicas: 3, must divide batch_size"),
-        (dict(replicas=2), "jit_compile: 'auto', must be False"),
+        (dict(replicas=2, jit_compile=True), "jit_compile: True, must be False if replicas is above 1"),
         (dict(dropout=1.0), "dropout"),
         (dict(unroll_lengths=(0,)), "unroll_lengths"),
         (dict(vocabulary_size=2), "vocabulary_size: 2"),

@@ -26,6 +26,7 @@ cleanba has a lag of exactly 1. Agents act where their worlds are; there is no i
 import collections
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -341,7 +342,9 @@ class Actor:
         try:
             state, trajectory = self._run(tf.constant(number, tf.int64), state)
         except (ValueError, tf.errors.OpError) as error:
-            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+            lines = str(error).strip().splitlines()
+            raised = [line for line in lines if re.match(r"\w+Error: ", line)]  # by Python code that the graph calls
+            raise RuntimeError((raised or [f"{type(error).__name__}: {lines[0]}"])[0]) from None
         entries, state = ([leaf.numpy() for leaf in tf.nest.flatten(nest)] for nest in (trajectory.entries, state))
         return entries, state, time.perf_counter() - start
 

@@ -38,6 +38,7 @@ from tfmem.training.run_folder import (
     run_result,
     write_json,
 )
+from tfmem.training.workers import failures, shared_start, strategy_of
 
 HISTORY = "num_updates_history"  # in config.json and result.json of a run that was made longer
 
@@ -75,7 +76,8 @@ def train(experiment, path, preset=None, paper=None, extend=False, make_updates=
     """
     folder = RunFolder(path)
     there = run_config(folder) if extend or folder.config_path.exists() else None
-    functions = {} if there else _first_function(experiment, make_updates)
+    # Workers trace the same functions in the same order, and the others do not know the folder.
+    functions = {} if there or strategy_of(experiment) else _first_function(experiment, make_updates)
     described = _as_described(there, as_json(run_description(experiment, preset)), experiment.config)
     described |= getattr(make_updates, "described", {})
     updates = there["config"].get("num_updates") if extend else None
@@ -164,6 +166,7 @@ class _Run(Loop):
         self.described, self.names = described, variable_names(experiment)
         self.called, self.timed, self.seconds = set(), 0, 0.0  # sizes of calls; updates and seconds since a row
         self.resume()
+        self.update, self.carry = shared_start(experiment, self.update, self.carry)
 
     def finish(self, paper, notes):
         """Train to the end and write the files of a finished run."""
@@ -222,8 +225,9 @@ class _Run(Loop):
         start, known = time.perf_counter(), size in self.called
         if size not in self.functions:
             self.functions[size] = self.make_updates(self.experiment, size)
-        self.carry, metrics = self.functions[size](tf.constant(first, tf.int64), batches, self.carry)
-        metrics = {name: values.numpy() for name, values in metrics.items()}
+        with failures(self.experiment):
+            self.carry, metrics = self.functions[size](tf.constant(first, tf.int64), batches, self.carry)
+            metrics = {name: values.numpy() for name, values in metrics.items()}
         if known:  # the first call of its size compiles
             self.timed, self.seconds = self.timed + size, self.seconds + time.perf_counter() - start
         self.called.add(size)
