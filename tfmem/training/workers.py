@@ -63,7 +63,7 @@ def shared_start(experiment, update, carry):
             context = tf.distribute.get_replica_context()
             own = tf.convert_to_tensor(context.replica_id_in_sync_group) == 0
             kept = [tf.where(own, value, tf.zeros_like(value)) for value in values]
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, kept)
+            return [context.all_reduce(tf.distribute.ReduceOp.SUM, value) for value in kept]  # their types differ
 
         shared = strategy.run(first)
         return [strategy.experimental_local_results(value)[0] for value in shared]
