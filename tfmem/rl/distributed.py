@@ -28,6 +28,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -388,6 +389,8 @@ def _initialized(number, address):
         import ray
     except ImportError:
         raise ValueError(f"actors: {number}, must be 0 without Ray: pip install tfmem[distributed]") from None
+    if address is not None and not _answers(address):  # Ray itself tries for minutes
+        raise ValueError(f"ray_address: {address!r}, must be of a running cluster")
     started = not ray.is_initialized()
     if started:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports its use to its makers
@@ -411,3 +414,15 @@ def _initialized(number, address):
     finally:
         if started:
             ray.shutdown()
+
+
+def _answers(address):
+    """False if nobody listens at HOST:PORT; True for any other form of address."""
+    host, _, port = address.rpartition(":")
+    if "/" in host or not host or not port.isdigit():
+        return True
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError:
+        return False
+    return True
