@@ -288,7 +288,9 @@ class ActorPool:
         except errors.ActorDiedError as error:
             raise WorkerError(f"actor {call.actor} cannot start: {str(error).strip().splitlines()[-1]}") from None
         except errors.RayError as error:
-            if isinstance(error, errors.ActorUnavailableError | errors.ObjectLostError):  # it may have made the call
+            # It may have made the call; later failures in a row are of calls to a process that starts.
+            first = not self.failures[call.actor]
+            if first and isinstance(error, errors.ActorUnavailableError | errors.ObjectLostError):
                 self.ray.kill(self.actors[call.actor], no_restart=False)
             self.failures[call.actor] += 1
             self.counts["restarts"] += self.failures[call.actor] == 1
