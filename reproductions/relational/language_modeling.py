@@ -41,6 +41,8 @@ class Config(SequenceConfig):
     """Size of the word embeddings, which the softmax shares. Paper: 512 (A4)."""
     dropout: float = 0.5
     """Dropout rate of the embeddings' units. Paper: 0.5 (A4). Not specified where; we drop only inputs."""
+    warmup_updates: int = 0
+    """Updates over which the learning rate rises linearly to `learning_rate`; 0: none. Paper: it names no warm-up."""
     window: int = 100
     """Steps of truncated back-propagation. Paper: 100 (A4)."""
     softmax_chunk: int = 2048
@@ -68,7 +70,7 @@ class Config(SequenceConfig):
         super().__post_init__()
         for name in ("embedding_size", "window", "softmax_chunk", "eval_streams"):
             check_range(name, getattr(self, name), 1)
-        for name in ("eval_words", "unroll_words", "result_words"):
+        for name in ("warmup_updates", "eval_words", "unroll_words", "result_words"):
             check_range(name, getattr(self, name), 0)
         if self.vocabulary_size is not None:
             check_range("vocabulary_size", self.vocabulary_size, 3)
@@ -145,6 +147,14 @@ PRESETS = {
 PAPER = {
     "valid_perplexity": (30.8, "Table 2, WikiText-103, RMC; LSTM 34.1; Gutenberg 39.2 and 41.8"),
     "test_perplexity": (31.6, "Table 2, WikiText-103, RMC; LSTM 34.3; Gutenberg 42.0 and 45.5; GigaWord 38.3 and 43.7"),
+    # Table 3 is of GigaWord v5.
+    "test_perplexity_above_10000": (
+        28.3,
+        "Table 3, RMC; LSTM 39.4, with Hebbian softmax 33.2; all words 38.3, 53.5, 43.7",
+    ),
+    "test_perplexity_1000_to_10000": (3.1e3, "Table 3, RMC; LSTM 6.5e3, with Hebbian softmax 3.2e3"),
+    "test_perplexity_below_1000": (6.9e4, "Table 3, RMC; LSTM 3.7e4, with Hebbian softmax 1.6e4"),
+    "increase_at_unroll_100": (1.0, "Figure 12, WikiText-103, RMC; LSTM 5"),
 }
 DATASETS = ("wikitext-103", "wikitext-2 (demo, smoke)", "pg19 (paper_gutenberg)", "gigaword (paper_gigaword)")
 STATUS = "demo"
@@ -198,6 +208,10 @@ class Experiment(SequenceExperiment):
         # Not specified; we initialize the softmax to the words' frequencies.
         model.word_bias.assign(np.log(counts / counts.sum()))
         return model
+
+    def learning_rate(self, update):
+        config, done = self.config, tf.cast(update + 1, tf.float32)
+        return config.learning_rate * tf.minimum(done / max(config.warmup_updates, 1), 1.0)
 
     def batch(self, update):
         return self.stream.batch(update)

@@ -134,7 +134,9 @@ class SequenceExperiment(training.Experiment):
         with tf.GradientTape() as tape:
             outputs, carry = self.forward(batch, carry, training=True)
             scores = {name: value_of(score) for name, score in self.scores(batch, outputs).items()}
-        return tape.gradient(scores["loss"], [v.value for v in self.model.trainable_variables]), scores, carry
+        variables = [v.value for v in self.model.trainable_variables]
+        unconnected = tf.UnconnectedGradients.ZERO  # an encoder's output weights, where its state alone is used
+        return tape.gradient(scores["loss"], variables, unconnected_gradients=unconnected), scores, carry
 
     def train_step(self, update, batch, carry):
         batch = self._drawn(batch, self.config.seed, update)

@@ -181,6 +181,9 @@ class _Run(Loop):
         writer.close()
         evaluation = self.evaluation if self.evaluation is not None else experiment.evaluate()
         metrics = experiment.result(evaluation)
+        for name, best in experiment.top_scores.items():
+            seen = [row[f"eval/{name}"] for row in folder.metrics() if f"eval/{name}" in row]
+            metrics = {**metrics, f"top_{name}": best([*seen, evaluation[name]])}
         try:
             self.draw_and_export()
         except (OSError, tf.errors.OpError) as error:  # each library has its own for a full disk
@@ -201,13 +204,25 @@ class _Run(Loop):
         folder.write_result(result)
         return result
 
+    def _account(self, metrics, display):
+        super()._account(metrics, display)
+        if self._due(self.schedule.figures_every):
+            figures = self.folder.path / f"figures_{self.update}"
+            figures.mkdir(exist_ok=True)
+            self.draw(figures)
+
+    def draw(self, figures):
+        """Draw the loss and the experiment's pictures of the present weights into a folder in the run's."""
+        rows = [row for row in self.folder.metrics() if "train/loss" in row]
+        updates, losses = [row["update"] for row in rows], [row["train/loss"] for row in rows]
+        if losses:
+            loss = plotting.loss_figure(updates, losses, "updates", title=self.experiment.name, log=min(losses) > 0)
+            loss.savefig(figures / "loss.png", dpi=120)
+        self.experiment.figures(figures)
+
     def draw_and_export(self):
         experiment, folder = self.experiment, self.folder
-        rows = [row for row in folder.metrics() if "train/loss" in row]
-        updates, losses = [row["update"] for row in rows], [row["train/loss"] for row in rows]
-        loss = plotting.loss_figure(updates, losses, "updates", title=experiment.name, log=min(losses) > 0)
-        loss.savefig(folder.figures / "loss.png", dpi=120)
-        experiment.figures(folder.figures)
+        self.draw(folder.figures)
         shutil.rmtree(folder.saved_model, ignore_errors=True)
         with replacing(folder.saved_model) as partial:
             experiment.export(partial)
