@@ -8,6 +8,7 @@ Resident memory of the learner, of each actor and of Ray's own processes, and th
 """
 
 import argparse
+import contextlib
 import csv
 import os
 from pathlib import Path
@@ -71,9 +72,10 @@ def main():
     experiment, rows = AgentExperiment(CONFIG), []
     with ray_actors(experiment, options.actors, options.max_lag) as pool:
         updates, carry = pool(experiment, options.every), experiment.initial_carry()
-        for first in range(0, options.updates, options.every):
-            carry, metrics = updates(tf.constant(first, tf.int64), {}, carry)
-            rows.append({"update": first + options.every, **megabytes(), "lag": float(np.mean(metrics["lag"]))})
+        with contextlib.suppress(KeyboardInterrupt):  # what is measured by then is written
+            for first in range(0, options.updates, options.every):
+                carry, metrics = updates(tf.constant(first, tf.int64), {}, carry)
+                rows.append({"update": first + options.every, **megabytes(), "lag": float(np.mean(metrics["lag"]))})
     names = list(dict.fromkeys(name for row in rows for name in row))
     with (options.out / "memory.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, names)

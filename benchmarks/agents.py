@@ -99,10 +99,13 @@ def through_gymnasium(core, batch_size, length, repeats):
 def with_actors(world, actors, batch_size, length, repeats):
     """Measure updates whose actors are in the learner's process (0) or in processes of their own."""
     config = experiment_of("lstm", batch_size, length).config
-    config = dataclasses.replace(config, policy_lag=1, jit_compile="auto")
+    config = dataclasses.replace(config, policy_lag=1)
     if world == "Terrain":
         config = dataclasses.replace(
-            config, world=TERRAIN, torso=ConvTorsoConfig(filters=(16, 32), kernel_size=4, stride=4)
+            config,
+            world=TERRAIN,
+            torso=ConvTorsoConfig(filters=(16, 32), kernel_size=4, stride=4),
+            jit_compile=False,
         )
     experiment, first = AgentExperiment(config), 5
     with contextlib.ExitStack() as stack:

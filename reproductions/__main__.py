@@ -145,7 +145,22 @@ class Run:
     """actors' records are taken by arrival, at most so many updates old; None: in a fixed order, --policy-lag old"""
     ray_address: str | None = None
     """cluster of the actors: auto, or HOST:PORT; None: this machine"""
+    multi_worker: FlagCreatePairsOff[bool] = False
+    """share batches with the processes that TF_CONFIG names; --replicas is the number of all devices"""
     config: ClassVar = None  # `configured` makes it a field
+
+    def _experiment(self, module, config):
+        if not self.multi_worker:
+            return _experiment(module, config)
+        from tfmem.training import workers
+
+        with refusals():
+            strategy = workers.worker_strategy()
+        with strategy.scope():
+            experiment = _experiment(module, config)
+        if workers.strategy_of(experiment) is None:
+            raise UsageError(f"multi_worker: True, must be False: {self.experiment} has no --replicas")
+        return experiment
 
     @contextlib.contextmanager
     def _updates(self, experiment):
@@ -169,14 +184,17 @@ class Run:
         module, config = load(self.experiment, modules), self.config
         import tensorflow as tf
 
-        from tfmem.training import TrainingDivergedError, TrainingInterrupted, UpdateError, WorkerError, train
+        from tfmem.training import TrainingDivergedError, TrainingInterrupted, UpdateError, WorkerError, train, workers
 
         preset, _ = _preset(module, self.experiment, self.preset)
         name = module.run_name(preset, config) if hasattr(module, "run_name") else preset
         folder = self.folder or Path("runs", self.experiment, name, f"seed{config.seed}")
         again = "reproduce " + shlex.join(argv)
         try:
-            experiment = _experiment(module, config)
+            experiment = self._experiment(module, config)
+            if self.multi_worker and not workers.is_first(experiment):
+                print(f"{workers.follow(experiment)} updates with the first worker, which has the run")
+                return 0
             print(f"{self.experiment}, preset {preset}, seed {config.seed}, in {folder}")
             with self._updates(experiment) as how:
                 result = train(experiment, folder, preset, module.PAPER, extend=self.extend, **how)

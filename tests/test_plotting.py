@@ -64,6 +64,14 @@ def test_few_points_are_drawn_as_they_are():
     np.testing.assert_allclose(y[0], np.interp(x, [0, 1, 2, 3], [0, 1, 4, 9]))
 
 
+def test_a_window_smooths_short_curves_too():
+    few = np.array([0.0, 1.0, 4.0, 9.0])
+    x, y = plotting.resampled_curves([(np.arange(4.0), few)], window=10)
+    np.testing.assert_allclose(y[0], np.interp(x, [0, 1, 2, 3], plotting.smooth(few, 10)))
+    figure = plotting.curves_figure({"a": [(np.arange(4.0), few)]}, "x", "y", window=10)
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), y[0])
+
+
 def test_curves_figure(rng):
     x = np.arange(0, 1000, 10)
     several, one = [(x, rng.random(100)) for _ in range(3)], [(x, rng.random(100) + 1)]

@@ -128,35 +128,40 @@ def mean_and_confidence(values):
     return values.mean(0), t * values.std(0, ddof=1) / np.sqrt(len(values))
 
 
-def resampled_curves(seeds, points=128, window=10):
+def resampled_curves(seeds, points=128, window=None):
     """Smooth each (x, y) of `seeds`, then sample it at `points` places evenly over their common range.
 
-    Paper: Gregor et al. 2019, appendix E. Not specified; we do not smooth a curve of fewer than 4 `window` points, as
-    its moving average would lag far behind.
+    Paper: Gregor et al. 2019, appendix E, with a `window` of 10 for every curve.
+
+    Args:
+        window: of the moving average; 1: none. None (the default): 10 for curves of at least 40 points and none for
+            shorter ones, whose moving average would lag far behind.
 
     Returns:
         x [points], y [seeds, points].
     """
 
     def read(seed_x, seed_y):
-        return np.interp(x, seed_x, smooth(seed_y, window) if len(seed_y) >= 4 * window else seed_y)
+        automatic = 10 if len(seed_y) >= 40 else 1
+        return np.interp(x, seed_x, smooth(seed_y, automatic if window is None else window))
 
     x = np.linspace(max(np.min(x) for x, _ in seeds), min(np.max(x) for x, _ in seeds), points)
     return x, np.stack([read(*seed) for seed in seeds])
 
 
-def curves_figure(curves, x_label, y_label, title="", log=False):
+def curves_figure(curves, x_label, y_label, title="", log=False, window=None):
     """Draw means and 90 % confidence regions over seeds as in appendix E of Gregor et al. 2019.
 
     Args:
         curves: {name: [(x, y) of each seed]}.
         log: logarithmic y axis.
+        window: as in `resampled_curves`; the paper's is 10.
     """
     figure = new_figure(6.4, 4, title)
     axes = figure.add_subplot()
     graph_axes(axes, x_label, y_label)
     for (colour, style), (name, seeds) in zip(line_styles(), curves.items(), strict=False):
-        x, y = resampled_curves(seeds)
+        x, y = resampled_curves(seeds, window=window)
         mean, half = mean_and_confidence(y)
         label = textwrap.fill(f"{name} ({len(seeds)} seed{'s' * (len(seeds) > 1)})", LABEL_WIDTH)
         axes.plot(x, mean, style, color=colour, linewidth=1.6, label=label)

@@ -67,7 +67,7 @@ def compare(folders, out):
     decoded_maps_figure(maps, decoded).savefig(out / "decoded_maps.png", dpi=120)
     along["mean map"] = [(steps, mean_map)]
     plotting.curves_figure(along, "step of the trajectory", "map MSE").savefig(out / "map_error.png", dpi=120)
-    plotting.curves_figure(training, "updates", "map MSE").savefig(out / "map_mse.png", dpi=120)
+    plotting.curves_figure(training, "updates", "map MSE", window=10).savefig(out / "map_mse.png", dpi=120)
     pictures = ["decoded_maps.png", "map_error.png", "map_mse.png"]
     if len(kappas) > 1:
         points = sorted((kappa, np.mean(errors)) for kappa, errors in kappas.items())

@@ -44,7 +44,7 @@ PRESETS = {
     "paper": Config(**settings.PAPER_UPDATES, **settings.LSTM),
     "paper_rma": Config(**settings.PAPER_UPDATES, **settings.RMA),
     "paper_kanerva": Config(**settings.PAPER_UPDATES, **settings.KANERVA),
-    "demo": Config(**settings.DEMO, look=0.2, size=20, num_blocks=6, speed=0.75),
+    "demo": Config(**settings.DEMO, look=0.2, size=20, num_blocks=6),
     "smoke": Config(**settings.SMOKE, size=16, num_blocks=2),
 }
 

@@ -178,6 +178,7 @@ STATUS = "demo"
 
 class Experiment(SequenceExperiment):
     name = "multigrid/mapping"
+    summed_scores = ("loss",)
 
     def __init__(self, config):
         super().__init__(config)
@@ -234,6 +235,9 @@ class Experiment(SequenceExperiment):
         """Environment steps before update number `update`. Public code: global_t, which decays the learning rate."""
         windows = self.stream.windows_per_episode
         return update // windows * self.task.length + update % windows * self.config.window
+
+    def batch_axis(self, name, array):
+        return None if name == "mask" else super().batch_axis(name, array)
 
     def learning_rate(self, update):
         config = self.config

@@ -1,4 +1,7 @@
-"""Contents of memories over time in sorting and recall (Huynh et al. 2020, Figure 3 of the supplement)."""
+"""Contents of memories over time in sorting and recall.
+
+Huynh et al. 2020 show the DNC's memory so in mapping (Figure 3 of the supplement).
+"""
 
 import tensorflow as tf
 

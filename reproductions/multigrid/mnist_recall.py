@@ -85,6 +85,7 @@ STATUS = "demo; paper 1%"
 
 class Experiment(SequenceExperiment):
     name = "multigrid/mnist_recall"
+    summed_scores = ("loss",)
 
     def __init__(self, config):
         super().__init__(config)
@@ -133,8 +134,11 @@ class Experiment(SequenceExperiment):
         images = update * config.steps
         return linear_decay(images, config.learning_rate, config.final_learning_rate, config.decay_steps)
 
+    def batch_axis(self, name, array):
+        return 0 if name == "query" else super().batch_axis(name, array)
+
     def forward(self, batch, carry, training):
-        state = self.model.get_initial_state(self.config.batch_size)
+        state = self.model.get_initial_state(batch["label"].shape[0])
         logits, _ = self.model.run({"images": batch["images"], "query": batch["query"]}, state)
         return tf.cast(logits, tf.float32), carry
 

@@ -41,6 +41,8 @@ class Config(SequenceConfig):
     """Size of the word embeddings, which the softmax shares. Paper: 512 (A4)."""
     dropout: float = 0.5
     """Dropout rate of the embeddings' units. Paper: 0.5 (A4). Not specified where; we drop only inputs."""
+    warmup_updates: int = 0
+    """Updates over which the learning rate rises linearly to `learning_rate`; 0: none. Paper: it names no warm-up."""
     window: int = 100
     """Steps of truncated back-propagation. Paper: 100 (A4)."""
     softmax_chunk: int = 2048
@@ -66,9 +68,9 @@ class Config(SequenceConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("embedding_size", "window", "softmax_chunk", "replicas", "eval_streams"):
+        for name in ("embedding_size", "window", "softmax_chunk", "eval_streams"):
             check_range(name, getattr(self, name), 1)
-        for name in ("eval_words", "unroll_words", "result_words"):
+        for name in ("warmup_updates", "eval_words", "unroll_words", "result_words"):
             check_range(name, getattr(self, name), 0)
         if self.vocabulary_size is not None:
             check_range("vocabulary_size", self.vocabulary_size, 3)
@@ -78,10 +80,6 @@ class Config(SequenceConfig):
             raise ValueError(
                 f"core: meta_weight {self.core.meta_weight}, must be 0: this experiment has the task's loss alone"
             )
-        if self.batch_size % self.replicas:
-            raise ValueError(f"replicas: {self.replicas}, must divide batch_size ({self.batch_size})")
-        if self.replicas > 1 and self.jit_compile is not False:
-            raise ValueError(f"jit_compile: {self.jit_compile!r}, must be False if replicas is above 1")
         if any(length < 1 for length in self.unroll_lengths):
             raise ValueError(f"unroll_lengths: {self.unroll_lengths}, must be at least 1 each")
 
@@ -149,6 +147,14 @@ PRESETS = {
 PAPER = {
     "valid_perplexity": (30.8, "Table 2, WikiText-103, RMC; LSTM 34.1; Gutenberg 39.2 and 41.8"),
     "test_perplexity": (31.6, "Table 2, WikiText-103, RMC; LSTM 34.3; Gutenberg 42.0 and 45.5; GigaWord 38.3 and 43.7"),
+    # Table 3 is of GigaWord v5.
+    "test_perplexity_above_10000": (
+        28.3,
+        "Table 3, RMC; LSTM 39.4, with Hebbian softmax 33.2; all words 38.3, 53.5, 43.7",
+    ),
+    "test_perplexity_1000_to_10000": (3.1e3, "Table 3, RMC; LSTM 6.5e3, with Hebbian softmax 3.2e3"),
+    "test_perplexity_below_1000": (6.9e4, "Table 3, RMC; LSTM 3.7e4, with Hebbian softmax 1.6e4"),
+    "increase_at_unroll_100": (1.0, "Figure 12, WikiText-103, RMC; LSTM 5"),
 }
 DATASETS = ("wikitext-103", "wikitext-2 (demo, smoke)", "pg19 (paper_gutenberg)", "gigaword (paper_gigaword)")
 STATUS = "demo"
@@ -158,12 +164,7 @@ class Experiment(SequenceExperiment):
     name = "relational/language_modeling"
 
     def __init__(self, config):
-        self.strategy = mirrored_strategy(config.replicas)
-        if self.strategy is None:
-            super().__init__(config)
-        else:
-            with self.strategy.scope():
-                super().__init__(config)
+        super().__init__(config)
         vocabulary = self.corpus.vocabulary
         self.buckets = tf.constant(frequency_buckets(vocabulary.counts, config.frequency_bounds))
         self._scored_step = tf.function(self._score_step, autograph=False)
@@ -208,6 +209,10 @@ class Experiment(SequenceExperiment):
         model.word_bias.assign(np.log(counts / counts.sum()))
         return model
 
+    def learning_rate(self, update):
+        config, done = self.config, tf.cast(update + 1, tf.float32)
+        return config.learning_rate * tf.minimum(done / max(config.warmup_updates, 1), 1.0)
+
     def batch(self, update):
         return self.stream.batch(update)
 
@@ -238,36 +243,13 @@ class Experiment(SequenceExperiment):
 
     # Several devices
 
-    def train_step(self, update, batch, carry):
-        if self.strategy is None:
-            return super().train_step(update, batch, carry)
-        config, variables = self.config, self.model.trainable_variables
-        rows = config.batch_size // config.replicas
+    def batch_axis(self, name, array):
+        return None if name == "dropout_seed" else super().batch_axis(name, array)
 
-        def replica_step():
-            context = tf.distribute.get_replica_context()
-            first = context.replica_id_in_sync_group * rows
-            part = {**batch, **{name: batch[name][:, first : first + rows] for name in ("inputs", "targets")}}
-            seed = batch["dropout_seed"] * [1, config.replicas] + [0, context.replica_id_in_sync_group]
-            state = tf.nest.map_structure(lambda s: s[first : first + rows], carry)
-            with tf.GradientTape() as tape:
-                features, state = self.forward({**part, "dropout_seed": seed}, state, training=True)
-                loss = tf.reduce_mean(self.losses(part, features))
-            gradients = tape.gradient(loss, [v.value for v in variables])
-            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(g) for g in gradients])
-            norm = tf.linalg.global_norm(gradients)
-            if config.gradient_norm_clip is not None:
-                gradients, _ = tf.clip_by_global_norm(gradients, config.gradient_norm_clip, use_norm=norm)
-            # Keras's optimizer sums the gradients of the replicas.
-            self.optimizer.apply([g / config.replicas for g in gradients], variables)
-            return loss, norm, state
-
-        loss, norm, state = self.strategy.run(replica_step)
-        parts = [self.strategy.experimental_local_results(s) for s in tf.nest.flatten(state)]
-        state = tf.nest.pack_sequence_as(carry, [tf.concat(part, axis=0) for part in parts])
-        loss = self.strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, axis=None)
-        norm = self.strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None)
-        return state, {"loss": loss, "gradient_norm": norm, "learning_rate": tf.constant(config.learning_rate)}
+    def replica_batch(self, batch, replica):
+        """Return a replica's part of a batch, with a seed of its own."""
+        seed = batch["dropout_seed"] * [1, self.config.replicas] + [0, tf.cast(replica, tf.int64)]
+        return {**super().replica_batch(batch, replica), "dropout_seed": seed}
 
     # Evaluation
 
@@ -359,19 +341,3 @@ class Experiment(SequenceExperiment):
 
 def perplexity(nats, words):
     return float(np.exp(nats / words))
-
-
-def mirrored_strategy(replicas):
-    """Make a `MirroredStrategy` over that many GPUs, or CPUs if TensorFlow shows as many; None for one.
-
-    Raises:
-      ValueError: there are fewer devices.
-    """
-    if replicas == 1:
-        return None
-    for kind in ("GPU", "CPU"):
-        devices = tf.config.list_logical_devices(kind)
-        if len(devices) >= replicas:
-            return tf.distribute.MirroredStrategy([device.name for device in devices[:replicas]])
-    found = len(tf.config.list_logical_devices("GPU"))
-    raise ValueError(f"replicas: {replicas}, must be at most the number of GPUs ({found})")

@@ -10,6 +10,7 @@ from tfmem.cores.lstm import LSTMStack
 from tfmem.cores.relational import RelationalMemory
 from tfmem.export import saved_model
 from tfmem.models.language import LanguageModel
+from tfmem.noise import dropout
 
 WORDS = tf.constant([[0, 3], [2, 1], [4, 4], [1, 0]])  # [T, B]
 
@@ -50,6 +51,16 @@ def test_dropout_needs_a_seed_and_follows_it():
     kept = dropped.numpy() != 0
     np.testing.assert_allclose(dropped.numpy()[kept], 2 * plain.numpy()[kept], rtol=1e-6)
     assert 0 < kept.mean() < 1
+
+
+def test_dropout_is_the_same_under_xla_and_drops_its_share():
+    inputs, seed = tf.random.stateless_normal([200, 50], [0, 1]), tf.constant([3, 4], tf.int64)
+    plain = dropout(inputs, 0.3, seed)
+    compiled = tf.function(dropout, jit_compile=True)(inputs, 0.3, seed)
+    np.testing.assert_array_equal(plain.numpy() == 0, compiled.numpy() == 0)
+    np.testing.assert_allclose(plain, compiled, rtol=1e-6)
+    assert abs((plain.numpy() == 0).mean() - 0.3) < 0.02  # four standard deviations
+    np.testing.assert_array_equal(dropout(inputs, 0.0, seed), inputs)
 
 
 def test_mixed_precision():

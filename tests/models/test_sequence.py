@@ -221,6 +221,41 @@ def writer(rng):
     return model, tokens, np.array([6, 4, 1], np.int32)
 
 
+@pytest.mark.parametrize("start_token", [None, 2])
+def test_a_decoder_writes_with_weights_of_its_own(start_token, rng, tmp_path):
+    model = EncoderDecoder(CORES["Sonnet"](), 7, start_token=start_token, mlp_sizes=[5], decoder=CORES["Sonnet"]())
+    model.build()
+    tokens, lengths = rng.integers(0, 7, [6, 3]).astype(np.int32), np.array([6, 4, 1], np.int32)
+    with tf.GradientTape() as tape:
+        logits = model.run(tokens, lengths, num_steps=3)
+        loss = tf.reduce_sum(logits[1:] ** 2)
+    assert all(g is not None for g in tape.gradient(loss, [v.value for v in model.trainable_variables]))
+
+    # The public code's model with the decoder's weights writes the same from the encoder's state.
+    state = model.encode(tokens, lengths)
+    shared = EncoderDecoder(model.decoder, 7, start_token=start_token, mlp_sizes=[5])
+    shared.build()
+    shared.head.set_weights(model.head.get_weights())
+    if start_token is None:
+        written, _ = shared.decode(state, tf.fill([3, 3], -1))
+    else:
+        written, _ = shared.generate(state, 3)
+    np.testing.assert_allclose(written, logits, atol=1e-6)
+    assert relative_error(shared.run(tokens, lengths, num_steps=3), logits) > 1e-3
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.run(tokens, lengths, num_steps=3), logits, atol=1e-6)
+    saved_model(model, tmp_path / "exported")
+    step = tf.saved_model.load(str(tmp_path / "exported")).signatures["writing_step"]
+    names = [name for name in step.structured_input_signature[1] if name != "token"]
+    first = step(
+        token=tf.fill([3], -1 if start_token is None else start_token),
+        **dict(zip(sorted(names), tf.nest.flatten(state), strict=True)),
+    )
+    np.testing.assert_allclose(first["logits"], logits[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("case", golden_cases("learn_to_execute/seq2seq_*/"))
 def test_logits_behind_an_answers_end_equal_the_public_code(case, golden):
     config = json.loads(golden(f"learn_to_execute/{case}/config.json").read_text())

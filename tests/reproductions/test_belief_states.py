@@ -87,6 +87,11 @@ def test_actions_are_those_that_led_to_the_frames(experiment):
     assert not moved[np.argmax(actions[1:], -1) >= 2].any()
 
 
+def test_the_terrains_agent_is_slower_than_the_citys():
+    for preset in ("paper", "demo"):
+        assert terrain.PRESETS[preset].speed < random_city.PRESETS[preset].speed
+
+
 @pytest.mark.parametrize("module", [random_city, terrain])
 def test_the_agent_of_a_demo_walks(module):
     config = module.PRESETS["demo"]

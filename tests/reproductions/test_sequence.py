@@ -159,11 +159,13 @@ CORES = {
 }
 
 
-@pytest.mark.parametrize("core", CORES)
-def test_an_update_reaches_every_weight_of_every_core(core):
+@pytest.mark.parametrize(("core", "separate"), [*((core, False) for core in CORES), ("lstm", True)])
+def test_an_update_reaches_every_weight_of_every_core(core, separate):
     module = load_experiment("relational/program_evaluation")
     task = LearningToExecute("copy" if core == "dnc" else "addition", max_length=1, max_nesting=1)
     config = dataclasses.replace(module.PRESETS["smoke"], core=CORES[core], task=task, decoding="non_autoregressive")
+    if separate:  # a decoder that sees zeros does not use the weights of its input
+        config = dataclasses.replace(config, separate_decoder=True, decoding="teacher_forcing")
     experiment = module.Experiment(config)
     before = [variable.numpy() for variable in experiment.model.trainable_variables]
     update = tf.function(experiment.train_step, autograph=False)
@@ -174,3 +176,4 @@ def test_an_update_reaches_every_weight_of_every_core(core):
         v.path for v, a, b in zip(experiment.model.trainable_variables, after, before, strict=True) if (a == b).all()
     ]
     assert same == []
+    assert (experiment.model.writing_cell is experiment.model.cell) != separate

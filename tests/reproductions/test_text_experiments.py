@@ -64,6 +64,17 @@ class Counts:
         self.mean, self.failed, self.errors = error, 1, {1: error}
 
 
+def test_the_papers_tables_agree_with_each_other():
+    """Tables 3 and 4 give the means that Table 3's last rows and Table 1 print."""
+    errors, runs = np.array(metalearned_babi.BEST_RUNS), np.array(metalearned_babi.MNM_P_RUNS)
+    assert errors.shape == (20, len(metalearned_babi.COLUMNS))
+    np.testing.assert_allclose(errors.mean(0), [7.38, 0.81, 3.8, 2.9, 2.76, 0.175], atol=0.051)
+    assert (errors > 5).sum(0).tolist() == [4, 0, 2, 1, 1, 0]
+    paper = {metric: value for metric, (value, _) in metalearned_babi.PAPER.items()}
+    assert np.mean([paper[f"error_task_{n}"] for n in range(1, 21)]) == pytest.approx(paper["mean_error"], abs=0.01)
+    assert runs.shape == (20, 2)
+
+
 def test_scores_count_placeholders_alone(babi):
     batch = tf.nest.map_structure(tf.constant, babi.batch(0))
     outputs, _ = babi.forward(batch, (), training=True)
@@ -194,14 +205,25 @@ def test_the_softmax_starts_as_the_frequencies(language):
     np.testing.assert_allclose(tf.nn.softmax(language.model.word_bias), counts / counts.sum(), rtol=1e-4)
 
 
+def test_the_learning_rate_rises_during_the_warm_up(data_dir):
+    config = dataclasses.replace(language_modeling.PRESETS["smoke"], learning_rate=0.5, warmup_updates=4)
+    experiment = language_modeling.Experiment(config)
+    rates = [float(experiment.learning_rate(tf.constant(n, tf.int64))) for n in range(6)]
+    np.testing.assert_allclose(rates, [0.125, 0.25, 0.375, 0.5, 0.5, 0.5])
+    batch = tf.nest.map_structure(tf.constant, experiment.batch(1))
+    _, metrics = experiment.train_step(tf.constant(1, tf.int64), batch, experiment.initial_carry())
+    assert float(metrics["learning_rate"]) == float(experiment.optimizer.learning_rate.numpy()) == 0.25
+
+
 def test_bad_language_settings():
     good = language_modeling.PRESETS["smoke"]
     for fields, message in (
         (dict(replicas=3), "replicas: 3, must divide batch_size"),
-        (dict(replicas=2), "jit_compile: 'auto', must be False"),
+        (dict(replicas=2, jit_compile=True), "jit_compile: True, must be False if replicas is above 1"),
         (dict(dropout=1.0), "dropout"),
         (dict(unroll_lengths=(0,)), "unroll_lengths"),
         (dict(vocabulary_size=2), "vocabulary_size: 2"),
+        (dict(warmup_updates=-1), "warmup_updates: -1"),
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(good, **fields)
@@ -216,7 +238,8 @@ from reproductions.relational.language_modeling import PRESETS, Experiment
 from tfmem.training import compiled_updates
 results = []
 for replicas in (1, 2):
-    fields = dict(batch_size=4, dropout=0.0, optimizer="sgd", replicas=replicas, jit_compile=False)
+    fields = dict(batch_size=4, dropout=0.0, optimizer="sgd", warmup_updates=2)
+    fields |= dict(replicas=replicas, jit_compile=False)
     e = Experiment(dataclasses.replace(PRESETS["smoke"], **fields))
     carry, batches = e.initial_carry(), [e.batch(n) for n in range(3)]
     batches = tf.nest.map_structure(lambda *b: np.stack(b), *batches)

@@ -222,6 +222,10 @@ def test_without_ray_the_error_names_the_package(monkeypatch):
         (("metalearned/maze", "--max-lag", "2"), "max_lag: 2, must come with --actors of at least 1"),
         (("metalearned/maze", "--ray-address", "auto"), "ray_address: auto, must come with --actors of at least 1"),
         (("multigrid/mapping", "--actors", "2"), "actors: 2, must be 0: multigrid/mapping has no agent"),
+        (
+            ("metalearned/maze", "--actors", "2", "--ray-address", "127.0.0.1:9"),
+            "ray_address: '127.0.0.1:9', must be of a running cluster",
+        ),
         (("metalearned/maze", "--actors", "3"), "actors: 3, must divide num_worlds (2)"),
     ],
 )

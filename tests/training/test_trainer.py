@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -100,6 +101,23 @@ def test_a_run_folder_has_it_all(uninterrupted):
     assert b"train/loss" in events
     assert b"eval/error" in events
     assert not list(uninterrupted.rglob("*.partial"))
+
+
+def test_pictures_during_training_and_top_scores(uninterrupted, tmp_path):
+    class Topped(toy.Experiment):
+        top_scores: ClassVar[dict] = {"error": min}
+
+    config = dataclasses.replace(CONFIG, figures_every=8)
+    result = train(Topped(config), tmp_path, "paper", toy.PAPER)
+    drawn = {path.name: {file.name for file in path.iterdir()} for path in tmp_path.glob("figures*")}
+    # At update 8 too: the row of 6 has a loss.
+    assert drawn == {name: {"loss.png", "weights.txt"} for name in ("figures", "figures_8", "figures_16")}
+    texts = [(tmp_path / name / "weights.txt").read_text() for name in drawn]
+    assert len(set(texts)) == 3
+    assert metrics_of(tmp_path) == metrics_of(uninterrupted)
+    errors = [row["eval/error"] for row in RunFolder(tmp_path).metrics() if "eval/error" in row]
+    assert len(errors) == 2
+    assert result["ours"] == {"error": errors[-1], "top_error": min(errors)}
 
 
 def test_rows_are_means_over_their_updates(uninterrupted):

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from tfmem.backend import keras
 from tfmem.models.sequence import CoreModel, SequenceOutput
+from tfmem.noise import dropout
 from tfmem.recurrence import swap_batch_and_time, unroll
 from tfmem.signatures import model_signatures
 
@@ -48,7 +49,7 @@ class LanguageModel(CoreModel):
         """Embeddings of words [...]; with units dropped where there is a seed, int [2]."""
         embedded = tf.cast(tf.gather(self.embedding, words), self.compute_dtype)
         if dropout_seed is not None and self.dropout:
-            embedded = tf.nn.experimental.stateless_dropout(embedded, self.dropout, dropout_seed, rng_alg="philox")
+            embedded = dropout(embedded, self.dropout, dropout_seed)
         return embedded
 
     def read(self, words, state=None, dropout_seed=None):

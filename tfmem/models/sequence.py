@@ -196,10 +196,10 @@ class SequenceModel(CoreModel):
 
 @keras.saving.register_keras_serializable(package="tfmem")
 class EncoderDecoder(CoreModel):
-    """Read a text of tokens with a core and write the answer with the same core, from its last state.
+    """Read a text of tokens with a core and write the answer, from its last state, with the same core or another.
 
-    Santoro et al. 2018, appendix A.2; Sonnet 1's examples/rmc_learn_to_execute.py. Tokens enter one-hot. The core's
-    input while it writes:
+    Santoro et al. 2018, appendix A.2; Sonnet 1's examples/rmc_learn_to_execute.py. Tokens enter one-hot. Input while
+    the answer is written:
 
         without `start_token`      zeros (the public code; "non-auto-regressive")
         with it, targets given     the start token, then the answer itself (teacher forcing)
@@ -210,6 +210,8 @@ class EncoderDecoder(CoreModel):
       vocabulary_size: number of tokens.
       start_token: the core's first input while it writes. Default None: the input is zeros at every step.
       mlp_sizes: as in `SequenceModel`.
+      decoder: a core with a state like `core`'s, which writes the answer. Default None: `core` itself, as in the public
+        code. Paper: an encoder and a decoder.
 
     Call arguments: tokens, int [B, T]; `lengths`, int [B], number of valid tokens (default: all); `num_steps` of the
     answer; `targets` [B, num_steps] for teacher forcing; `answer_lengths`, int [B], number of valid steps of the answer
@@ -217,13 +219,25 @@ class EncoderDecoder(CoreModel):
     of zeros, as in the public code.
     """
 
-    def __init__(self, core, vocabulary_size, start_token=None, mlp_sizes=MLP_SIZES, **kwargs):
+    def __init__(self, core, vocabulary_size, start_token=None, mlp_sizes=MLP_SIZES, decoder=None, **kwargs):
         super().__init__(core, vocabulary_size, mlp_sizes, **kwargs)
         self.vocabulary_size = vocabulary_size
         self.start_token = start_token
+        self.decoder = as_keras_cell(decoder) if isinstance(decoder, snt.RNNCore) else decoder
+        hand_on_trainable(self)
 
     def build(self, input_shape=None):
         self.build_step([self.vocabulary_size])
+
+    def build_step(self, step_shape):
+        if self.decoder is not None and not self.decoder.built:
+            self.decoder.build((None, *step_shape))
+        super().build_step(step_shape)
+
+    @property
+    def writing_cell(self):
+        """The cell that writes the answer."""
+        return self.cell if self.decoder is None else self.decoder
 
     def embed(self, tokens):
         """One-hot; zeros for -1."""
@@ -237,7 +251,7 @@ class EncoderDecoder(CoreModel):
 
     def decode(self, state, tokens, lengths=None):
         """Logits [T, B, V] and the state after feeding tokens [T, B]; after `lengths` [B] the output is zeros."""
-        outputs, state = unroll(self.cell, self.embed(tokens), state, sequence_length=lengths)
+        outputs, state = unroll(self.writing_cell, self.embed(tokens), state, sequence_length=lengths)
         return self.logits(outputs), state
 
     def generate(self, state, num_steps, lengths=None):
@@ -246,7 +260,7 @@ class EncoderDecoder(CoreModel):
 
         def step(_, carried):
             state, token = carried
-            outputs, state = self.cell(self.embed(token), state)
+            outputs, state = self.writing_cell(self.embed(token), state)
             return outputs, (state, tf.argmax(self.logits(outputs), -1, tf.int32))
 
         start = tf.fill([batch], tf.constant(self.start_token, tf.int32))
@@ -275,14 +289,17 @@ class EncoderDecoder(CoreModel):
     def export_functions(self):
         """Signatures of `tfmem.export.saved_model`.
 
-        `step` feeds one token (-1: zeros) in reading and in writing; `sequence` reads `tokens` up to `lengths` and
-        writes an answer of `num_steps`.
+        `step` feeds one token (-1: zeros) in reading and in writing; with a decoder, `step` reads and `writing_step`
+        writes. `sequence` reads `tokens` up to `lengths` and writes an answer of `num_steps`.
         """
         state = tf.nest.map_structure(lambda s: tf.TensorSpec([None, *s.shape[1:]], s.dtype), self.get_initial_state(1))
 
-        def step(token, state):
-            outputs, state = self.cell(self.embed(token), state)
-            return {"logits": self.logits(outputs), "state": state}
+        def step_of(cell):
+            def step(token, state):
+                outputs, state = cell(self.embed(token), state)
+                return {"logits": self.logits(outputs), "state": state}
+
+            return step, {"token": vector, "state": state}
 
         def sequence(tokens, lengths, num_steps):
             # One more token, which `lengths` leaves out, and one answer at least: a loop needs a step.
@@ -296,7 +313,8 @@ class EncoderDecoder(CoreModel):
         vector, scalar = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)
         tokens = tf.TensorSpec([None, None], tf.int32)
         return {
-            "step": (step, {"token": vector, "state": state}),
+            "step": step_of(self.cell),
+            **({} if self.decoder is None else {"writing_step": step_of(self.decoder)}),
             "sequence": (sequence, {"tokens": tokens, "lengths": vector, "num_steps": scalar}),
             "initial_state": (initial_state, {"batch_size": scalar}),
         }
@@ -306,4 +324,12 @@ class EncoderDecoder(CoreModel):
             **super().get_config(),
             "vocabulary_size": self.vocabulary_size,
             "start_token": self.start_token,
+            "decoder": None if self.decoder is None else keras.saving.serialize_keras_object(self.decoder),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if config.get("decoder") is not None:
+            config["decoder"] = keras.saving.deserialize_keras_object(config["decoder"])
+        return super().from_config(config)

@@ -26,7 +26,9 @@ cleanba has a lag of exactly 1. Agents act where their worlds are; there is no i
 import collections
 import contextlib
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -286,7 +288,9 @@ class ActorPool:
         except errors.ActorDiedError as error:
             raise WorkerError(f"actor {call.actor} cannot start: {str(error).strip().splitlines()[-1]}") from None
         except errors.RayError as error:
-            if isinstance(error, errors.ActorUnavailableError | errors.ObjectLostError):  # it may have made the call
+            # It may have made the call; later failures in a row are of calls to a process that starts.
+            first = not self.failures[call.actor]
+            if first and isinstance(error, errors.ActorUnavailableError | errors.ObjectLostError):
                 self.ray.kill(self.actors[call.actor], no_restart=False)
             self.failures[call.actor] += 1
             self.counts["restarts"] += self.failures[call.actor] == 1
@@ -341,7 +345,9 @@ class Actor:
         try:
             state, trajectory = self._run(tf.constant(number, tf.int64), state)
         except (ValueError, tf.errors.OpError) as error:
-            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+            lines = str(error).strip().splitlines()
+            raised = [line for line in lines if re.match(r"\w+Error: ", line)]  # by Python code that the graph calls
+            raise RuntimeError((raised or [f"{type(error).__name__}: {lines[0]}"])[0]) from None
         entries, state = ([leaf.numpy() for leaf in tf.nest.flatten(nest)] for nest in (trajectory.entries, state))
         return entries, state, time.perf_counter() - start
 
@@ -385,6 +391,8 @@ def _initialized(number, address):
         import ray
     except ImportError:
         raise ValueError(f"actors: {number}, must be 0 without Ray: pip install tfmem[distributed]") from None
+    if address is not None and not _answers(address):  # Ray itself tries for minutes
+        raise ValueError(f"ray_address: {address!r}, must be of a running cluster")
     started = not ray.is_initialized()
     if started:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports its use to its makers
@@ -408,3 +416,15 @@ def _initialized(number, address):
     finally:
         if started:
             ray.shutdown()
+
+
+def _answers(address):
+    """False if nobody listens at HOST:PORT; True for any other form of address."""
+    host, _, port = address.rpartition(":")
+    if "/" in host or not host or not port.isdigit():
+        return True
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError:
+        return False
+    return True

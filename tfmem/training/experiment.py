@@ -36,6 +36,9 @@ class RunConfig:
     """Updates that a row of metrics.csv is the mean of."""
     eval_every: int = 0
     """Updates between evaluations, a multiple of updates_per_call; 0: at the end alone."""
+    figures_every: int = 0
+    """Updates between pictures, a multiple of updates_per_call, each time in figures_<update>; 0: at the end alone.
+    Public code: Multigrid's SAVE_VIS_INTERVAL."""
     checkpoint_every: int = 0
     """Updates between checkpoints, a multiple of updates_per_call; 0: by time alone."""
     checkpoint_seconds: float = 300.0
@@ -51,7 +54,7 @@ class RunConfig:
         check_range("seed", self.seed, 0, 2**31 - 1)
         for name in ("num_updates", "updates_per_call", "log_every"):
             check_range(name, getattr(self, name), 1)
-        for name in ("eval_every", "checkpoint_every"):
+        for name in ("eval_every", "figures_every", "checkpoint_every"):
             check_range(name, getattr(self, name), 0)
             if getattr(self, name) % self.updates_per_call:
                 raise ValueError(
@@ -147,9 +150,12 @@ class Experiment(abc.ABC):
       name: "<paper>/<experiment>", a class attribute.
       config: the configuration, a `RunConfig`.
       model: the core or model to load, save and export.
+      top_scores: scores whose best value over a run's evaluations result.json holds as top_<score>: `{score: max}`, or
+        min; a class attribute, by default empty.
     """
 
     name: str
+    top_scores: ClassVar[dict] = {}
 
     def __init__(self, config):
         keras.utils.set_random_seed(config.seed)

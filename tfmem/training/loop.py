@@ -132,10 +132,7 @@ class Loop(abc.ABC):
           TrainingDivergedError: NaN or infinity.
           RunFolderError: the folder cannot be written.
         """
-        size = self.schedule.updates_per_call
-        starts = range(self.update - self.update % size, self.num_updates, size)  # evaluations come at ends of calls
-        ends = [(max(first, self.update), min(first + size, self.num_updates)) for first in starts]
-        calls = [(first, end - first) for first, end in ends if first < end]
+        calls = calls_of(self.update, self.num_updates, self.schedule.updates_per_call)
         with (
             _Display(self.update, self.num_updates) as display,
             _stop_signals() as stop,
@@ -194,6 +191,13 @@ class Loop(abc.ABC):
     def cpu_time(self):
         """Seconds of all threads of the process, counted as `wall_time`; None if an older version began the run."""
         return None if self.cpu_before is None else self.cpu_before + time.process_time() - self.cpu_start
+
+
+def calls_of(update, num_updates, size):
+    """List (first, size) of the calls from an update on; they end at multiples of `size`, where evaluations are."""
+    starts = range(update - update % size, num_updates, size)
+    ends = [(max(first, update), min(first + size, num_updates)) for first in starts]
+    return [(first, end - first) for first, end in ends if first < end]
 
 
 def pack_checkpoint(update, arrays, pending, wall_time, cpu_time=0.0, names=None):

@@ -27,6 +27,9 @@ run and never seeds of training.
 Scores: scalars, or pairs (sum, count) if batches are weighted by counts (tfmem.losses.sequence). Their
 names become train/<name> and eval/<name> in metrics.csv. "loss" is minimized.
 
+Several devices: `replicas` of the configuration split a batch. `batch_axis` says along which axis; `summed_scores`
+names the scalar scores that are sums over a batch, where others are means.
+
 Optimizer: the one that the configuration names; `learning_rate(update)` is a schedule.
 Figures: one picture of each score against updates; `figures` may draw more.
 """
@@ -39,7 +42,7 @@ import tensorflow as tf
 
 from tfmem import training
 from tfmem.optimizers import apply_clipped, make_optimizer
-from tfmem.training import Evaluation, OptimizedConfig, numbered, uses_xla
+from tfmem.training import Evaluation, OptimizedConfig, numbered, replicas, uses_xla
 from tfmem.validation import check_range
 
 EVALUATION_SEED = -1  # config.seed is not negative
@@ -53,11 +56,19 @@ class SequenceConfig(OptimizedConfig):
     """Sequences of an update."""
     eval_batches: int = 10
     """Batches of unseen data in an evaluation."""
+    replicas: int = 1
+    """Devices that share a batch (tf.distribute.MirroredStrategy, without XLA)."""
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("batch_size", "eval_batches"):
+        for name in ("batch_size", "eval_batches", "replicas"):
             check_range(name, getattr(self, name), 1)
+        if self.batch_size % self.replicas:
+            raise ValueError(f"replicas: {self.replicas}, must divide batch_size ({self.batch_size})")
+        if self.replicas > 1:
+            if self.jit_compile is True:
+                raise ValueError("jit_compile: True, must be False if replicas is above 1")
+            object.__setattr__(self, "jit_compile", False)
 
 
 def value_of(score):
@@ -68,15 +79,19 @@ def value_of(score):
 class SequenceExperiment(training.Experiment):
     """Model, data and loss; see the top of this file."""
 
+    summed_scores: tuple[str, ...] = ()
+
     def __init__(self, config):
+        self.strategy = replicas.replica_strategy(config.replicas)
         super().__init__(config)
-        self.model = self.make_model()
-        if not self.model.built:
-            raise ValueError("make_model: its model has no variables yet, must be built")
-        self.optimizer = make_optimizer(
-            config.optimizer, config.learning_rate, config.momentum, config.rms_decay, config.epsilon
-        )
-        self.optimizer.build(self.model.trainable_variables)
+        with replicas.scope(self.strategy):
+            self.model = self.make_model()
+            if not self.model.built:
+                raise ValueError("make_model: its model has no variables yet, must be built")
+            self.optimizer = make_optimizer(
+                config.optimizer, config.learning_rate, config.momentum, config.rms_decay, config.epsilon
+            )
+            self.optimizer.build(self.model.trainable_variables)
         self._evaluate_step = tf.function(self._evaluation_step, jit_compile=uses_xla(config), autograph=False)
 
     @abc.abstractmethod
@@ -119,16 +134,67 @@ class SequenceExperiment(training.Experiment):
         with tf.GradientTape() as tape:
             outputs, carry = self.forward(batch, carry, training=True)
             scores = {name: value_of(score) for name, score in self.scores(batch, outputs).items()}
-        return tape.gradient(scores["loss"], [v.value for v in self.model.trainable_variables]), scores, carry
+        variables = [v.value for v in self.model.trainable_variables]
+        unconnected = tf.UnconnectedGradients.ZERO  # an encoder's output weights, where its state alone is used
+        return tape.gradient(scores["loss"], variables, unconnected_gradients=unconnected), scores, carry
 
     def train_step(self, update, batch, carry):
         batch = self._drawn(batch, self.config.seed, update)
+        if self.strategy is not None:
+            return self._replicated_step(update, batch, carry)
         gradients, scores, carry = self.gradients(batch, carry)
         rate = tf.cast(self.learning_rate(update), tf.float32)
         norm = apply_clipped(
             self.optimizer, gradients, self.model.trainable_variables, self.config.gradient_norm_clip, rate
         )
         return carry, {**scores, "gradient_norm": norm, "learning_rate": rate}
+
+    # Several devices
+
+    def batch_axis(self, name, array):
+        """Return the axis of an array of a batch along which replicas split it, or None: all get all of it.
+
+        By default arrays are time-major, vectors have an entry for each sequence, and scalars are for all.
+        """
+        return min(array.shape.rank, 2) - 1 if array.shape.rank else None
+
+    def replica_batch(self, batch, replica):
+        """Return a replica's part of a batch; `replica` is its number, an integer tensor."""
+        number = self.config.replicas
+        return {n: replicas.share(x, self.batch_axis(n, x), replica, number) for n, x in batch.items()}
+
+    def _replicated_step(self, update, batch, carry):
+        number, clip, variables = self.config.replicas, self.config.gradient_norm_clip, self.model.trainable_variables
+        rate = tf.cast(self.learning_rate(update), tf.float32)
+        self.optimizer.learning_rate.assign(rate)
+
+        def replica_step():
+            context = tf.distribute.get_replica_context()
+            replica = tf.convert_to_tensor(context.replica_id_in_sync_group)
+            part = self.replica_batch(batch, replica)
+            state = tf.nest.map_structure(lambda s: replicas.share(s, 0, replica, number), carry)
+
+            def loss():
+                outputs, after = self.forward(part, state, training=True)
+                shares = {
+                    name: replicas.score_share(score, name in self.summed_scores, number)
+                    for name, score in self.scores(part, outputs).items()
+                }
+                return shares["loss"], (shares, after)
+
+            gradients, (shares, after) = replicas.replicated_gradient(loss, [v.value for v in variables])
+            norm = tf.linalg.global_norm(gradients)
+            if clip is not None:
+                gradients, _ = tf.clip_by_global_norm(gradients, clip, use_norm=norm)
+            # Keras's optimizer sums the gradients of the replicas.
+            self.optimizer.apply([g if g is None else g / number for g in gradients], variables)
+            scores = context.all_reduce(tf.distribute.ReduceOp.SUM, shares)
+            return replicas.gathered(after), {**scores, "gradient_norm": norm}
+
+        results = self.strategy.run(replica_step)
+        after, scores = tf.nest.map_structure(lambda x: self.strategy.experimental_local_results(x)[0], results)
+        carry = tf.nest.map_structure(lambda new, old: tf.ensure_shape(new, old.shape), after, carry)
+        return carry, {**scores, "learning_rate": rate}
 
     def _evaluate_batch(self, number, batch, carry):
         batch = self._drawn(batch, EVALUATION_SEED, number)

@@ -65,6 +65,8 @@ class SupervisedConfig(SequenceConfig):
                     raise ValueError(
                         f"{name}: {getattr(self, name)}, must be {without} for a core that is a whole model"
                     )
+        if self.replicas > 1 and self.loss_reduction == "sum" and getattr(self.core, "meta_weight", 0.0):
+            raise ValueError("loss_reduction: 'sum', must be a mean for replicas of a core with a loss of its own")
         task = self.task
         if task.num_steps is None:
             if isinstance(task, Task) and type(task).evaluate is Task.evaluate:
@@ -149,6 +151,15 @@ class SupervisedExperiment(SequenceExperiment):
         return self._drawn(tf.nest.map_structure(tf.constant, self.evaluation_batch(number)), EVALUATION_SEED, number)
 
     # Model and scores
+
+    @property
+    def summed_scores(self):
+        return ("loss",) if self.config.loss_reduction == "sum" else ()
+
+    def batch_axis(self, name, array):
+        if name in ("targets", "mask") and not self.config.task.every_step:
+            return 0
+        return super().batch_axis(name, array)
 
     def inputs(self, batch):
         """Convert the inputs of a batch for the model: tokens become one-hot."""

@@ -38,6 +38,7 @@ from tfmem.training.run_folder import (
     run_result,
     write_json,
 )
+from tfmem.training.workers import failures, shared_start, strategy_of
 
 HISTORY = "num_updates_history"  # in config.json and result.json of a run that was made longer
 
@@ -75,7 +76,8 @@ def train(experiment, path, preset=None, paper=None, extend=False, make_updates=
     """
     folder = RunFolder(path)
     there = run_config(folder) if extend or folder.config_path.exists() else None
-    functions = {} if there else _first_function(experiment, make_updates)
+    # Workers trace the same functions in the same order, and the others do not know the folder.
+    functions = {} if there or strategy_of(experiment) else _first_function(experiment, make_updates)
     described = _as_described(there, as_json(run_description(experiment, preset)), experiment.config)
     described |= getattr(make_updates, "described", {})
     updates = there["config"].get("num_updates") if extend else None
@@ -164,6 +166,7 @@ class _Run(Loop):
         self.described, self.names = described, variable_names(experiment)
         self.called, self.timed, self.seconds = set(), 0, 0.0  # sizes of calls; updates and seconds since a row
         self.resume()
+        self.update, self.carry = shared_start(experiment, self.update, self.carry)
 
     def finish(self, paper, notes):
         """Train to the end and write the files of a finished run."""
@@ -178,6 +181,9 @@ class _Run(Loop):
         writer.close()
         evaluation = self.evaluation if self.evaluation is not None else experiment.evaluate()
         metrics = experiment.result(evaluation)
+        for name, best in experiment.top_scores.items():
+            seen = [row[f"eval/{name}"] for row in folder.metrics() if f"eval/{name}" in row]
+            metrics = {**metrics, f"top_{name}": best([*seen, evaluation[name]])}
         try:
             self.draw_and_export()
         except (OSError, tf.errors.OpError) as error:  # each library has its own for a full disk
@@ -198,13 +204,25 @@ class _Run(Loop):
         folder.write_result(result)
         return result
 
+    def _account(self, metrics, display):
+        super()._account(metrics, display)
+        if self._due(self.schedule.figures_every):
+            figures = self.folder.path / f"figures_{self.update}"
+            figures.mkdir(exist_ok=True)
+            self.draw(figures)
+
+    def draw(self, figures):
+        """Draw the loss and the experiment's pictures of the present weights into a folder in the run's."""
+        rows = [row for row in self.folder.metrics() if "train/loss" in row]
+        updates, losses = [row["update"] for row in rows], [row["train/loss"] for row in rows]
+        if losses:
+            loss = plotting.loss_figure(updates, losses, "updates", title=self.experiment.name, log=min(losses) > 0)
+            loss.savefig(figures / "loss.png", dpi=120)
+        self.experiment.figures(figures)
+
     def draw_and_export(self):
         experiment, folder = self.experiment, self.folder
-        rows = [row for row in folder.metrics() if "train/loss" in row]
-        updates, losses = [row["update"] for row in rows], [row["train/loss"] for row in rows]
-        loss = plotting.loss_figure(updates, losses, "updates", title=experiment.name, log=min(losses) > 0)
-        loss.savefig(folder.figures / "loss.png", dpi=120)
-        experiment.figures(folder.figures)
+        self.draw(folder.figures)
         shutil.rmtree(folder.saved_model, ignore_errors=True)
         with replacing(folder.saved_model) as partial:
             experiment.export(partial)
@@ -222,8 +240,9 @@ class _Run(Loop):
         start, known = time.perf_counter(), size in self.called
         if size not in self.functions:
             self.functions[size] = self.make_updates(self.experiment, size)
-        self.carry, metrics = self.functions[size](tf.constant(first, tf.int64), batches, self.carry)
-        metrics = {name: values.numpy() for name, values in metrics.items()}
+        with failures(self.experiment):
+            self.carry, metrics = self.functions[size](tf.constant(first, tf.int64), batches, self.carry)
+            metrics = {name: values.numpy() for name, values in metrics.items()}
         if known:  # the first call of its size compiles
             self.timed, self.seconds = self.timed + size, self.seconds + time.perf_counter() - start
         self.called.add(size)
