@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from reproductions import load_experiment
+from reproductions import GENERAL, load_experiment
 from reproductions.__main__ import main
 from reproductions.agents import draw_learning_curves
 from reproductions.metalearned.figures import maze_episode_figure
@@ -20,6 +20,17 @@ from tfmem.optimizers import SonnetAdam
 from tfmem.training.run_folder import RunFolder
 
 MAZE, BOX_WORLD, PACMAN = "metalearned/maze", "relational/box_world", "relational/mini_pacman"
+
+
+def test_an_agent_may_build_stairs_through_gymnasium():
+    preset = load_experiment("gymnasium", GENERAL).PRESETS["building"]
+    world = preset.world
+    assert (world.observation_shape, world.num_actions, world.max_steps) == ((16, 16, 3), 6, 100)
+    state, _ = world.reset((), world.draw([0, 0], 2))
+    for action in (4, 5):
+        state, result = world.step((), state, tf.fill([2], action), world.draw([1, 1], 2))
+    assert result.observation.shape == (2, 16, 16, 3)
+    assert not result.reward.numpy().any()
 
 
 def made(name, preset, **changes):
