@@ -5,14 +5,14 @@ READY := .venv/.ready
 
 DOCS := .venv-docs
 
-.PHONY: demo test test-cores test-experiments test-rest fuzz lint docs
+.PHONY: demo test test-cores test-experiments test-rest long fuzz lint docs
 
 demo: $(READY)
 	$(BIN)/reproduce run multigrid/mapping --preset demo
 
 # Three parts, since what XLA has compiled stays in a process until it ends; `make -k test` runs all of them in any case.
 # Two processes: tracing keeps one core busy. A file's tests stay together, so that their fixtures are made once.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
 CORES := tests/conformance tests/cores
 EXPERIMENTS := tests/reproductions tests/training
 
@@ -30,6 +30,10 @@ test-rest: $(READY)
 # Searches on with new random seeds where `make test` tries the same examples every time; a quarter of an hour.
 fuzz: $(READY)
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile fuzz -m hypothesis tests
+
+# Ten minutes that `make test` leaves out; Ray's tests need `pip install ".[distributed]"`.
+long: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long tests
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -171,7 +171,7 @@ def test_a_core_that_announces_nothing(sequence):
 CORES = ("RelationalMemory", "DNC", "RMACore", "KanervaCore", "LSTMStack", "EntityMemory")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("row", [row for row in ROWS if row.name in CORES], ids=lambda row: row.name)
 def test_cores_whose_every_weight_is_collected(row, monkeypatch):
     """Static sizes and no least share: the maps of each core, compared with the eager gradients."""

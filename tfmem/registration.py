@@ -14,6 +14,7 @@ HOMES = {
     "ConvTorso": "tfmem.rl.agent",
     "EncoderDecoder": "tfmem.models.sequence",
     "EntityMemory": "tfmem.cores.entity",
+    "FrameTorso": "tfmem.rl.agent",
     "GridNormalization": "tfmem.cores.multigrid.layers",
     "Head": "tfmem.models.sequence",
     "LSTMStack": "tfmem.cores.lstm",

@@ -7,6 +7,7 @@ import tensorflow as tf
 from reproductions import experiment_modules, load_experiment
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(experiment_modules()))
 def test_xla_makes_the_updates_of_the_plain_graph(name, data_folder):
     """Two updates each, since the second one sees the weights that the first has changed."""

@@ -245,7 +245,7 @@ def test_a_run_by_arrival_is_another_setting(cluster, tmp_path):
         train(experiment, tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_and_a_stopped_learner_resume_and_leave_no_process(tmp_path):
     command = ["run", "metalearned/maze", "--preset", "smoke", "--policy-lag", "1", "--num-updates", "60"]
     assert main([*command, "--folder", str(tmp_path / "whole")]) == 0

@@ -57,7 +57,7 @@ def free_ports(number):
     return ports
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_do_the_work_of_one_and_resume_when_one_dies(tmp_path):
     assert main(command(tmp_path / "one", number="20")) == 0
     folder, ports = RunFolder(tmp_path / "two"), free_ports(2)
