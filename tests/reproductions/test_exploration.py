@@ -37,13 +37,13 @@ def updates(experiment, number):
 def test_weight_0_is_the_plain_agent():
     """`AgentExperiment` itself, with the same cell, from the same weights."""
     config = dataclasses.replace(SMOKE, localization_weight=0.0)
-    ours, plain = exploration.Experiment(config), AgentExperiment(config)
-    for experiment in (ours, plain):
+    exploring, plain = exploration.Experiment(config), AgentExperiment(config)
+    for experiment in (exploring, plain):
         assert experiment.learner.auxiliary is None
-    plain.model.set_weights(ours.model.get_weights())
-    (_, a), (_, b) = (updates(experiment, 2) for experiment in (ours, plain))
+    plain.model.set_weights(exploring.model.get_weights())
+    (_, a), (_, b) = (updates(experiment, 2) for experiment in (exploring, plain))
     assert a == b
-    for x, y in zip(ours.model.get_weights(), plain.model.get_weights(), strict=True):
+    for x, y in zip(exploring.model.get_weights(), plain.model.get_weights(), strict=True):
         np.testing.assert_array_equal(x, y)
 
 

@@ -6,15 +6,15 @@ import tensorflow as tf
 
 from reproductions import experiment_modules, load_experiment
 
+STEPPED_IN_PYTHON = ("belief_states/terrain_agent",)  # XLA cannot compile its world
+
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", list(experiment_modules()))
+@pytest.mark.parametrize("name", [name for name in experiment_modules() if name not in STEPPED_IN_PYTHON])
 def test_xla_makes_the_updates_of_the_plain_graph(name, data_folder):
     """Two updates each, since the second one sees the weights that the first has changed."""
     module = load_experiment(name)
     experiment = module.Experiment(module.PRESETS["smoke"])
-    if not getattr(getattr(experiment, "world", None), "compiles", True):
-        pytest.skip("its world is stepped in Python")
     batch, carry = tf.nest.map_structure(tf.constant, experiment.batch(0)), experiment.initial_carry()
     start = {key: variable.numpy() for key, variable in experiment.variables().items()}
     plain = tf.function(experiment.train_step, autograph=False).get_concrete_function(
