@@ -199,6 +199,10 @@ class Experiment(AgentExperiment):
 
     name = "multigrid/exploration"
 
+    def __init__(self, config):
+        super().__init__(config)
+        _ = self.unseen_levels  # too few of them are an error before a run begins
+
     def make_core(self):
         core, config = super().make_core(), self.config
         if core is None or hasattr(core, "locate"):

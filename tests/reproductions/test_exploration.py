@@ -47,6 +47,11 @@ def test_weight_0_is_the_plain_agent():
         np.testing.assert_array_equal(x, y)
 
 
+def test_too_few_mazes_are_an_error_before_a_run():
+    with pytest.raises(ValueError, match=r"^num_levels: 5000, must leave mazes for evaluations"):
+        exploration.Experiment(dataclasses.replace(SMOKE, num_levels=5000))
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("core", [SMOKE.core, LSTMConfig(units=4)], ids=["multigrid", "lstm"])
 def test_the_localization_loss_is_mappings(core, reduction):
