@@ -98,7 +98,7 @@ def test_a_stopped_sweep_stops_its_runs(tmp_path):
     code = """
 import sys, subprocess
 from pathlib import Path
-from reproductions import sweep
+from tfmem_reproductions import sweep
 real = subprocess.Popen
 def popen(command, **settings):
     return real([sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"], **settings)
