@@ -10,8 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 SMALL_GOLDENS = Path(__file__).parent / "goldens"
+
+
+def first_of(parameters, count=1):
+    """Parameters of a test: the first `count` of them for `make test`, the others for `make long`."""
+    later = [pytest.param(*p if isinstance(p, tuple) else (p,), marks=pytest.mark.long) for p in parameters[count:]]
+    return [*parameters[:count], *later]
 
 
 def golden_roots():

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import tfmem
 from tests.conformance.toys import KerasToy, SonnetToy
+from tests.support import first_of
 from tfmem.cores import EntityMemory, LookupMemory, LSTMStack, MultigridConvLSTM, PlasticRNN
 from tfmem.models import EncoderDecoder, LanguageModel, QuestionAnsweringModel, SequenceModel
 from tfmem.recurrence import unroll
@@ -215,7 +216,7 @@ def model_inputs(model, rng):
 
 # Keras warns of a mask that a nested model gets and cannot hand on.
 @pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask attached:UserWarning")
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", first_of([*MODELS], 4))
 def test_a_model_of_layers_runs_step_by_step(tmp_path, rng, kind):
     keras.utils.set_random_seed(0)
     model = MODELS[kind]()
@@ -313,6 +314,7 @@ def test_a_model_of_layers_is_served_without_tfmem(tmp_path, rng):
     assert json.loads((tmp_path / "results.json").read_text()) == ["ok"]
 
 
+@pytest.mark.long
 def test_models_with_sequences_of_no_steps(tmp_path):
     words = LanguageModel(LSTMStack(3), 5, embedding_size=4)
     words.build()

@@ -11,7 +11,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from tests.conformance.toys import SonnetToy
-from tests.support import relative_error
+from tests.support import first_of, relative_error
 from tfmem.cores import LSTMStack, MetalearnedMemory, RelationalMemory
 from tfmem.cores.keras_base import linear
 from tfmem.interop import as_keras_cell, as_sonnet_core
@@ -189,7 +189,7 @@ def test_a_cell_draws_new_numbers_and_counts_in_every_step(sequence):
     assert cell.count.numpy() >= STEPS
 
 
-@pytest.mark.parametrize("framework", ["Sonnet", "Keras"])
+@pytest.mark.parametrize("framework", first_of(["Keras", "Sonnet"]))
 def test_four_threads_trace_one_core(sequence, framework):
     core = SonnetToy(SIZE, {}) if framework == "Sonnet" else as_sonnet_core(keras_cell())
     expected, _ = unroll(core, sequence, core.initial_state(BATCH))

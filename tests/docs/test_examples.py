@@ -26,10 +26,14 @@ def blocks(page):
         yield compile("\n" * line + found.group(1), str(page), "exec")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))], ids=page_id
-)
+def with_examples():
+    """Pages with Python blocks; the cores' own pages are for `make long`."""
+    for page in PAGES:
+        if BLOCK.search(page.read_text(encoding="utf-8")):
+            yield pytest.param(page, marks=pytest.mark.long if page.parent.name == "cores" else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("page", with_examples(), ids=page_id)
 def test_examples_run(page, tmp_path, monkeypatch):
     # Blocks write into an empty folder and find the reference checkpoints as from the repository's root.
     (tmp_path / "tests").symlink_to(ROOT / "tests")

@@ -49,8 +49,17 @@ def first_update(config):
     return experiment, carry, metrics
 
 
+# Without XLA a large core takes seconds.
+LARGE = ("DNCConfig", "RelationalMemoryConfig", "KanervaConfig", "MetalearnedMemoryConfig", "RMAConfig")
+ANY_CORE = [
+    *(core for name, core in small_cores().items() if name not in LARGE),
+    None,
+    *(pytest.param(small_cores()[name], marks=pytest.mark.long) for name in LARGE),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("core", [*small_cores().values(), None], ids=lambda core: type(core).__name__)
+@pytest.mark.parametrize("core", ANY_CORE, ids=lambda core: type(core).__name__)
 def test_any_core_is_an_agents(core):
     config = dataclasses.replace(CONFIG, core=core, objective=Objective(bootstrap_truncated=True))
     experiment, _, metrics = first_update(config)

@@ -229,6 +229,7 @@ def test_images_of_terrain_are_bytes():
     assert np.isfinite(metrics["loss"])
 
 
+@pytest.mark.long
 def test_a_memory_learns_what_an_agent_without_cannot(tmp_path):
     settings = dict(num_worlds=32, num_updates=100, updates_per_call=20, eval_every=0, checkpoint_every=0)
     returns = []

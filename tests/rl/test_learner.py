@@ -15,7 +15,7 @@ from tests.aot.support import aot, losses
 from tests.references import returns as reference
 from tests.rl.experiment import Config, CueExperiment
 from tests.rl.worlds import Cue, Indexing
-from tests.support import relative_error
+from tests.support import first_of, relative_error
 from tests.training.test_trainer import Crash, assert_same_run, state_of
 from tfmem.aot.bundle import write_bundle
 from tfmem.aot.lowering import make_bundle
@@ -424,6 +424,7 @@ class CrashingExperiment(CueExperiment):
         return super().batch(update)
 
 
+@pytest.mark.long
 def test_resumed_equals_uninterrupted(tmp_path):
     config = Config(num_updates=11, policy_lag=2, **SCHEDULE)
     train(CueExperiment(config), tmp_path / "whole")
@@ -438,7 +439,7 @@ def test_resumed_equals_uninterrupted(tmp_path):
     assert rows[-1]["eval/ended"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_bundle_trains_as_tensorflow_does(tmp_path):
     config = Config(num_updates=3, policy_lag=1, log_every=1)
     write_bundle(make_bundle(CueExperiment(config)), tmp_path / "bundle")
@@ -457,7 +458,7 @@ def test_rewards_that_are_nan_end_a_run(tmp_path):
         train(CueExperiment(Config(num_updates=9, nan_at=4, **SCHEDULE)), tmp_path)
 
 
-@pytest.mark.parametrize("lag", [0, 2])
+@pytest.mark.parametrize("lag", first_of([0, 2]))
 def test_memory_solves_what_needs_memory(lag):
     solved = {}
     for memory in (True, False):
@@ -516,7 +517,9 @@ def test_records_hold_the_labels_of_every_frame():
 
 
 @pytest.mark.parametrize(
-    "world", [BoxWorld(max_steps=5), GoalMaze(max_steps=5), MiniPacman(max_steps=5)], ids=lambda w: type(w).__name__
+    "world",
+    first_of([BoxWorld(max_steps=5), GoalMaze(max_steps=5), MiniPacman(max_steps=5)]),
+    ids=lambda w: type(w).__name__,
 )
 def test_grid_worlds_compile_with_an_agent(world):
     levels = tf.nest.map_structure(tf.constant, world.levels(6, seed=0))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support import relative_error
+from tests.support import first_of, relative_error
 from tfmem.models import LocalizationModel, MNISTRecallModel
 from tfmem.models.multigrid import fold_query
 
@@ -99,7 +99,7 @@ def in_fresh_process(code, *arguments):
     subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, capture_output=True, timeout=300)
 
 
-@pytest.mark.parametrize("kind", ["localization", "recall"])
+@pytest.mark.parametrize("kind", first_of(["localization", "recall"]))
 def test_saved_models_load_in_a_fresh_process(rng, tmp_path, kind):
     if kind == "localization":
         model, inputs = LocalizationModel(query_sizes=(3, 9), **TINY), tiny_inputs(rng)
@@ -124,6 +124,7 @@ def test_saved_models_load_in_a_fresh_process(rng, tmp_path, kind):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.long
 def test_export_steps_to_the_same_numbers_without_tfmem(rng, tmp_path):
     from tfmem.export import saved_model
 
