@@ -31,7 +31,7 @@ test-rest: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile fuzz -m hypothesis tests
 
-# Ten minutes that `make test` leaves out; Ray's tests need `pip install ".[distributed]"`.
+# Half an hour that `make test` leaves out; Ray's tests need `pip install ".[distributed]"`.
 long: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long tests
 

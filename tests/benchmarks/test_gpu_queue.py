@@ -38,7 +38,7 @@ def output_of(process):
     return said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_queue_resumes_and_merges(tmp_path, capsys):
     bundles, out, runs = tmp_path / "bundles", tmp_path / "out", tmp_path / "merged"
     for name, (experiment, *options) in SMOKES.items():

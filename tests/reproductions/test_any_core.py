@@ -18,9 +18,14 @@ ANY_CORE = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("core", CORES)
-@pytest.mark.parametrize("name", ANY_CORE)
+def pairs():
+    """Every experiment with every core; `make test` takes each experiment and each core at least once."""
+    for i, name in enumerate(ANY_CORE):
+        for j, core in enumerate(CORES):
+            yield pytest.param(name, core, marks=pytest.mark.slow if (i - j) % len(CORES) == 0 else pytest.mark.long)
+
+
+@pytest.mark.parametrize(("name", "core"), pairs())
 def test_any_core_trains_in_every_sequence_experiment(name, core, data_folder):
     module = load_experiment(name)
     if core == "MetalearnedMemoryConfig" and name in ("relational/language_modeling", "relational/program_evaluation"):

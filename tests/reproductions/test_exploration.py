@@ -12,6 +12,7 @@ from reproductions.multigrid.figures import exploration_figure, mapping_figure
 from tests.aot.experiments import tensorflow_losses
 from tests.aot.support import aot, losses
 from tests.figures import assert_tidy
+from tests.support import first_of
 from tfmem.aot.bundle import write_bundle
 from tfmem.aot.lowering import make_bundle
 from tfmem.cores.config import ConvLSTMConfig, DNCConfig, LSTMConfig
@@ -156,7 +157,7 @@ def steps_to_frontier(place, seen, cells, patch):
 # -------------------------------------------------------------------------------------------------------- evaluation
 
 
-@pytest.mark.parametrize("unroll_length", [7, 60])
+@pytest.mark.parametrize("unroll_length", first_of([60, 7]))
 def test_seen_cells_of_an_evaluation(unroll_length):
     """The shares equal those of the states, whatever the evaluation's steps."""
     config = dataclasses.replace(
@@ -220,7 +221,7 @@ def test_an_agent_without_memory_and_wrong_arguments():
             dataclasses.replace(SMOKE, **changes)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_bundle_trains_as_tensorflow_does(tmp_path):
     config = dataclasses.replace(SMOKE, num_updates=4, log_every=1)
     write_bundle(make_bundle(exploration.Experiment(config)), tmp_path / "bundle")

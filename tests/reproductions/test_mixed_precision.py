@@ -9,6 +9,7 @@ import tensorflow as tf
 from reproductions import experiment_modules, load_experiment
 from reproductions.__main__ import main
 from tests.reproductions.eager import first_update
+from tests.support import first_of
 from tfmem.cores.config import DNCConfig, EntityMemoryConfig, LSTMConfig, MetalearnedMemoryConfig
 from tfmem.training.run_folder import RunFolder
 
@@ -19,7 +20,8 @@ MIXED = [name for name in experiment_modules() if not name.startswith("belief_st
 
 @pytest.mark.slow
 @pytest.mark.parametrize(  # those whose pictures show what the core holds
-    "name", ["metalearned/babi", "multigrid/mapping", "multigrid/associative_recall", "relational/nth_farthest"]
+    "name",
+    first_of(["multigrid/associative_recall", "relational/nth_farthest", "metalearned/babi", "multigrid/mapping"], 2),
 )
 def test_mixed_precision_trains_and_finishes(name, tmp_path, data_folder):
     run = tmp_path / "run"

@@ -115,6 +115,7 @@ def test_an_update_reaches_every_weight(name, core, data_folder):
     assert [v.path for v, b in zip(variables, before, strict=True) if np.array_equal(v.numpy(), b)] == []
 
 
+@pytest.mark.long
 def test_an_update_under_xla():
     metrics = one_update(smoke("priority_sort"))
     compiled = one_update(smoke("priority_sort"), jit_compile=True)

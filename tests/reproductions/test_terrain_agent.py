@@ -208,6 +208,7 @@ class Crashing(Undrawn):
         return super().batch(update)
 
 
+@pytest.mark.long
 def test_resumed_equals_uninterrupted(tmp_path):
     config = dataclasses.replace(SMOKE, map_samples=False)
     train(Undrawn(config), tmp_path / "whole")

@@ -27,7 +27,7 @@ def command(folder, *options, number="1000"):
     ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_replicas_do_the_work_of_one():
     done = subprocess.run([sys.executable, "-m", "tests.training.sharing"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
