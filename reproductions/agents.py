@@ -5,6 +5,7 @@ import collections
 import numpy as np
 
 from tfmem import plotting
+from tfmem.training.run_folder import RunFolderError
 
 from . import experiment_modules
 from .report import finished_runs
@@ -13,6 +14,20 @@ from .report import finished_runs
 SMOKE = dict(
     num_worlds=2, num_updates=8, updates_per_call=2, log_every=2, eval_every=0, checkpoint_every=4, eval_episodes=4
 )
+
+
+def by_setting(folders):
+    """Group the `RunFolder`s of finished runs in one world as `{setting: [of each seed]}`.
+
+    Raises:
+      RunFolderError: a run has another world than the first.
+    """
+    found, worlds = collections.defaultdict(list), [folder.config()["config"]["world"] for folder in folders]
+    for folder, world in zip(folders, worlds, strict=True):
+        if world != worlds[0]:
+            raise RunFolderError(f"runs: {folder.path} has another world than {folders[0].path}, must have the same")
+        found[finished_runs([folder.path], experiment_modules())[0].setting].append(folder)
+    return dict(found)
 
 
 def draw_learning_curves(folders, out, score, y_label):

@@ -32,7 +32,7 @@ from tfmem.rl.terrain_world import TerrainWorld
 from tfmem.training import numbered
 from tfmem.validation import check_range
 
-from ..agents import draw_learning_curves
+from ..agents import by_setting, draw_learning_curves
 from .figures import episode_figure, map_error_figure, rollout_figure
 from .settings import ModelFields
 from .simcore import frame_loss
@@ -90,7 +90,10 @@ class BeliefAgentExperiment(AgentExperiment):
     def auxiliary(self):
         config, world = self.config, self.world
         frame_shape, map_shape = world.observation_shape, (world.map_size, world.map_size, 3)
-        size = tf.TensorShape(self.model.cell.output_size).num_elements()
+        sizes = tf.nest.flatten(self.model.cell.output_size)
+        if len(sizes) > 1:
+            raise ValueError(f"core: {config.core!r}, must be a core whose output is a vector")
+        size = tf.TensorShape(sizes[0]).num_elements()
         trained, self.gecos = [], {}
         if config.simcore_weight:
             self.simulation = simulation_core(config.core.make(world.max_steps + 1))
@@ -144,13 +147,14 @@ class BeliefAgentExperiment(AgentExperiment):
             losses.append(config.simcore_weight * frame_loss(modelled, self.gecos.get("model"), training, scores))
             floats = [s for s in tf.nest.flatten(output.states) if s.dtype.is_floating]
             watched = {"policy_gradient_at_core": beliefs, "simcore_gradient_at_core": floats}
-        maps = tf.cast(entries.labels, tf.float32) / 255.0
-        errors = map_mse(self.map_decoder(beliefs), maps)
-        scores["map_mse"] = tf.reduce_mean(errors)
+        # Entry T is entry 0 of the next record. No rollout models entry 0.
+        beliefs, labels = beliefs[:-1], entries.labels[:-1]
+        maps = tf.cast(labels, tf.float32) / 255.0
+        scores["map_mse"] = tf.reduce_mean(map_mse(self.map_decoder(beliefs), maps))
         losses.append(scores["map_mse"])
         if config.map_samples:
             times = tf.random.stateless_uniform(
-                [config.num_start_points], seeds[1], 0, config.unroll_length + 1, tf.int32, alg="philox"
+                [config.num_start_points], seeds[1], 0, config.unroll_length, tf.int32, alg="philox"
             )
             given = tf.stop_gradient(tf.reshape(tf.gather(beliefs, times), [-1, beliefs.shape[-1]]))
             sampled = self.map_model(tf.reshape(tf.gather(maps, times), [-1, *maps.shape[2:]]), given, seeds[2])
@@ -361,14 +365,13 @@ class Served(tf.Module):
 
 def compare(folders, out):
     """Draw learning curves of runs, and their map errors along an episode; returns the names of the figures."""
-    pictures, along = draw_learning_curves(folders, out, "episode_return", "blocks"), {}
-    for folder in folders:
-        config = folder.config()["config"]
-        core = config["core"]["type"].removesuffix("Config")
-        name = f"{core}, SimCore" if config["simcore_weight"] else f"{core}, agent alone"
-        with np.load(folder.figures / ALONG) as arrays:
-            errors, of_mean_map = arrays["errors"], arrays["mean_map_errors"]
-        along.setdefault(name, []).append((np.arange(len(errors), dtype=float), errors))
+    along = {}
+    for setting, same in by_setting(folders).items():
+        along[setting] = []
+        for folder in same:
+            with np.load(folder.figures / ALONG) as arrays:
+                errors, of_mean_map = arrays["errors"], arrays["mean_map_errors"]
+            along[setting].append((np.arange(len(errors), dtype=float), errors))
     along["mean map"] = [(np.arange(len(of_mean_map), dtype=float), of_mean_map)]
     plotting.curves_figure(along, "step of the episode", "map MSE").savefig(out / "map_error.png", dpi=120)
-    return [*pictures, "map_error.png"]
+    return [*draw_learning_curves(folders, out, "episode_return", "blocks"), "map_error.png"]

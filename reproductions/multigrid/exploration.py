@@ -38,7 +38,7 @@ from tfmem.rl.experiment import EVALUATION_SEED
 from tfmem.tasks.mapping import UNKNOWN, VIEW, recentre
 from tfmem.validation import check_range
 
-from ..agents import SMOKE, draw_learning_curves
+from ..agents import SMOKE, by_setting, draw_learning_curves
 from ..runs import open_run
 from .explorers import Curve, Frontier, Spiral
 from .figures import MappingFrame, exploration_figure, mapping_figure, save_mapping_gif
@@ -345,11 +345,12 @@ class Experiment(AgentExperiment):
 
 
 def compare(folders, out):
-    """Draw learning curves of several runs, and cells seen against steps; returns the names of the figures."""
+    """Draw learning curves of several runs, and cells seen against steps (means over seeds); returns their names."""
     curves = {}
-    for folder in folders:
-        _, experiment, _ = open_run(folder.path)
-        curves[f"{folder.path.parent.name}/{folder.path.name}"] = experiment.curve(experiment.model).seen
+    for setting, same in by_setting(folders).items():
+        experiments = [open_run(folder.path)[1] for folder in same]
+        curves[setting] = np.mean([experiment.curve(experiment.model).seen for experiment in experiments], 0)
+    experiment = experiments[-1]
     curves |= {name: curve.seen for name, curve in experiment.baselines.items()}
     exploration_figure(curves).savefig(out / "seen.png", dpi=120)
     return ["seen.png", *draw_learning_curves(folders, out, "episode_return", "return of an episode")]

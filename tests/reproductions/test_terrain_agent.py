@@ -1,6 +1,7 @@
 """SimCore agents: what each loss reaches, memory at the start of episodes, resume, scores, every core."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import tensorflow as tf
 from reproductions.belief_states import terrain_agent
 from reproductions.belief_states.terrain_agent import Experiment
 from tests.training.test_trainer import Crash, assert_same_run, state_of
-from tfmem.cores.config import KanervaConfig, LSTMConfig, RMAConfig, SonnetLSTMConfig
+from tfmem import plotting
+from tfmem.cores.config import KanervaConfig, LSTMConfig, MetalearnedMemoryConfig, RMAConfig, SonnetLSTMConfig
 from tfmem.rl import AgentExperiment
 from tfmem.rl.learner import draws
 from tfmem.rl.rollout import rollout
-from tfmem.training import train
-from tfmem.training.run_folder import RunFolder
+from tfmem.training import config_fields, train
+from tfmem.training.run_folder import RunFolder, RunFolderError
 
 SMOKE = terrain_agent.PRESETS["smoke"]
 PLAIN = dataclasses.replace(SMOKE, model="deterministic", map_samples=False)
@@ -232,3 +234,58 @@ def test_resumed_equals_uninterrupted(tmp_path):
 def test_bad_configurations(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMOKE, **change)
+
+
+def test_a_core_with_a_loss_of_its_own_is_refused():
+    with pytest.raises(ValueError, match=r"core: MetalearnedMemoryConfig.*, must be a core whose output is a vector"):
+        Experiment(dataclasses.replace(SMOKE, core=MetalearnedMemoryConfig(units=4, memory_size=4, word_size=4)))
+
+
+def test_each_frame_of_the_map_counts_once():
+    """Entry T is entry 0 of the next record."""
+    experiment = Experiment(dataclasses.replace(SMOKE, simcore_weight=0.0, map_samples=False))
+    record = record_of(experiment)
+    labels = record.entries.labels.numpy()
+    labels[-1] = 255 - labels[-1]
+    other = record._replace(entries=record.entries._replace(labels=tf.constant(labels)))
+    first, second = (experiment.learner.loss(r, 1)[1].loss for r in (record, other))
+    assert first == second
+    labels[-2] = 255 - labels[-2]
+    other = record._replace(entries=record.entries._replace(labels=tf.constant(labels)))
+    assert experiment.learner.loss(other, 1)[1].loss != first
+
+
+def finished(folder, seed, **changes):
+    """Write what `compare` reads of a run."""
+    config = config_fields(dataclasses.replace(SMOKE, seed=seed, **changes))
+    (folder / "figures").mkdir(parents=True)
+    (folder / "config.json").write_text(
+        json.dumps({"experiment": "belief_states/terrain_agent", "preset": "smoke", "config": config})
+    )
+    (folder / "result.json").write_text(
+        json.dumps({"ours": {}, "seeds": [seed], "updates": 4, "wall_time_seconds": 1.0, "cpu_time_seconds": 1.0})
+    )
+    rows = [f"{n},1,{n},{seed}" for n in (1, 2)]
+    names = "update,train/episodes,train/frames,train/episode_return"
+    (folder / "metrics.csv").write_text("\n".join([names, *rows, ""]))
+    np.savez(folder / "figures/map_error_along.npz", errors=np.full(3, seed), mean_map_errors=np.ones(3))
+    return RunFolder(folder)
+
+
+def test_runs_of_one_setting_are_one_curve(tmp_path, monkeypatch):
+    drawn, figure = [], plotting.curves_figure
+    monkeypatch.setattr(
+        plotting, "curves_figure", lambda curves, *names: drawn.append(curves) or figure(curves, *names)
+    )
+    folders = [finished(tmp_path / f"a/seed{seed}", seed) for seed in (1, 2)]
+    folders.append(finished(tmp_path / "b/seed1", 1, simcore_weight=0.5))
+    terrain_agent.compare(folders, tmp_path)
+    assert {name: len(seeds) for name, seeds in drawn[0].items()} == {
+        "smoke": 2,
+        "smoke, simcore_weight=0.5": 1,
+        "mean map": 1,
+    }
+    assert all({*curves} == {"smoke", "smoke, simcore_weight=0.5"} for curves in drawn[1:])
+    folders.append(finished(tmp_path / "c/seed1", 1, world=dataclasses.replace(SMOKE.world, max_steps=10)))
+    with pytest.raises(RunFolderError, match=r"c/seed1 has another world than .*a/seed1, must have the same"):
+        terrain_agent.compare(folders, tmp_path)

@@ -88,12 +88,12 @@ def _frame(experiment):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_a_cores_own_loss_has_the_objectives_reduction(reduction):
+def test_a_cores_own_loss_has_the_objectives_reduction_and_counts_each_frame_once(reduction):
     core = MetalearnedMemoryConfig(units=4, memory_size=4, word_size=4, meta_weight=0.5)
     config = dataclasses.replace(CONFIG, core=core, objective=Objective(reduction=reduction))
     experiment = AgentExperiment(config)
     values = tf.random.stateless_uniform([5, 3], [0, 0])
-    reduced = {"mean": tf.reduce_mean, "sum": tf.reduce_sum}[reduction](values)
+    reduced = {"mean": tf.reduce_mean, "sum": tf.reduce_sum}[reduction](values[:-1])
     output = type("Output", (), {"core": type("Outputs", (), {"meta_loss": values})})
     found = experiment.learner.auxiliary.loss((), output, 0).loss
     np.testing.assert_allclose(found, 0.5 * reduced, rtol=1e-6)

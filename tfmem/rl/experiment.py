@@ -98,7 +98,7 @@ class AgentExperiment(training.Experiment):
             return None
 
         def meta_loss(entries, output):
-            values = output.core.meta_loss
+            values = output.core.meta_loss[:-1]  # entry T is entry 0 of the next record
             return weight * (tf.reduce_sum if self.config.objective.reduction == "sum" else tf.reduce_mean)(values)
 
         return meta_loss
