@@ -376,13 +376,15 @@ class Sweep:
     """seeds of each combination"""
     jobs: int = 1
     """runs at a time"""
+    ray_address: str | None = None
+    """cluster of the runs, whose machines share the folder: auto, or HOST:PORT; None: processes of this machine"""
     metric: str | None = None
     """score of the picture; by default the first"""
     out: PathArgument | None = None
     """folder to write; by default runs/sweeps/<paper>/<experiment>"""
 
     def __call__(self, modules, argv):
-        from .sweep import command, parse_grid, points, sweep
+        from .sweep import command, in_process, parse_grid, points, ray_tasks, sweep
 
         for option in ("--grid", "--seeds", "--with"):
             if argv.count(option) > 1:
@@ -390,12 +392,18 @@ class Sweep:
         grid, module = parse_grid(self.grid), load(self.experiment, modules)
         preset, config = _preset(module, self.experiment, self.preset)
         parts = [*self.parts, *missing_parts(config, self.parts, grid)]
-        out = self.out or Path("runs/sweeps", self.experiment)
+        out = (self.out or Path("runs/sweeps", self.experiment)).absolute()  # Ray's tasks have another folder
         for point in points(grid, self.seeds[:1], out):  # nothing is written for a wrong option
             arguments = command(self.experiment, preset, parts, grid, point)
             parse(_commands(arguments, modules), arguments, "reproduce", "")
+        chosen = self.experiment, preset, parts, grid, self.seeds, out, self.jobs, self.metric
         try:
-            return sweep(self.experiment, preset, parts, grid, self.seeds, out, self.jobs, self.metric)
+            if self.ray_address is None:
+                return sweep(*chosen, run=in_process)
+            with contextlib.ExitStack() as stack:
+                with refusals():
+                    run = stack.enter_context(ray_tasks(self.ray_address, self.jobs))
+                return sweep(*chosen, run=run)
         except KeyboardInterrupt:
             print(f"stopped. To resume:\n  reproduce {shlex.join(argv)}", file=sys.stderr)
             return INTERRUPTED

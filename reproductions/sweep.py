@@ -3,7 +3,8 @@
     reproduce sweep relational/nth_farthest --preset demo --seeds 1 2 3 --grid core.mem-slots=1,8 core.num-heads=1,8
 
 Runs are `OUT/<options>/seed<N>`, as `reproduce run` makes them. Rerun the same command to resume: finished runs stay
-as they are. The picture has a metric against the first option's values, a line for each combination of the others.
+as they are. With `--ray-address` the processes are tasks of a Ray cluster, whose machines share the folder OUT and have
+the same tfmem. The picture has a metric against the first option's values, a line for each combination of the others.
 """
 
 import collections
@@ -95,7 +96,7 @@ def _negated(option):
     return f"--{owner}{dot}no-{name}"
 
 
-_processes, _lock = set(), threading.Lock()
+_running, _lock = set(), threading.Lock()
 
 
 def in_process(arguments, log):
@@ -106,14 +107,60 @@ def in_process(arguments, log):
         file.write(f"$ reproduce {shlex.join(arguments)}\n".encode("utf-8", "replace"))
         file.flush()
         run = [sys.executable, "-m", __package__, *arguments]
-        with _lock:
-            process = subprocess.Popen(run, stdout=file, stderr=file, env=environment, start_new_session=True)
-            _processes.add(process)
+        return _waited(lambda: subprocess.Popen(run, stdout=file, stderr=file, env=environment, start_new_session=True))
+
+
+class _Task:
+    """Task of Ray that calls `in_process`, with a CPU and, if the cluster has any, a GPU; with a process's methods."""
+
+    def __init__(self, ray, arguments, log):
+        self.ray, gpus = ray, min(1, ray.cluster_resources().get("GPU", 0))
+        task = ray.remote(in_process).options(num_cpus=1, num_gpus=gpus, max_retries=0)
+        self.reference = task.remote(arguments, log)
+
+    def terminate(self):
+        self.ray.cancel(self.reference)
+
+    def wait(self, timeout=None):
+        """Return the status; 1 if the task's process died."""
         try:
-            return process.wait()
-        finally:
-            with _lock:
-                _processes.discard(process)
+            return self.ray.get(self.reference, timeout=timeout)
+        except self.ray.exceptions.GetTimeoutError as error:
+            raise subprocess.TimeoutExpired("task", timeout) from error
+        except self.ray.exceptions.RayError as error:
+            print(str(error).strip().splitlines()[-1], file=sys.stderr)
+            return 1
+
+
+@contextlib.contextmanager
+def ray_tasks(address, jobs):
+    """Context with a function like `in_process` whose processes run on a Ray cluster.
+
+    Raises:
+      ValueError: Ray is not installed, no cluster has the address, or it has fewer CPUs than `jobs`.
+    """
+    from tfmem.rl.distributed import ray_cluster
+
+    with ray_cluster(address, jobs, "jobs") as ray:
+        yield lambda arguments, log: _waited(lambda: _Task(ray, arguments, log))
+
+
+def _waited(start):
+    """Start a process or task and wait for its status; stop it where an error ends the wait."""
+    with _lock:
+        process = start()
+        _running.add(process)
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=1)  # Ray interrupts no longer call
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        with _lock:
+            _running.discard(process)
 
 
 @contextlib.contextmanager
@@ -129,7 +176,7 @@ def _stopping():
         yield
     except KeyboardInterrupt:
         with _lock:
-            running = list(_processes)
+            running = list(_running)
         for process in running:
             process.terminate()  # it saves a checkpoint
         for process in running:

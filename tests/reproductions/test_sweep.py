@@ -75,7 +75,6 @@ def test_options_follow_the_part_that_they_belong_to(tmp_path):
 def test_the_presets_core_is_named_where_its_options_are_swept(tmp_path, monkeypatch, capsys):
     called = []
     monkeypatch.setattr("reproductions.sweep.in_process", lambda arguments, log: called.append(arguments) or 1)
-    monkeypatch.setattr("reproductions.sweep.sweep.__defaults__", (None, lambda *a: called.append(a[0]) or 1))
     sweep_of = ["sweep", "relational/nth_farthest", "--preset", "demo", "--out", str(tmp_path / "out"), "--grid"]
     assert main([*sweep_of, "core.mem-slots=1,8", "core.num-heads=2"]) == 1
     assert [arguments[arguments.index("core:rmc") :] for arguments in called] == [

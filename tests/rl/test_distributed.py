@@ -1,6 +1,7 @@
 """Actors as Ray processes: numbers of one process, records by arrival, killed actors and learners, wrong arguments."""
 
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -246,37 +247,58 @@ def test_a_run_by_arrival_is_another_setting(cluster, tmp_path):
 
 
 @pytest.mark.long
-def test_a_killed_and_a_stopped_learner_resume_and_leave_no_process(tmp_path):
-    command = ["run", "metalearned/maze", "--preset", "smoke", "--policy-lag", "1", "--num-updates", "60"]
+def test_killed_actors_and_learners_change_no_number_and_leave_nothing(tmp_path):
+    """200 updates: each actor dies three times, the learner twice, and it is stopped once by Ctrl-C."""
+    command = ["run", "metalearned/maze", "--preset", "smoke", "--policy-lag", "1", "--num-updates", "200"]
     assert main([*command, "--folder", str(tmp_path / "whole")]) == 0
-    folder, before, memory = RunFolder(tmp_path / "run"), ray_processes(), shared_memory()
+    folder, processes, memory = RunFolder(tmp_path / "run"), ray_processes(), shared_memory()
+    options = ["--folder", str(folder.path), "--actors", "2"]
+    ends, restarts = [], 0
 
-    def run(until=None, number=None):
-        """Run the command; after update `until`, send a signal. Returns the exit status."""
-        options = ["--folder", str(folder.path), "--actors", "2"]
+    def saved():
+        return (folder.saved() or [(0,)])[0][0]
+
+    def run(*faults):
+        """Run the command with a fault after every 20 updates; returns the exit status."""
         process = subprocess.Popen([sys.executable, "-m", "reproductions", *command, *options], start_new_session=True)
         try:
-            if until is not None:
-                assert wait_for(lambda: process.poll() is not None or (folder.saved() or [(0,)])[0][0] >= until)
-                os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+            for fault in faults:
+                until = saved() + 20
+                assert wait_for(lambda until=until: process.poll() is not None or saved() >= until)
+                assert process.poll() is None
+                if fault == "actors":
+                    running = {int(number) for number, name in ray_processes() - processes if "ray::Actor" in name}
+                    assert len(running) == 2
+                    for number in running:
+                        os.kill(number, signal.SIGKILL)
+                elif fault == signal.SIGINT:
+                    os.killpg(process.pid, fault)
+                else:
+                    process.send_signal(fault)
             return process.wait(240)
         finally:
             process.kill()
-            assert wait_for(lambda: ray_processes() <= before), ray_processes() - before
+            assert wait_for(lambda: ray_processes() <= processes), ray_processes() - processes
             assert shared_memory() <= memory
+            ends.append(saved())
 
-    assert run(8, signal.SIGKILL) == -signal.SIGKILL
+    assert run("actors", "actors", signal.SIGKILL) == -signal.SIGKILL
+    assert run("actors", signal.SIGKILL) == -signal.SIGKILL
     assert folder.result() is None
-    assert run(folder.saved()[0][0] + 8, signal.SIGINT) == 130
+    assert run(signal.SIGINT) == 130
     assert run() == 0
-    whole, resumed = RunFolder(tmp_path / "whole"), folder
+    whole, rows = RunFolder(tmp_path / "whole"), folder.metrics()
     for name, values in whole.restore()[0].arrays.items():
-        np.testing.assert_allclose(resumed.restore()[0].arrays[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
-    rows = [
-        {k: v for k, v in row.items() if k not in (*(f"train/{m}" for m in METRICS), "seconds")}
-        for row in resumed.metrics()
+        np.testing.assert_allclose(folder.restore()[0].arrays[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+    own = {"seconds", *(f"train/{name}" for name in METRICS)}
+    assert [{k: v for k, v in row.items() if k not in own} for row in rows] == [
+        pytest.approx({k: v for k, v in row.items() if k not in own}, rel=1e-5, abs=1e-5) for row in whole.metrics()
     ]
-    assert rows == [
-        pytest.approx({k: v for k, v in row.items() if k != "seconds"}, rel=1e-5, abs=1e-5) for row in whole.metrics()
-    ]
-    assert resumed.result()["actors"] == 2
+    assert folder.result()["actors"] == 2
+    for before, end in itertools.pairwise([0, *ends]):
+        restarts += max(row.get("train/actor_restarts", 0) for row in rows if before < row["update"] <= end)
+    assert restarts == 6
+    print(
+        f"learner ended at updates {ends}; {restarts:.0f} restarts of actors; Ray's processes {len(processes)} before, "
+        f"{len(ray_processes())} after; objects in shared memory {len(memory)} before, {len(shared_memory())} after"
+    )

@@ -41,8 +41,9 @@ CASES = {
         DoubleCopy(length=3, num_characters=3), MetalearnedMemoryConfig(units=4, memory_size=4, word_size=4),
         optimizer="sonnet_adam",
     ),
-    # Adam would enlarge the rounding of gradients that are 0, those of biases before a softmax.
-    "lengths": lambda: _smoke("relational/program_evaluation", optimizer="sgd"),
+    # The memory's shift of keys has a gradient of 0, since a softmax ignores it. Adam's first steps enlarge its
+    # rounding: with its own epsilon of 1e-7 this one variable has an error of 0.08.
+    "lengths": lambda: _smoke("relational/program_evaluation", optimizer="adam", epsilon=1e-3),
     "carry": lambda: _smoke("multigrid/mapping"),
 }  # fmt: skip
 

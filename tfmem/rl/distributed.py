@@ -72,7 +72,7 @@ def ray_actors(experiment, number, max_lag=None, address=None):
         raise ValueError(f"actors: {number}, must divide num_worlds ({worlds})")
     if max_lag is not None:
         check_range("max_lag", max_lag, 1)
-    with _initialized(number, address) as ray:
+    with ray_cluster(address, number, "actors") as ray:
         pool = ActorPool(ray, experiment, number, max_lag)
         try:
             yield pool
@@ -385,12 +385,22 @@ class _Updates:
 
 
 @contextlib.contextmanager
-def _initialized(number, address):
-    """Context with Ray initialized: the module. What is initialized before stays so."""
+def ray_cluster(address, number, name):
+    """Context with Ray initialized: the module. What is initialized before stays so.
+
+    Args:
+      address: of a cluster, as for `ray.init`; None: Ray is started on this machine and ended with the context.
+      number: of CPUs that the cluster must have.
+      name: of the argument that asks for them, for errors.
+
+    Raises:
+      ValueError: Ray is not installed, no cluster has the address, or it has too few CPUs.
+    """
     try:
         import ray
     except ImportError:
-        raise ValueError(f"actors: {number}, must be 0 without Ray: pip install tfmem[distributed]") from None
+        what = f"{name}: {number}, must be 0" if address is None else f"ray_address: {address!r}, must be None"
+        raise ValueError(f"{what} without Ray: pip install tfmem[distributed]") from None
     if address is not None and not _answers(address):  # Ray itself tries for minutes
         raise ValueError(f"ray_address: {address!r}, must be of a running cluster")
     started = not ray.is_initialized()
@@ -403,7 +413,7 @@ def _initialized(number, address):
             ray.init(**cluster, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
             if address is None:
-                raise ValueError(f"actors: {number}, must be 0 where Ray cannot start: {error}") from None
+                raise ValueError(f"{name}: {number}, must be 0 where Ray cannot start: {error}") from None
             raise ValueError(f"ray_address: {address!r}, must be of a running cluster: {error}") from None
         finally:
             if main:
@@ -411,7 +421,7 @@ def _initialized(number, address):
     try:
         cpus = int(ray.cluster_resources().get("CPU", 0))
         if cpus < number:
-            raise ValueError(f"actors: {number}, must be at most the cluster's CPUs ({cpus})")
+            raise ValueError(f"{name}: {number}, must be at most the cluster's CPUs ({cpus})")
         yield ray
     finally:
         if started:
