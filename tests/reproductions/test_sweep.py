@@ -158,3 +158,28 @@ def test_bad_arguments(tmp_path):
 def test_a_run_in_a_process_of_its_own(tmp_path):
     assert in_process(["list", "nothing-like-this"], tmp_path / "log") == 2
     assert "FILTER: 'nothing-like-this', must be" in (tmp_path / "log").read_text()
+
+
+def test_a_sweep_without_a_cluster_is_refused(tmp_path, capsys):
+    sweep_of = ["sweep", "relational/nth_farthest", "--preset", "smoke", "--out", str(tmp_path / "out")]
+    assert main([*sweep_of, "--ray-address", "127.0.0.1:9"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("reproduce: error: ray_address: '127.0.0.1:9', must be ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.long
+def test_tasks_of_ray_have_the_table_of_processes(tmp_path, capsys):
+    ray = pytest.importorskip("ray")
+    sweep_of = ["sweep", "relational/nth_farthest", "--preset", "smoke", "--grid", "num-updates=2,4", "--jobs", "2"]
+    assert main([*sweep_of, "--out", str(tmp_path / "processes")]) == 0
+    ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    try:
+        assert main([*sweep_of, "--out", str(tmp_path / "tasks"), "--ray-address", "auto"]) == 0
+        assert main([*sweep_of[:-1], "3", "--out", str(tmp_path / "many"), "--ray-address", "auto"]) == 2
+    finally:
+        ray.shutdown()
+    assert "jobs: 3, must be at most the cluster's CPUs (2)" in capsys.readouterr().err
+    tables = [(tmp_path / name / "sweep.md").read_text() for name in ("processes", "tasks")]
+    assert tables[0] == tables[1]
