@@ -2,8 +2,6 @@
 
     python benchmarks/belief.py               the three cores, growth, XLA
     python benchmarks/belief.py --quick       only LSTM, fewer points, no XLA
-    python benchmarks/belief.py --agent       instead, updates of terrain_agent, which also act; no GFLOP
-    python benchmarks/belief.py --agent paper_rma
 
 It measures the experiment's whole updates on 64 episodes, which are rendered first. GFLOP count products and
 convolutions in the update's StableHLO. Every point runs in a separate process, so that peak memory is its own. The rate
@@ -26,39 +24,14 @@ def measure(preset, changes, xla, repeats):
     return {**changes, **update_cost(random_city.Experiment(config), repeats)}
 
 
-def measure_agent(preset, repeats):
-    from reproductions.belief_states import terrain_agent
-
-    experiment = terrain_agent.Experiment(terrain_agent.PRESETS[preset])
-    cost, variables = update_cost(experiment, repeats, counted=False), experiment.learner.trained_variables()
-    decoders = sum(v.numpy().size for v in experiment.probes)
-    return {**cost, "with_simcore": sum(v.numpy().size for v in variables), "decoders": decoders}
-
-
-def agents(presets):
-    print(f"{'preset':20s} {'agent':>11s} {'with SimCore':>12s} {'decoders':>11s} {'s/update':>9s} {'GB':>6s}   first")
-    for preset in presets:
-        r = in_process(__file__, "agent", preset, 2)
-        print(
-            f"{preset:20s} {r['parameters']:11,d} {r['with_simcore']:12,d} {r['decoders']:11,d} {r['seconds']:8.2f}s "
-            f"{r['gigabytes']:6.2f} {r['first']:6.1f}s",
-            flush=True,
-        )
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="LSTM alone, fewer points, no XLA")
-    parser.add_argument("--agent", nargs="*", help="presets of terrain_agent; default: paper's three cores")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         what = json.loads(arguments.one)
-        kinds = {"rate": matmul_rate, "agent": measure_agent}
-        print(json.dumps(kinds[what[0]](*what[1:]) if what[0] in kinds else measure(*what)))
-        return
-    if arguments.agent is not None:
-        agents(arguments.agent or ("paper", "paper_rma", "paper_kanerva"))
+        print(json.dumps(matmul_rate() if what == ["rate"] else measure(*what)))
         return
     rate = in_process(__file__, "rate")
     repeats = 2 if arguments.quick else 3

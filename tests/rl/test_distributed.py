@@ -1,6 +1,5 @@
 """Actors as Ray processes: numbers of one process, records by arrival, killed actors and learners, wrong arguments."""
 
-import dataclasses
 import itertools
 import os
 import signal
@@ -237,10 +236,11 @@ def test_wrong_commands(tmp_path, capsys, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_by_arrival_is_another_setting(cluster, tmp_path):
-    experiment = AgentExperiment(dataclasses.replace(CONFIG, num_updates=4))
-    with ray_actors(experiment, 2, max_lag=2) as pool:
-        train(experiment, tmp_path / "run", make_updates=pool)
+def test_a_run_by_arrival_is_another_setting(pool, tmp_path):
+    experiment = fresh(pool)
+    by_arrival = ActorPool(ray, experiment, 2, max_lag=2)
+    by_arrival.actors = pool.actors
+    train(experiment, tmp_path / "run", make_updates=by_arrival)
     assert RunFolder(tmp_path / "run").config()["max_lag"] == 2
     with pytest.raises(RunFolderError, match="max_lag: 2 there"):
         train(experiment, tmp_path / "run")
