@@ -53,8 +53,8 @@ def peak_gigabytes():
 def update_cost(experiment, repeats):
     """Measure an experiment's compiled update.
 
-    Returns seconds of the first call and of the fastest of `repeats` more, peak memory, the model's parameters, and GFLOP
-    of products and convolutions in its StableHLO.
+    Returns seconds of the first call and of the fastest of `repeats` more, peak memory, the model's parameters, and
+    GFLOP of products and convolutions in its StableHLO.
     """
     import tensorflow as tf
 
