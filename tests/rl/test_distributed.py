@@ -216,6 +216,17 @@ def test_without_ray_the_error_names_the_package(monkeypatch):
         pass
 
 
+def test_a_start_that_fails_is_one_line(monkeypatch):
+    def init(**settings):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    message = "actors: 1, must be 0 where Ray cannot start: The current node timed out"
+    with pytest.raises(ValueError, match=message), ray_actors(AgentExperiment(CONFIG), 1):
+        pass
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
