@@ -11,9 +11,8 @@ of a 4096 x 4096 product gives a limit in the same run.
 import argparse
 import dataclasses
 import json
-import os
 
-from measuring import growth, in_process, matmul_rate, update_cost
+from measuring import growth, in_process, print_rates, rates, update_cost
 
 
 def measure(preset, changes, xla, repeats):
@@ -31,11 +30,10 @@ def main():
     arguments = parser.parse_args()
     if arguments.one:
         what = json.loads(arguments.one)
-        print(json.dumps(matmul_rate() if what == ["rate"] else measure(*what)))
+        print(json.dumps(rates() if what == ["rate"] else measure(*what)))
         return
-    rate = in_process(__file__, "rate")
+    rate = print_rates(__file__)
     repeats = 2 if arguments.quick else 3
-    print(f"matrix products: {rate:.0f} GFLOP/s on {os.cpu_count()} cores")
     print(
         f"{'setting':28s} {'parameters':>11s} {'GFLOP':>8s} {'s/update':>9s} {'of rate':>8s} {'GB':>6s} {'first':>7s}"
     )

@@ -1,6 +1,7 @@
 """Seconds and memory of a training step of the cores, against an LSTM, the machine's rate, and T, slots and batch.
 
     python benchmarks/cores.py                     ratios at the papers' sizes, then growth; draws cores.png
+    python benchmarks/cores.py rmc_small dnc RMC   some: sizes in lower case, growth by the names of the picture
     python benchmarks/cores.py --quick             fewer points and repeats
     python benchmarks/cores.py --xla               compiled by XLA
 
@@ -8,19 +9,16 @@ A training step is the unrolled core, a loss, its gradient and Adam. `LSTM` is t
 `keras.layers.LSTM` of equal parameters. `of rate` is the fraction of the machine's rate of matrix products; it counts
 three times the forward step's FLOPs by TensorFlow. The LSTMs' peer sums the gradients of its weights in every step, as
 the loop's derivative does (`tfmem.weight_gradients`). The RMC's peer has the public code's order of work: it projects
-the input step by step and attends to it as one more row of the memory. For scale, the public originals on two cores
-that multiply matrices at 450 GFLOP/s with TF 2.21's kernels take: RMC 1.89 s and 2.38 s, DNC 0.33 s. Every point runs
-in a separate process, so that peak memory is its own.
+the input step by step and attends to it as one more row of the memory. The peer of cores with a loop of their own runs
+in single steps. Every point runs in a separate process, so that peak memory is its own.
 """
 
 import argparse
 import dataclasses
 import json
 import math
-import os
-import time
 
-from measuring import growth, in_process, matmul_rate, peak_gigabytes, seconds_of
+from measuring import growth, in_process, peak_gigabytes, print_rates, rates, seconds_of, without_scans
 
 from tfmem.cores.config import (
     CoreConfig,
@@ -35,8 +33,6 @@ from tfmem.cores.config import (
     RMAConfig,
 )
 
-PUBLIC_RATE = 450.0
-PUBLIC = {"rmc_small": 1.89, "rmc_large": 2.38, "dnc": 0.33}
 # Cores at the sizes of the papers' appendices, inputs, batch and steps, the MLP that follows.
 SETTINGS = {
     "rmc_small": dict(
@@ -59,6 +55,15 @@ SETTINGS = {
     "rmc_agent": dict(
         core=RelationalMemoryConfig(mem_slots=8, head_size=32, num_heads=4), features=64, batch=32, steps=20, mlp=0
     ),
+    **{
+        f"mnm_{write[0]}_{steps}".replace("_l_", "_p_"): dict(
+            core=MetalearnedMemoryConfig(units=100, memory_size=100, word_size=100, write=write, initial_rate=0.05),
+            features=100, batch=32, steps=steps, mlp=0,
+        )
+        for steps in (89, 441)
+        for write in ("local", "gradient")
+    },
+    "lstm_stack": dict(core=LSTMConfig(units=1024, num_layers=2), features=64, batch=32, steps=20, mlp=0),
     "lstm_256": dict(core=LSTMConfig(units=256, num_layers=1), features=64, batch=16, steps=20, mlp=0),
     "lstm_512": dict(core=LSTMConfig(units=512, num_layers=1), features=64, batch=16, steps=20, mlp=0),
     "lstm_1024": dict(core=LSTMConfig(units=1024, num_layers=1), features=64, batch=16, steps=20, mlp=0),
@@ -156,8 +161,8 @@ def public_rmc(setting):
 def measure(changed, kind, repeats, xla):
     """Measure a training step of "tfmem", of the "lstm" of equal parameters or of the "public" order of work.
 
-    "every_step" is tfmem with the gradients of weights summed in every step of the loop. `changed` holds the arguments
-    of `setting_of`.
+    "every_step" is tfmem with the gradients of weights summed in every step of the loop, "single_steps" tfmem without
+    the core's own loop. `changed` holds the arguments of `setting_of`.
     """
     import numpy as np
     import tensorflow as tf
@@ -168,6 +173,8 @@ def measure(changed, kind, repeats, xla):
 
     if kind == "every_step":
         weight_gradients.LEAST_SHARE = math.inf
+    elif kind == "single_steps":
+        without_scans()
 
     setting = setting_of(*changed)
     batch, steps, features = (setting[k] for k in ("batch", "steps", "features"))
@@ -188,7 +195,7 @@ def measure(changed, kind, repeats, xla):
         outputs = tf.nest.flatten(outputs)[0]
         return tf.transpose(tf.reshape(outputs, [steps, batch, -1]), [1, 0, 2])
 
-    if kind in ("tfmem", "every_step"):
+    if kind in ("tfmem", "every_step", "single_steps"):
         flops = forward_flops(core, start, inputs)
     elif kind == "lstm":
         layer = lstm_of(parameters, features)
@@ -214,10 +221,7 @@ def measure(changed, kind, repeats, xla):
             )  # fmt: skip
         return loss
 
-    first = time.perf_counter()
-    train(inputs).numpy()
-    first = time.perf_counter() - first
-    times = seconds_of(lambda: train(inputs).numpy(), repeats)
+    first, *times = seconds_of(lambda: train(inputs).numpy(), repeats + 1)
     return {
         **{k: v for k, v in setting.items() if k != "core"},
         "seconds": min(times),
@@ -239,34 +243,40 @@ def forward_flops(core, start, inputs):
     return tf.compat.v1.profiler.profile(step.graph, options=options).total_float_ops
 
 
-def at_paper_sizes(arguments, rate):
-    print(f"{'core':10s} {'s/step':>8s} {'GB':>6s} {'parameters':>11s} {'GFLOP':>7s} {'of rate':>8s} {'LSTM':>8s} "
-          f"{'ratio':>6s} {'first':>7s}")  # fmt: skip
+# The peer of a core's kind, and what the peer is.
+PEERS = {
+    RelationalMemoryConfig: ("public", "the public order of work"),
+    LSTMConfig: ("every_step", "gradients of weights summed in every step"),
+    RMAConfig: ("single_steps", "single steps"),
+    KanervaConfig: ("single_steps", "single steps"),
+    MetalearnedMemoryConfig: ("single_steps", "single steps"),
+}
+
+
+def at_paper_sizes(names, arguments, rate):
+    print(f"{'core':10s} {'s/step':>8s} {'median':>8s} {'GB':>6s} {'parameters':>11s} {'GFLOP':>7s} {'of rate':>8s} "
+          f"{'LSTM':>8s} {'ratio':>6s} {'first':>7s}")  # fmt: skip
     repeats = 3 if arguments.quick else 7
-    for name, setting in SETTINGS.items():
-        ours, lstm = (in_process(__file__, [name], kind, repeats, arguments.xla) for kind in ("tfmem", "lstm"))
+    for name in names:
+        cost, lstm = (in_process(__file__, [name], kind, repeats, arguments.xla) for kind in ("tfmem", "lstm"))
         print(
-            f"{name:10s} {ours['seconds']:8.3f} {ours['gigabytes']:6.2f} {ours['parameters']:11,d} "
-            f"{ours['gflop']:7.1f} {ours['gflop'] / ours['seconds'] / rate:8.1%} {lstm['seconds']:7.3f}s "
-            f"{ours['seconds'] / lstm['seconds']:6.2f} {ours['first']:6.1f}s",
+            f"{name:10s} {cost['seconds']:8.3f} {cost['median']:8.3f} {cost['gigabytes']:6.2f} "
+            f"{cost['parameters']:11,d} {cost['gflop']:7.1f} {cost['gflop'] / cost['seconds'] / rate:8.1%} "
+            f"{lstm['seconds']:7.3f}s {cost['seconds'] / lstm['seconds']:6.2f} {cost['first']:6.1f}s",
             flush=True,
         )
-        if name in PUBLIC:
-            ratio = ours["seconds"] * rate / (PUBLIC[name] * PUBLIC_RATE)
-            print(f"{'':10s} at equal rates {ratio:.2f} of the public original's {PUBLIC[name]} s", flush=True)
-        peers = {RelationalMemoryConfig: ("public", "the public order of work")}
-        peers[LSTMConfig] = "every_step", "gradients of weights summed in every step"
-        if type(setting["core"]) in peers:
-            kind, title = peers[type(setting["core"])]
+        if type(SETTINGS[name]["core"]) in PEERS:
+            kind, title = PEERS[type(SETTINGS[name]["core"])]
             peer = in_process(__file__, [name], kind, repeats, arguments.xla)
             print(
-                f"{'':10s} {ours['seconds'] / peer['seconds']:.2f} of the time and "
-                f"{ours['gigabytes'] / peer['gigabytes']:.2f} of the memory of {title} ({peer['seconds']:.3f} s)",
+                f"{'':10s} {cost['seconds'] / peer['seconds']:.2f} of the time and "
+                f"{cost['gigabytes'] / peer['gigabytes']:.2f} of the memory of {title} "
+                f"({peer['seconds']:.3f} s, {peer['gigabytes']:.2f} GB)",
                 flush=True,
             )
 
 
-def with_growth(arguments):
+def with_growth(names, arguments):
     from tfmem import plotting
 
     axes = {"steps": (16, 32, 64, 128, 256), "slots": (16, 32, 64, 128, 256), "batch": (8, 16, 32, 64, 128)}
@@ -275,8 +285,8 @@ def with_growth(arguments):
         values = values[::2] if arguments.quick else values
         print(f"\ngrowth with {axis}: {values}; the power is that between the last two points")
         times, memories = panels[axis, "seconds"], panels[axis, "GB"]
-        for name, setting in GROWTH.items():
-            if axis == "slots" and not slots_of(setting["core"]):
+        for name in names:
+            if axis == "slots" and not slots_of(GROWTH[name]["core"]):
                 continue
             points = [
                 {
@@ -297,6 +307,7 @@ def with_growth(arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join([*SETTINGS, *GROWTH])} (default: all)")
     parser.add_argument("--quick", action="store_true", help="fewer points and repeats")
     parser.add_argument("--xla", action="store_true", help="compiled by XLA")
     parser.add_argument("--out", default="cores.png", help="picture to write (default: cores.png)")
@@ -304,12 +315,18 @@ def main():
     arguments = parser.parse_args()
     if arguments.one:
         what = json.loads(arguments.one)
-        print(json.dumps(matmul_rate() if what == ["rate"] else measure(*what)))
+        print(json.dumps(rates() if what == ["rate"] else measure(*what)))
         return
-    rate = in_process(__file__, "rate")
-    print(f"matrix products: {rate:.0f} GFLOP/s on {os.cpu_count()} cores, {'XLA' if arguments.xla else 'plain graph'}")
-    at_paper_sizes(arguments, rate)
-    with_growth(arguments)
+    for name in arguments.names:
+        if name not in SETTINGS | GROWTH:
+            parser.error(f"NAME: {name}, must be one of {', '.join(SETTINGS | GROWTH)}")
+    print("XLA" if arguments.xla else "plain graph")
+    rate = print_rates(__file__)
+    sizes, grown = ([name for name in arguments.names or table if name in table] for table in (SETTINGS, GROWTH))
+    if sizes:
+        at_paper_sizes(sizes, arguments, rate)
+    if grown:
+        with_growth(grown, arguments)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ is ended.
 import argparse
 import dataclasses
 import json
-import os
 
-from measuring import in_process, matmul_rate, peak_gigabytes, seconds_of
+from measuring import in_process, peak_gigabytes, print_rates, rates, seconds_of
 
 
 def measure(name, preset, xla, repeats):
@@ -43,11 +42,11 @@ def main():
     arguments = parser.parse_args()
     if arguments.one:
         what = json.loads(arguments.one)
-        print(json.dumps(matmul_rate() if what == ["rate"] else measure(*what)))
+        print(json.dumps(rates() if what == ["rate"] else measure(*what)))
         return
     from reproductions import experiment_modules, load_experiment
 
-    print(f"matrix products: {in_process(__file__, 'rate'):.0f} GFLOP/s on {os.cpu_count()} cores")
+    print_rates(__file__)
     titles = ["plain", "first", "GB", "XLA", "first", "GB", "XLA/plain"]
     widths = [8, 7, 5, 8, 7, 5, 10]
     print(

@@ -1,4 +1,11 @@
-"""Common functions of the benchmarks: points in separate processes, the machine's rate, the power of a growth."""
+"""Common functions of the benchmarks: points in separate processes, the machine's rates, the power of a growth.
+
+On a machine that other work uses, measure one core by its CPU seconds, which do not count the time of others:
+
+    TFMEM_CPU_SECONDS=1 taskset -c 0 python benchmarks/cores.py
+
+(Linux; `taskset` leaves one core to the process, so that its libraries have one thread.)
+"""
 
 import json
 import math
@@ -7,6 +14,9 @@ import resource
 import subprocess
 import sys
 import time
+
+
+clock = time.process_time if os.environ.get("TFMEM_CPU_SECONDS") else time.perf_counter
 
 
 def in_process(script, *arguments, limit=None):
@@ -29,9 +39,9 @@ def seconds_of(call, repeats):
     """Measure the seconds of each of `repeats` calls; `call` returns when its work is done."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return times
 
 
@@ -43,6 +53,43 @@ def matmul_rate():
     product = tf.function(lambda a: tf.reduce_sum(a @ a))
     product(a).numpy()
     return 2 * 4096**3 / min(seconds_of(lambda: product(a).numpy(), 5)) / 1e9
+
+
+def memory_rate():
+    """Measure the GB/s of the sum of two arrays of 256 MB: two are read and one is written. Best of five."""
+    import tensorflow as tf
+
+    a, b = tf.random.normal([2, 2**26])
+    add = tf.function(lambda a, b: a + b)
+    add(a, b)
+    return 3 * 2**28 / min(seconds_of(lambda: add(a, b), 5)) / 1e9
+
+
+def rates():
+    """The machine's GFLOP/s of matrix products and GB/s of memory."""
+    return matmul_rate(), memory_rate()
+
+
+def print_rates(script):
+    """Measure the machine's rates in a process of `script`, print them, and return the GFLOP/s."""
+    gflops, gigabytes = in_process(script, "rate")
+    seconds = "seconds" if clock is time.perf_counter else "CPU seconds"
+    print(
+        f"{seconds}; matrix products: {gflops:.0f} GFLOP/s, memory: {gigabytes:.1f} GB/s, on "
+        f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores",
+        flush=True,
+    )
+    return gflops
+
+
+def without_scans():
+    """Take the loops of their own away from the cores, so that `tfmem.unroll` runs them in single steps."""
+    from tfmem.cores import KanervaCore, MetalearnedMemory, RMACore
+
+    for core in (KanervaCore, MetalearnedMemory, RMACore):
+        for name in ("scan", "scan_states"):
+            if name in vars(core):
+                delattr(core, name)
 
 
 def peak_gigabytes():
@@ -75,6 +122,32 @@ def update_cost(experiment, repeats):
         "parameters": sum(v.numpy().size for v in experiment.model.trainable_variables),
         "gflop": arithmetic(lower(update, *specs)[0]) / 1e9,
     }
+
+
+def bundle_cost(experiment, preset, repeats):
+    """Measure an update of an experiment's bundle, run by jax: seconds as in `update_cost`; GB by XLA's account."""
+    import numpy as np
+
+    from tfmem.aot.bundle import open_source
+    from tfmem.aot.lowering import make_bundle
+    from tfmem.aot.runner import Executable, stacked
+
+    bundle = make_bundle(experiment, preset)
+    executable = Executable(bundle.programs["update"], "float32")
+    values = dict(bundle.initial)
+    source = bundle.data_sources["train"]
+    if source is not None:
+        values |= executable.batch(stacked([open_source(source).batch(0)]))
+    values = {name: executable.put(array) for name, array in values.items()}
+
+    def update():
+        number = executable.put(np.int64(0))
+        results = executable(values | {"number": number})
+        values.update({name: result for name, result in results.items() if not name.startswith("metrics/")})
+        float(results["metrics/loss"][0])
+
+    first, *times = seconds_of(update, repeats + 1)
+    return {"first": executable.seconds + first, "seconds": min(times), "gigabytes": executable.memory / 1e9}
 
 
 def growth(points, x, y):

@@ -18,9 +18,8 @@ import math
 import os
 import subprocess
 import sys
-import time
 
-from measuring import seconds_of
+from measuring import clock, print_rates, rates, seconds_of, without_scans
 
 MODELS = {"mnm_p": "MNM-p", "mnm_g": "MNM-g", "lstm_salu": "LSTM+SALU", "lstm": "LSTM"}
 PAPER_PRESETS = {
@@ -49,12 +48,11 @@ def measure(name, preset, overrides, repeats, scan=True):
     import tensorflow as tf
 
     from reproductions import load_experiment
-    from tfmem.cores import MetalearnedMemory
     from tfmem.cores.config import LookupMemoryConfig, LSTMConfig
     from tfmem.training import compiled_updates
 
     if not scan:
-        del MetalearnedMemory.scan
+        without_scans()
     module = load_experiment(f"metalearned/{name}")
     config = dataclasses.replace(module.PRESETS[preset], updates_per_call=1, eval_every=0)
     length, model = overrides.pop("length", None), overrides.pop("model")
@@ -71,10 +69,10 @@ def measure(name, preset, overrides, repeats, scan=True):
     update = compiled_updates(experiment, 1)
     times = []
     for number in range(repeats + 1):
-        start = time.perf_counter()
+        start = clock()
         _, metrics = update(tf.constant(number, tf.int64), {}, ())
         loss = float(metrics["loss"][0])
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     gigabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1e6
     inputs = tf.random.stateless_normal(
         [config.task.num_steps, config.batch_size, *experiment.model.step_shape], [0, 1]
@@ -169,7 +167,8 @@ def paper_presets(arguments):
 
 def against_steps(arguments):
     """Scan and single steps in turns, twice each, at the paper's batch of 32; MNM-p over MNM-g."""
-    print(f"batch 32, {os.cpu_count()} cores, {'XLA' if arguments.xla else 'plain graph'}; the faster of two processes")
+    print_rates(__file__)
+    print(f"batch 32, {'XLA' if arguments.xla else 'plain graph'}; the faster of two processes")
     print(f"{'preset':10s} {'model':6s} {'steps':>6s} {'loop':>6s} {'s/update':>9s} {'forward':>8s} {'GB':>6s}")
     for preset in ("paper_8_4", "paper"):
         costs = {}
@@ -205,7 +204,8 @@ def main():
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(*json.loads(arguments.one))))
+        what = json.loads(arguments.one)
+        print(json.dumps(rates() if what == ["rate"] else measure(*what)))
     elif arguments.steps:
         against_steps(arguments)
     elif arguments.paper:

@@ -1,25 +1,20 @@
 """Seconds, memory and fraction of the machine's rate of one training step of the Multigrid experiments.
 
     python benchmarks/multigrid.py                     both at the paper's settings, then how mapping grows
+    python benchmarks/multigrid.py --paper             the paper's settings alone
     python benchmarks/multigrid.py --quick             fewer points and repeats
     python benchmarks/multigrid.py --xla               also with XLA
 
 Every point runs in a separate process, so that peak memory is its own. The peer is the same network in the public
-code's order of work (`work_in_the_public_order`). For scale, the public TF 1 code on two cores that multiply matrices
-at 450 GFLOP/s takes: 15.2 s for a mapping step with TF 1.15.5; 4.1 s and 7.9 GB with its graph on TF 2.21's kernels;
-0.17 s for recall.
+code's order of work (`work_in_the_public_order`).
 """
 
 import argparse
 import dataclasses
 import json
 import math
-import os
-import time
 
-from measuring import in_process, matmul_rate, peak_gigabytes, seconds_of
-
-PUBLIC = {"mapping": (4.1, 7.9, 450.0), "mnist_recall": (0.17, None, 450.0)}
+from measuring import in_process, peak_gigabytes, print_rates, rates, seconds_of
 
 
 def layer_flops(layer):
@@ -85,9 +80,6 @@ def measure(name, overrides, repeats, public_order=False):
     update = compiled_updates(experiment, 1)
     carry = experiment.initial_carry()
     batch = tf.nest.map_structure(lambda a: np.stack([a]), synthetic_batch(name, experiment))
-    start = time.perf_counter()
-    carry, _ = update(tf.constant(0, tf.int64), batch, carry)
-    compile_seconds = time.perf_counter() - start
     metrics = {}
 
     def call():
@@ -95,7 +87,7 @@ def measure(name, overrides, repeats, public_order=False):
         carry, result = update(tf.constant(1, tf.int64), batch, carry)
         metrics.update(tf.nest.map_structure(lambda m: m.numpy(), result))
 
-    times = seconds_of(call, repeats)
+    compile_seconds, *times = seconds_of(call, repeats + 1)
     steps = config.window if name == "mapping" else config.steps
     return {
         "seconds": float(np.median(times)),
@@ -121,18 +113,18 @@ def synthetic_batch(name, experiment):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--paper", action="store_true", help="the paper's settings alone")
     parser.add_argument("--quick", action="store_true", help="fewer points and repeats")
     parser.add_argument("--xla", action="store_true", help="XLA beside the plain graph")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         what = json.loads(arguments.one)
-        print(json.dumps(matmul_rate() if what == ["rate"] else measure(*what)))
+        print(json.dumps(rates() if what == ["rate"] else measure(*what)))
         return
 
-    rate = in_process(__file__, "rate")
+    rate = print_rates(__file__)
     repeats = 3 if arguments.quick else 7
-    print(f"matrix products: {rate:.0f} GFLOP/s on {os.cpu_count()} cores")
     head = f"{'setting':44s} {'s/step':>8s} {'fastest':>8s} {'GB':>6s} {'GFLOP':>7s} {'of rate':>8s} {'compile':>8s}"
     print(head)
 
@@ -146,26 +138,26 @@ def main():
         )
         return r
 
-    row("mapping paper in two parts: batch 32, 20 steps", "mapping", batch_parts=2)
+    parts = row("mapping paper in two parts: batch 32, 20 steps", "mapping", batch_parts=2)
     for name, title in (
         ("mapping", "mapping paper: batch 32, 20 steps"),
         ("mnist_recall", "recall paper: batch 32, 10"),
     ):
-        ours, peer = row(title, name), row("  the same in the public code's order of work", name, public_order=True)
+        own, peer = row(title, name), row("  the same in the public code's order of work", name, public_order=True)
         print(
-            f"  ours takes {ours['seconds'] / peer['seconds']:.2f} of the peer's time, "
-            f"{ours['gigabytes'] / peer['gigabytes']:.2f} of its memory; losses differ by "
-            f"{abs(ours['loss'] / peer['loss'] - 1):.1e}"
+            f"  tfmem takes {own['seconds'] / peer['seconds']:.2f} of the peer's time (fastest: "
+            f"{own['fastest'] / peer['fastest']:.2f}), {own['gigabytes'] / peer['gigabytes']:.2f} of its memory; "
+            f"losses differ by {abs(own['loss'] / peer['loss'] - 1):.1e}"
         )
-        seconds, gigabytes, peer_rate = PUBLIC[name]
-        ratio = seconds * peer_rate / (ours["seconds"] * rate)
-        memory = f", {ours['gigabytes'] / gigabytes:.2f} of its memory" if gigabytes else ""
-        print(
-            f"  public graph on another machine: {seconds} s at {peer_rate:.0f} GFLOP/s; "
-            f"ours at equal rates {ratio:.2f}x as fast{memory}"
-        )
+        if name == "mapping":
+            print(
+                f"  two parts take {parts['seconds'] / own['seconds']:.2f} of the time of one (fastest: "
+                f"{parts['fastest'] / own['fastest']:.2f}), {parts['gigabytes'] / own['gigabytes']:.2f} of its memory"
+            )
         if arguments.xla:
             row(f"  {name} with XLA", name, jit_compile=True)
+    if arguments.paper:
+        return
     for batch in (8, 16):
         row(f"mapping, batch {batch}", "mapping", batch_size=batch)
     if not arguments.quick:
