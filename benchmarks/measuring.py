@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 
-
 clock = time.process_time if os.environ.get("TFMEM_CPU_SECONDS") else time.perf_counter
 
 
