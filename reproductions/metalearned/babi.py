@@ -60,6 +60,7 @@ DEMO_CONFIG = Config(
     num_updates=2_500,
     log_every=25,
     eval_every=250,
+    jit_compile=True,  # measured: faster on a CPU
 )
 PRESETS = {
     "paper": PAPER_CONFIG,

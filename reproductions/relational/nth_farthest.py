@@ -44,7 +44,6 @@ DEMO_CONFIG = Config(
     log_every=100,
     eval_every=500,
     eval_batches=40,
-    jit_compile=True,  # measured: half the time of the plain graph at these sizes
 )
 PRESETS = {
     "paper": PAPER_CONFIG,

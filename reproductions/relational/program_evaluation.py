@@ -78,6 +78,7 @@ DEMO_CONFIG = Config(
     log_every=50,
     eval_every=1_000,
     eval_batches=40,
+    jit_compile=True,  # measured: faster on a CPU
 )
 PRESETS = {
     "paper": PAPER_CONFIG,

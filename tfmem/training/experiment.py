@@ -44,7 +44,7 @@ class RunConfig:
     checkpoint_seconds: float = 300.0
     """Seconds between checkpoints."""
     jit_compile: Literal["auto"] | bool = "auto"
-    """Compile the update by XLA; auto: on a GPU yes, on a CPU no (measured: its convolutions are slower)."""
+    """Compile the update by XLA; auto: on a GPU, not on a CPU. Presets that XLA makes faster on a CPU say True."""
     mixed_precision: bool = False
     """Compute products in bfloat16 (weights, softmax and normalization in float32)."""
 
