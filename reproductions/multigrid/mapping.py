@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmem.axes import merge_leading
+from tfmem.cores.config import AnyCoreConfig, DNCConfig, LSTMConfig
 from tfmem.losses.localization import (
     Counts,
     localization_counts,
@@ -19,16 +20,17 @@ from tfmem.losses.localization import (
     prior_counts,
     target_sum,
 )
-from tfmem.models.multigrid import LocalizationModel
+from tfmem.models import CoreLocalizationModel, LocalizationModel
 from tfmem.optimizers import linear_decay
-from tfmem.tasks.mapping import UNKNOWN, MappingStream, MappingTask, recentre
+from tfmem.tasks.mapping import UNKNOWN, VIEW, MappingStream, MappingTask, recentre
 from tfmem.training import Evaluation
 from tfmem.training.sequence import SequenceExperiment
 from tfmem.validation import check_range
 
 from .figures import MappingFrame, mapping_figure, save_mapping_gif
+from .memories import draw_memory, slots
 from .routing import figure_1
-from .settings import PublicCodeConfig
+from .settings import DNC, LSTM, PublicCodeConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,12 @@ class Config(PublicCodeConfig):
     """
     hold_out: int = 0
     """Reserve one maze in this many for evaluation; 0: none. Not specified; we use 0: large mazes rarely repeat."""
+    core: AnyCoreConfig | None = None
+    """Core of a baseline, which sees view and query; None: the multigrid network below."""
+    locator_sizes: tuple[int, ...] = (64,)
+    """Widths of the ReLU layers by which a core answers queries. Not specified; we use one of 64."""
+    base_size: int = 3
+    """Side of the coarsest grid. Public code: 3. With levels of 1 alone, ConvLSTMs and convolutions at one scale."""
     writer_levels: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 5)
     """Levels of each memory layer from 3x3 up, as in the public code."""
     writer_filters: tuple[int, ...] = (4, 4, 8, 8, 16, 16, 16)
@@ -81,6 +89,8 @@ class Config(PublicCodeConfig):
             raise ValueError(
                 f"batch_parts: {self.batch_parts}, must be 'auto' or divide batch_size, here {self.batch_size}"
             )
+        if self.core is not None and self.query_sizes != (VIEW,):
+            raise ValueError(f"query_sizes: {self.query_sizes}, must be ({VIEW},) with a core")
         self.task()
 
     @property
@@ -96,7 +106,7 @@ class Config(PublicCodeConfig):
             query_sizes=self.query_sizes,
             walk=self.walk,
             episode_length=self.episode_length,
-            target_size=3 * 2 ** (self.writer_levels[-1] - 1),
+            target_size=self.base_size * 2 ** (self.writer_levels[-1] - 1),
             centred=self.centred,
             label_after_move=self.label_after_move,
         )
@@ -142,24 +152,76 @@ TINY = dict(
     epsilon=1e-7,  # Keras's
 )
 
+PAPER_15X15 = dataclasses.replace(PAPER_CONFIG, **SMALL, num_updates=106_510)
+
+
+def one_scale(side, writer_filters, reader_filters, decoder_filters):
+    """Changes that make a multigrid network a stack of ConvLSTMs, and convolutions, at the scale of the answer.
+
+    The standard network of the supplement's Figure 1. Not specified: its layers; we use as many as the other's.
+    """
+    return dict(
+        base_size=side,
+        writer_levels=(1,) * len(writer_filters),
+        writer_filters=writer_filters,
+        reader_filters=reader_filters,
+        decoder_levels=(1,) * len(decoder_filters),
+        decoder_filters=decoder_filters,
+        writer_residuals=(),
+        reader_residuals=(),
+        decoder_residuals=(),
+    )
+
+
+DEMO_CONFIG = Config(
+    **TINY,
+    window=25,
+    learning_rate=4e-3,
+    final_learning_rate=4e-4,
+    decay_steps=15_000,
+    gradient_norm_clip=100.0,
+    num_updates=600,
+    updates_per_call=10,
+    log_every=10,
+    eval_every=200,
+    eval_batches=4,
+)
+# Demos of vector cores: an update is cheaper, so they get more. Not specified; we use these.
+LONGER = dict(learning_rate=2e-3, final_learning_rate=2e-4, decay_steps=50_000, num_updates=2_000, log_every=20)
+
 PRESETS = {
     "paper": PAPER_CONFIG,
-    "paper_15x15": dataclasses.replace(PAPER_CONFIG, **SMALL, num_updates=106_510),
+    "paper_15x15": PAPER_15X15,
+    # P-App C and D: 500 slots of 16, four read heads; 0.75 M parameters and 8 K cells. Units are those that give them.
+    "paper_dnc": dataclasses.replace(
+        PAPER_15X15, core=DNCConfig(memory_size=500, word_size=16, num_reads=4, hidden_size=304), **DNC
+    ),
+    # Not specified: sizes; as many parameters as paper_15x15, for the ConvLSTM also as many cells.
+    "paper_lstm": dataclasses.replace(PAPER_15X15, core=LSTMConfig(units=105), **LSTM),
+    "paper_conv_lstm": dataclasses.replace(
+        PAPER_15X15, **one_scale(24, (2, 3, 3, 3, 3), (39,) * 5, (39, 39, 39, 39, 1))
+    ),
     "spiral_9x9_query": dataclasses.replace(PAPER_CONFIG, query_sizes=(3, 9)),
     "random_walk": dataclasses.replace(PAPER_CONFIG, walk="random"),
-    "demo": Config(
-        **TINY,
-        window=25,
-        learning_rate=4e-3,
-        final_learning_rate=4e-4,
-        decay_steps=15_000,
-        gradient_norm_clip=100.0,
-        num_updates=600,
-        updates_per_call=10,
-        log_every=10,
-        eval_every=200,
-        eval_batches=4,
+    "demo": DEMO_CONFIG,
+    "demo_random_walk": dataclasses.replace(DEMO_CONFIG, walk="random"),
+    # Not specified; we use the smallest maze with 9x9 patches around more than one place.
+    "demo_9x9_query": dataclasses.replace(
+        DEMO_CONFIG,
+        map_size=11,
+        query_sizes=(3, 9),
+        window=27,  # a third of the spiral
+        writer_levels=(2, 2, 3),
+        decoder_levels=(3, 2, 1),
+        decay_steps=48_600,
+        num_updates=1_800,
     ),
+    # As many parameters as the demo; the DNC and the ConvLSTM also as many cells of memory.
+    "demo_dnc": dataclasses.replace(
+        DEMO_CONFIG, core=DNCConfig(memory_size=100, word_size=16, num_reads=4, hidden_size=92), **LONGER
+    ),
+    "demo_lstm": dataclasses.replace(DEMO_CONFIG, core=LSTMConfig(units=132), **LONGER),
+    "demo_conv_lstm": dataclasses.replace(DEMO_CONFIG, **one_scale(6, (15, 15, 15), (41, 41, 41), (41, 41, 1))),
     "smoke": Config(
         **TINY | dict(writer_filters=(2, 2, 4), reader_filters=(2, 2, 4), decoder_filters=(4, 4, 1)),
         batch_size=2,
@@ -181,8 +243,8 @@ class Experiment(SequenceExperiment):
     summed_scores = ("loss",)
 
     def __init__(self, config):
-        super().__init__(config)
         self.task = config.task()
+        super().__init__(config)
         self.stream, self.unseen = (
             MappingStream(
                 self.task, config.batch_size, config.window, config.seed, split=split, hold_out=config.hold_out
@@ -194,7 +256,14 @@ class Experiment(SequenceExperiment):
 
     def make_model(self):
         config = self.config
+        if config.core is not None:
+            core = config.core.make(self.task.length, config.policy)
+            model = CoreLocalizationModel(core, self.task.target_size, config.locator_sizes, dtype=config.policy)
+            model.build()
+            return model
         model = LocalizationModel(
+            base_size=config.base_size,
+            view_size=VIEW,
             writer_levels=config.writer_levels,
             writer_filters=config.writer_filters,
             reader_filters=config.reader_filters,
@@ -245,8 +314,11 @@ class Experiment(SequenceExperiment):
         return linear_decay(steps, config.learning_rate, config.final_learning_rate, config.decay_steps)
 
     def forward(self, batch, carry, training):
-        """Compute the logits of a window by name; the memory resets where an episode starts."""
-        return self._window_logits(batch, self._begin(batch, carry))
+        """Compute the logits of a window by name; the memory starts anew where an episode starts."""
+        size = batch["writer"].shape[1]
+        start = self.model.get_initial_state(tf.shape(batch["writer"])[1] if size is None else size)
+        state = tf.nest.map_structure(lambda s, new: tf.where(batch["first"], new, s), carry, start)
+        return self._window_logits(batch, state)
 
     def scores(self, batch, outputs):
         """Compute the loss, a sum over readers, steps, batch and cells. Paper: supplement B.1.2."""
@@ -287,11 +359,6 @@ class Experiment(SequenceExperiment):
         )
         flat = [merge_leading(a.stack(), 2) for a in arrays]
         return gradients, scores, tf.nest.pack_sequence_as(carry, flat)
-
-    @staticmethod
-    def _begin(batch, state):
-        """Return the state, or zeros where an episode begins."""
-        return tf.nest.map_structure(lambda s: tf.where(batch["first"], tf.zeros_like(s), s), state)
 
     def _window_logits(self, batch, state):
         inputs = {"observation": batch["writer"], **{f"query_{q}": batch[f"query_{q}"] for q in self.model.query_sizes}}
@@ -339,18 +406,17 @@ class Experiment(SequenceExperiment):
 
         return localization_scores(prior_counts(total(self.stream), total(self.unseen)))
 
-    def frames(self, every=1, item=0):
-        """Predict along an unseen episode: a `MappingFrame` every `every` steps."""
+    def frames(self, every=1, item=0, size=VIEW):
+        """Predict along an unseen episode by the reader of a query size: a `MappingFrame` every `every` steps."""
         episode = self.unseen.episode(0)
-        size = self.model.query_sizes[-1]
         target_size = self.model.map_size
         world = recentre(episode.maps, target_size, UNKNOWN, self.task.start)[item]
         state, start = self.initial_carry(), 0
-        write = tf.function(self.model.write)
+        write = tf.function(self.model.write) if self.config.core is None else None
         for window in episode.windows(self.config.window):
             batch = tf.nest.map_structure(tf.constant, window)
-            logits, _ = self._evaluate_window(batch, state)
-            memories, state = write(batch["writer"], state)
+            memories, _ = write(batch["writer"], state) if write else ([()], ())
+            logits, state = self._evaluate_window(batch, state)
             probability = tf.sigmoid(logits[f"logits_{size}"]).numpy()
             for step in range(int(window["num_steps"])):
                 t = start + step
@@ -369,18 +435,31 @@ class Experiment(SequenceExperiment):
                 )
             start += self.config.window
 
+    def memory(self):
+        """Slots of a DNC along an unseen episode of one agent, `{name: [T, slots, word]}`; {} for other memories."""
+        episode = self.unseen.episode(0).window(0, self.task.length)
+        inputs = {name: tf.constant(episode[name][:, :1]) for name in ("writer", f"query_{VIEW}")}
+        if self.config.core is None:
+            return {}
+        model = self.model
+        vectors = model.core_inputs({"observation": inputs["writer"], f"query_{VIEW}": inputs[f"query_{VIEW}"]})
+        return slots(model.cell, tf.cast(vectors, model.compute_dtype), model.get_initial_state(1))
+
     def figures(self, folder):
         figure_1().savefig(folder / "routing.png", dpi=100)
-        frames = list(self.frames(every=max(1, self.task.length // 40)))
-        save_mapping_gif(folder / "mapping.gif", frames)
-        for name, frame in (("mapping_middle", frames[len(frames) // 2]), ("mapping_end", frames[-1])):
-            mapping_figure(frame).savefig(folder / f"{name}.png", dpi=100)
+        for size in self.model.query_sizes:
+            name = "mapping" if size == VIEW else f"mapping_{size}x{size}"
+            frames = list(self.frames(every=max(1, self.task.length // 40), size=size))
+            save_mapping_gif(folder / f"{name}.gif", frames)
+            for part, frame in (("middle", frames[len(frames) // 2]), ("end", frames[-1])):
+                mapping_figure(frame).savefig(folder / f"{name}_{part}.png", dpi=100)
+        draw_memory(self, self.memory(), folder)
 
 
 def _scores(by_size):
     """Join scores by query size into one dict; 3x3 queries keep the bare names."""
     return {
-        name if size == 3 else f"{name}_{size}x{size}": getattr(scores, name)
+        name if size == VIEW else f"{name}_{size}x{size}": getattr(scores, name)
         for size, scores in by_size.items()
         for name in ("precision", "recall", "f_score")
     }

@@ -1,4 +1,4 @@
-"""Contents of memories over time in sorting and recall.
+"""Contents of memories over time in mapping, sorting and recall.
 
 Huynh et al. 2020 show the DNC's memory so in mapping (Figure 3 of the supplement).
 """
@@ -25,17 +25,22 @@ def memory(experiment):
         memories, _ = model.write(items, model.get_initial_state(items.shape[1]))
         grids = (tf.cast(grid[:, 0], tf.float32).numpy().mean(-1) for grid in memories[-1])
         return {f"{grid.shape[-1]}×{grid.shape[-1]}": grid for grid in grids}
-    state = model.get_initial_state(1)
+    num_items = getattr(config.task, "num_items", None) or config.task.num_inputs
+    shown = model.embed(tf.cast(inputs[:num_items, :1], model.compute_dtype))
+    return slots(model.cell, shown, model.get_initial_state(1))
+
+
+def slots(cell, inputs, state):
+    """Return the slots of a DNC over a sequence [T, 1, features], `{name: [T, slots, word]}`; {} for other cores."""
     if not hasattr(state, "access_state"):
         return {}
 
     def step(inputs, state):
-        _, state = model.cell(model.embed(inputs), state)
+        _, state = cell(inputs, state)
         return state.access_state.memory, state
 
-    num_items = getattr(config.task, "num_items", None) or config.task.num_inputs
-    slots, _ = unroll(step, tf.cast(inputs[:num_items, :1], model.compute_dtype), state)
-    return {f"{slots.shape[2]} slots of {slots.shape[3]}": tf.cast(slots[:, 0], tf.float32).numpy()}
+    held, _ = unroll(step, inputs, state)
+    return {f"{held.shape[2]} slots of {held.shape[3]}": tf.cast(held[:, 0], tf.float32).numpy()}
 
 
 def core_name(experiment):
@@ -43,9 +48,8 @@ def core_name(experiment):
     return type(experiment.config.core).__name__.removesuffix("Config")
 
 
-def draw_memory(experiment, folder):
-    """Draw `memory`, if there is one, into a folder."""
-    held = memory(experiment)
+def draw_memory(experiment, held, folder):
+    """Draw the memories of an experiment, as of `memory`, into a folder; nothing if there is none."""
     if held:
         figure = plotting.memory_figure({core_name(experiment): held}, title=experiment.name)
         figure.savefig(folder / "memory.png", dpi=120)

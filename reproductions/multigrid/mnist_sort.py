@@ -86,4 +86,4 @@ class Experiment(SupervisedExperiment):
 
     def figures(self, folder):
         super().figures(folder)
-        memories.draw_memory(self, folder)
+        memories.draw_memory(self, memories.memory(self), folder)

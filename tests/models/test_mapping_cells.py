@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from tfmem.backend import keras
 from tfmem.cores.config import ConvLSTMConfig, DNCConfig, LSTMConfig
-from tfmem.models import LocalizationModel, LocalizingCell, MappingCell
+from tfmem.export import saved_model
+from tfmem.models import CoreLocalizationModel, LocalizationModel, LocalizingCell, MappingCell
 from tfmem.models.config import MappingNetworkConfig
 from tfmem.recurrence import unroll
 
@@ -90,3 +91,22 @@ def test_wrong_inputs_and_networks(cell):
     normalizing.build()
     with pytest.raises(ValueError, match=r"^normalization: 'sequence', must be None for single steps"):
         normalizing.writer.step((tf.zeros([1, 3, 3, 4]),), normalizing.get_initial_state(1))
+
+
+def test_the_model_of_a_cell_saves_and_exports(tmp_path, rng):
+    model = CoreLocalizationModel(DNCConfig(memory_size=4, word_size=3, hidden_size=5).make(), 6, (7,))
+    inputs = {name: rng.normal(size=(2, 4, 3, 3, 4)).astype(np.float32) for name in ("observation", "query_3")}
+    logits, state = model(inputs, return_state=True)
+    assert logits["logits_3"].shape == (2, 4, 6, 6)
+    vectors = np.concatenate([inputs["observation"], inputs["query_3"]], -1).reshape(2, 4, 72).swapaxes(0, 1)
+    output, expected = unroll(model.cell, tf.constant(vectors), model.get_initial_state(2))
+    tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state, expected)
+    located = model.cell.locate(tf.constant(inputs["query_3"].swapaxes(0, 1)), output)
+    np.testing.assert_allclose(logits["logits_3"].numpy().swapaxes(0, 1), located, atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again(inputs)["logits_3"], logits["logits_3"], atol=1e-6)
+    saved_model(model, tmp_path / "exported")
+    loaded = tf.saved_model.load(tmp_path / "exported").signatures["sequence"]
+    found = loaded(**{name: tf.constant(x) for name, x in inputs.items()})["logits_3"]
+    np.testing.assert_allclose(found, logits["logits_3"], atol=1e-5)

@@ -6,7 +6,7 @@ Those of Sonnet are loaded when first used: they bring TensorFlow Probability.
 import importlib
 
 from tfmem.models.language import LanguageModel
-from tfmem.models.mapping_cells import LocalizingCell, MappingCell
+from tfmem.models.mapping_cells import CoreLocalizationModel, LocalizingCell, MappingCell
 from tfmem.models.multigrid import (
     LocalizationModel,
     MNISTRecallModel,
@@ -27,6 +27,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "CoreLocalizationModel",
     "EncoderDecoder",
     "LanguageModel",
     "LocalizationModel",

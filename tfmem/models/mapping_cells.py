@@ -1,4 +1,4 @@
-"""Cells of agents that map: a cell whose output also answers where a patch has been seen.
+"""Cells that map: a cell whose output also answers where a patch has been seen, and a model of such a cell.
 
 `locate(query, output)` maps queries [..., 3, 3, 4] and the cell's outputs [..., B, ...] to logits [..., S, S] over the
 locations of the mapping task. The first tensor of the output is what a policy reads.
@@ -12,7 +12,10 @@ import tensorflow as tf
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.interop import as_keras_cell
 from tfmem.models.sequence import Head
-from tfmem.recurrence import project_inputs, step
+from tfmem.recurrence import project_inputs, step, swap_batch_and_time, unroll
+from tfmem.signatures import model_signatures
+
+VIEW, CHANNELS = 3, 4  # side and channels of views and queries
 
 
 class MappingOutput(NamedTuple):
@@ -111,7 +114,7 @@ class LocalizingCell(keras.layers.Layer):
     def build(self, input_shape):
         if not self.cell.built:
             self.cell.build(input_shape)
-        self.query_size = 3 * 3 * 4
+        self.query_size = VIEW * VIEW * CHANNELS
         self.read_shape = tf.TensorShape(tf.nest.flatten(self.cell.output_size)[0])
         self.locator.build((None, self.read_shape.num_elements() + self.query_size))
 
@@ -149,6 +152,84 @@ class LocalizingCell(keras.layers.Layer):
             "core": keras.saving.serialize_keras_object(self.cell),
             "map_size": self.map_size,
             "mlp_sizes": self.locator.mlp_sizes,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        return cls(keras.saving.deserialize_keras_object(config.pop("core")), **config)
+
+
+@keras.saving.register_keras_serializable(package="tfmem")
+class CoreLocalizationModel(keras.Model):
+    """Mapping and localization with any core of vectors: a baseline with inputs and outputs of a `LocalizationModel`.
+
+    Not specified: how a baseline gets the query; we give it to the core too, so that reads can look for it.
+
+    Args:
+      core: as of `LocalizingCell`; its inputs are view and query, 72 numbers.
+      map_size, locator_sizes: as of `LocalizingCell`.
+
+    Call arguments: a dict of "observation" and "query_3", both [B, T, 3, 3, 4]; optional `initial_state`. Returns a
+    dict "logits_3" [B, T, S, S]; with `return_state=True`, (dict, state).
+    """
+
+    query_sizes = (VIEW,)
+
+    def __init__(self, core, map_size, locator_sizes=(), **kwargs):
+        super().__init__(**kwargs)
+        self.map_size = map_size
+        self.cell = LocalizingCell(core, map_size, locator_sizes, dtype=self.dtype_policy)
+        hand_on_trainable(self)
+
+    def build(self, input_shape=None):
+        self.cell.build((None, 2 * VIEW * VIEW * CHANNELS))
+        self.built = True
+
+    def get_initial_state(self, batch_size):
+        return self.cell.get_initial_state(batch_size)
+
+    def core_inputs(self, inputs):
+        """View and query of each step as a vector, [..., 72]."""
+        both = tf.concat([inputs["observation"], inputs["query_3"]], -1)
+        return tf.reshape(both, [*tf.unstack(tf.shape(both)[:-3]), 2 * VIEW * VIEW * CHANNELS])
+
+    def run(self, inputs, state):
+        """`call`, time-major: inputs [T, B, ...] and state to (dict of logits [T, B, S, S], state)."""
+        inputs = {name: tf.cast(x, self.compute_dtype) for name, x in inputs.items()}
+        outputs, state = unroll(self.cell, self.core_inputs(inputs), state)
+        return {"logits_3": self.cell.locate(inputs["query_3"], outputs)}, state
+
+    def call(self, inputs, initial_state=None, return_state=False):
+        if initial_state is None:
+            initial_state = self.get_initial_state(tf.shape(inputs["observation"])[0])
+        logits, state = self.run(swap_batch_and_time(inputs), initial_state)
+        logits = swap_batch_and_time(logits)
+        return (logits, state) if return_state else logits
+
+    def export_functions(self):
+        """Signatures of `tfmem.export.saved_model`: `step`, `sequence`, `sequence_from_state`, `initial_state`."""
+
+        def specs(*leading):
+            return {n: tf.TensorSpec([*leading, VIEW, VIEW, CHANNELS]) for n in ("observation", "query_3")}
+
+        def step(state, **patches):
+            logits, state = self.run({name: patch[None] for name, patch in patches.items()}, state)
+            return {**{name: x[0] for name, x in logits.items()}, "state": state}
+
+        def sequence_from_state(state, **patches):
+            logits, state = self(patches, initial_state=state, return_state=True)
+            return {**logits, "state": state}
+
+        return model_signatures(self, step, sequence_from_state, specs(None), specs(None, None))
+
+    def get_config(self):
+        config = self.cell.get_config()
+        return {
+            **super().get_config(),
+            "core": config["core"],
+            "map_size": self.map_size,
+            "locator_sizes": config["mlp_sizes"],
         }
 
     @classmethod

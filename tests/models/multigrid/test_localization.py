@@ -200,3 +200,27 @@ def test_keras_fit_trains_it(rng):
     model.compile(keras.optimizers.Adam(1e-2), keras.losses.BinaryCrossentropy(from_logits=True))
     history = model.fit(inputs, targets, epochs=5, verbose=0).history["loss"]
     assert history[-1] < history[0]
+
+
+def test_one_scale_is_a_stack_of_convlstms_on_enlarged_views(rng):
+    """Views and 3x3 queries go to the answer's grid by nearest neighbours; the network is that of enlarged inputs."""
+    sizes = dict(writer_levels=(1, 1), reader_filters=(2, 3), writer_filters=(2, 3), decoder_levels=(1, 1))
+    sizes |= dict(decoder_filters=(3, 1), writer_residuals=(), reader_residuals=(), decoder_residuals=(), base_size=6)
+    model = LocalizationModel(view_size=3, query_sizes=(3,), **sizes)
+    inputs = tiny_inputs(rng, sizes=(3,))
+    large = {name: np.repeat(np.repeat(x, 2, axis=2), 2, axis=3) for name, x in inputs.items()}
+    whole = LocalizationModel(query_sizes=(6,), **sizes)
+    logits = model(inputs)["logits_3"]
+    whole.build()
+    for a, b in zip(whole.weights, model.weights, strict=True):
+        a.assign(b)
+    expected = whole({"observation": large["observation"], "query_6": large["query_3"]})["logits_6"]
+    assert logits.shape == (2, 4, 6, 6)
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
+    assert len(model.writer.layers[0].cells) == 1
+    for arguments, message in (
+        (dict(view_size=4), "view_size: 4, must divide base_size = 6"),
+        (dict(query_sizes=(4,)), r"query_sizes: \(4,\), must be multiples or divisors of base_size = 6"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            LocalizationModel(**sizes | arguments)

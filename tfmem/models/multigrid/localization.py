@@ -10,6 +10,7 @@ from tfmem.models.multigrid.stacks import (
     check_layers,
     check_residuals,
     level_sizes,
+    nearest_neighbour,
 )
 from tfmem.recurrence import swap_batch_and_time
 from tfmem.signatures import model_signatures
@@ -19,12 +20,13 @@ from tfmem.validation import positive_int
 def fold_query(query, base_size):
     """A query patch [..., q, q, C] as a grid [..., base, base, (q/base)^2 C]: blocks of the patch become channels.
 
-    The input of the 9x9 reader is not specified; we use this. 3x3 queries stay as they are.
+    The input of the 9x9 reader is not specified; we use this. 3x3 queries stay as they are. A patch smaller than the
+    grid is enlarged to it (nearest neighbour).
     """
     size, channels = query.shape[-2:]
     block = size // base_size
-    if block == 1:
-        return query
+    if block <= 1:
+        return nearest_neighbour(query, base_size)
     leading = tf.shape(query)[:-3]
     x = tf.reshape(query, [-1, base_size, block, base_size, block, channels])
     x = tf.reshape(tf.transpose(x, [0, 1, 3, 2, 4, 5]), [-1, base_size, base_size, block * block * channels])
@@ -45,14 +47,17 @@ class LocalizationModel(keras.Model):
       reader_filters: channels of the reader's layers, whose levels are the writer's.
       decoder_levels, decoder_filters: number of levels (from the finest) and channels of the layers that follow.
       base_size: side of the coarsest grid. Default 3.
-      query_sizes: sides of the query patches, multiples of `base_size`; one reader each. Default (3,); the paper
-        also has (3, 9).
+      view_size: side of the observation, a divisor of `base_size`; a smaller view is enlarged to the coarsest grid
+        (nearest neighbour). Default None: `base_size`. With levels of 1 throughout, layers at the scale of the answer
+        alone: a stack of ConvLSTMs.
+      query_sizes: sides of the query patches, multiples or divisors of `base_size`; one reader each. Default (3,); the
+        paper also has (3, 9).
       writer_residuals, reader_residuals, decoder_residuals: pairs (earlier, later), counted from 1 in each part.
       view_channels: channels of observation and query. Default 4: free, wall, row, column.
       normalization: None (public code), "batch" or "sequence".
       peepholes, forget_bias: as in `ConvLSTM`.
 
-    Call arguments: a dict of "observation" [B, T, base, base, view_channels] and "query_<size>"
+    Call arguments: a dict of "observation" [B, T, view_size, view_size, view_channels] and "query_<size>"
     [B, T, size, size, view_channels]; optional `initial_state`. Returns a dict "logits_<size>" [B, T, S, S], S the
     side of the finest level; with `return_state=True`, (dict, state).
 
@@ -76,6 +81,7 @@ class LocalizationModel(keras.Model):
         normalization=None,
         peepholes=False,
         forget_bias=1.0,
+        view_size=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -87,8 +93,13 @@ class LocalizationModel(keras.Model):
         )
         self.base_size = positive_int("base_size", base_size)
         self.query_sizes = tuple(positive_int("query_sizes", q) for q in query_sizes)
-        if not self.query_sizes or any(q % self.base_size for q in self.query_sizes):
-            raise ValueError(f"query_sizes: {query_sizes!r}, must be multiples of base_size = {self.base_size}")
+        self.view_size = self.base_size if view_size is None else positive_int("view_size", view_size)
+        if self.base_size % self.view_size:
+            raise ValueError(f"view_size: {view_size}, must divide base_size = {self.base_size}")
+        if not self.query_sizes or any(q % self.base_size and self.base_size % q for q in self.query_sizes):
+            raise ValueError(
+                f"query_sizes: {query_sizes!r}, must be multiples or divisors of base_size = {self.base_size}"
+            )
         if decoder_filters[-1] != 1 or decoder_levels[-1] != 1:
             raise ValueError(
                 f"decoder_filters: {decoder_filters} with decoder_levels {decoder_levels}, must both end with 1: "
@@ -110,6 +121,7 @@ class LocalizationModel(keras.Model):
             normalization=normalization,
             peepholes=peepholes,
             forget_bias=forget_bias,
+            view_size=self.view_size,
         )
         finest = writer_levels[-1]
         self.map_size = base_size * 2 ** (finest - 1)
@@ -149,7 +161,7 @@ class LocalizationModel(keras.Model):
         self.writer.build([(None, None, base, base, channels)])
         memories = [self.writer.output_shapes(i) for i in range(len(self.writer.layers))]
         for q, reader, decoder in zip(self.query_sizes, self.readers, self.decoders, strict=True):
-            folded = [(None, None, base, base, (q // base) ** 2 * channels)]
+            folded = [(None, None, base, base, max(1, q // base) ** 2 * channels)]
             reader.build([folded, *memories])
             last = [
                 (*s[:-1], s[-1] + m[-1])
@@ -163,8 +175,8 @@ class LocalizationModel(keras.Model):
         return self.writer.get_initial_state(batch_size)
 
     def write(self, observation, state, sequence_length=None):
-        """Observations [T, B, base, base, C] into memory: (the writer's pyramids, one per layer; final state)."""
-        return self.writer((observation,), state, sequence_length=sequence_length)
+        """Observations [T, B, view_size, view_size, C] into memory: (the writer's pyramids by layer; final state)."""
+        return self.writer((nearest_neighbour(observation, self.base_size),), state, sequence_length=sequence_length)
 
     def read(self, size, query, memories):
         """Logits [..., S, S] for queries [..., size, size, C] against the writer's pyramids."""
@@ -188,7 +200,7 @@ class LocalizationModel(keras.Model):
 
     def export_functions(self):
         """Signatures of `tfmem.export.saved_model`: `step`, `sequence`, `sequence_from_state`, `initial_state`."""
-        patches = {"observation": self.base_size, **{f"query_{q}": q for q in self.query_sizes}}
+        patches = {"observation": self.view_size, **{f"query_{q}": q for q in self.query_sizes}}
 
         def specs(*leading):
             return {n: tf.TensorSpec([*leading, s, s, self.view_channels]) for n, s in patches.items()}
