@@ -9,7 +9,7 @@ import tensorflow as tf
 from tests.references import relational as reference
 from tests.support import first_of, golden_cases, relative_error
 from tfmem.checkpoints import load_tf1, sonnet_v1
-from tfmem.cores.relational import OutputGatedState, RelationalMemory, RelationalMemoryState
+from tfmem.cores.relational import OutputGatedState, RelationalMemory, RelationalMemoryState, attend
 from tfmem.recurrence import unroll
 
 CASES = golden_cases("rmc/case*")
@@ -71,6 +71,37 @@ def test_equals_public_code(case, golden):
     expected = [k for k in arrays.files if k.startswith("grad")]
     assert sorted(gradient_errors) == sorted(expected)
     print(f"\n{case}: outputs {max(errors.values()):.1e}, gradients {max(gradient_errors.values()):.1e}")
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_gradient_of_attention_is_the_derived_one(rng, jit_compile):
+    shapes = [(2, 3, 4, 5)] + [(2, 3, rows, width) for width in (5, 6) for rows in (4, 1)]
+    arguments = [tf.constant(rng.normal(size=shape)) for shape in shapes]
+    direction = tf.constant(rng.normal(size=(2, 3, 4, 6)))
+
+    def by_hand(queries, keys, more_keys, values, more_values):
+        return attend(queries, [(keys, values), (more_keys, more_values)])
+
+    def derived(queries, keys, more_keys, values, more_values):
+        keys, values = tf.concat([keys, more_keys], 2), tf.concat([values, more_values], 2)
+        return tf.nn.softmax(queries @ tf.linalg.matrix_transpose(keys) / 5**0.5) @ values
+
+    def derivatives(function):
+        @tf.function(jit_compile=jit_compile)
+        def run(*arguments):
+            with tf.GradientTape() as outer:
+                outer.watch(arguments)
+                with tf.GradientTape() as tape:
+                    tape.watch(arguments)
+                    output = function(*arguments)
+                first = tape.gradient(output, arguments, direction)
+                norm = tf.add_n([tf.reduce_sum(g**2) for g in first])
+            return output, first, outer.gradient(norm, arguments)
+
+        return tf.nest.flatten(run(*arguments))
+
+    for a, b in zip(derivatives(by_hand), derivatives(derived), strict=True):
+        assert relative_error(a, b) <= 1e-13
 
 
 def test_initial_state_is_a_cut_or_padded_identity(golden):

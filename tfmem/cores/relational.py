@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
-from tfmem.cores.base import LayerNorm, Linear, RNNCore, matmul
+from tfmem.cores.base import LayerNorm, Linear, RNNCore, matmul, variable_dtype
 from tfmem.validation import check_choice, is_integer
 
 GATE_STYLES = ("unit", "memory", None)
@@ -56,13 +56,38 @@ def attend(queries, keys_values):
     Keys [B, H, r, k] and values [B, H, r, v] of the parts stay separate; only the small scores are concatenated. The
     softmax is computed in at least float32.
     """
-    scores = tf.concat([tf.matmul(queries, keys, transpose_b=True) for keys, _ in keys_values], -1)
-    scores *= queries.shape[-1] ** -0.5
-    if scores.dtype in (tf.bfloat16, tf.float16):
-        scores = tf.cast(scores, tf.float32)
-    weights = tf.cast(tf.nn.softmax(scores), queries.dtype)
-    parts = tf.split(weights, [keys.shape[-2] for keys, _ in keys_values], -1)
-    return tf.add_n([tf.matmul(part, values) for part, (_, values) in zip(parts, keys_values, strict=True)])
+    rows = [keys.shape[-2] for keys, _ in keys_values]
+    scale, dtype = queries.shape[-1] ** -0.5, queries.dtype
+
+    def scores(x, parts):
+        products = tf.concat([tf.matmul(x, part, transpose_b=True) for part in parts], -1)
+        return tf.cast(scale * products, variable_dtype(dtype))
+
+    def weighted(weights, parts):
+        weights = tf.split(tf.cast(weights, dtype), rows, -1)
+        return tf.add_n([tf.matmul(w, part) for w, part in zip(weights, parts, strict=True)])
+
+    def of_parts(weights, x):
+        return [tf.matmul(w, x) for w in tf.split(tf.cast(weights, dtype), rows, -2)]
+
+    # A gradient by hand, for XLA on a CPU. Its products of many small matrices take six times as long if the first one
+    # is transposed, and it makes a transposition a part of the product unless an operation comes between. ReLU leaves
+    # the weights as they are.
+    @tf.custom_gradient
+    def run(queries, *keys_values):
+        keys, values = keys_values[: len(rows)], keys_values[len(rows) :]
+        weights = tf.nn.softmax(scores(queries, keys))
+
+        def gradient(d):
+            slopes = scores(d, values)
+            slopes -= tf.reduce_sum(weights * slopes, -1, keepdims=True)
+            transposed = tf.nn.relu(tf.linalg.matrix_transpose(weights))
+            d_keys = of_parts(transposed * tf.linalg.matrix_transpose(slopes), queries)
+            return weighted(weights * slopes, keys), *d_keys, *of_parts(transposed, d)
+
+        return weighted(weights, values), gradient
+
+    return run(queries, *(keys for keys, _ in keys_values), *(values for _, values in keys_values))
 
 
 class _Block(snt.Module):
