@@ -419,24 +419,35 @@ def test_slow_reference(rng, access, controller, clip_value):
 
 
 def test_gradients_by_finite_differences(rng):
-    """The two hand-written gradients, and their own gradients."""
+    """The gradient written by hand, and its own gradient; links of any numbers, also on the diagonal."""
     w = rng.dirichlet(np.ones(4), size=(1, 2)) * 0.8
     link, p, r = rng.uniform(size=(1, 2, 4, 4)), rng.uniform(size=(1, 2, 4)), rng.uniform(size=(1, 3, 4))
-    c = rng.normal(size=(1, 3, 2, 4))
+    c, of_link = rng.normal(size=(1, 3, 2, 4)), rng.normal(size=(1, 2, 4, 4))
 
-    def both(w, link, p, r):
-        linkage = addressing.temporal_linkage(w, TemporalLinkageState(link, p))
-        forward, backward = addressing.directional_read_weights(linkage.link, r)
-        return tf.reduce_sum(tf.square(forward) * c + backward * forward)
+    def value(forward, backward, state):
+        read = tf.reduce_sum(tf.square(forward) * c + backward * forward)
+        return read + tf.reduce_sum(state.link * of_link) + tf.reduce_sum(tf.square(state.precedence_weights))
 
-    def gradient_norm(*arguments):
+    def together(w, link, p, r):
+        return value(*addressing.linked_reads(w, r, TemporalLinkageState(link, p)))
+
+    def apart(w, link, p, r):
+        state = addressing.temporal_linkage(w, TemporalLinkageState(link, p))
+        return value(*addressing.directional_read_weights(state.link, r), state)
+
+    def gradients(function, arguments):
         with tf.GradientTape() as tape:
             tape.watch(arguments)
-            value = both(*arguments)
-        return tf.add_n([tf.reduce_sum(tf.square(g)) for g in tape.gradient(value, arguments)])
+            result = function(*arguments)
+        return result, tape.gradient(result, arguments)
+
+    def gradient_norm(*arguments):
+        return tf.add_n([tf.reduce_sum(tf.square(g)) for g in gradients(together, arguments)[1]])
 
     arguments = [tf.constant(a) for a in (w, link, p, r)]
-    for function in (both, gradient_norm):
+    for a, b in zip(*(tf.nest.flatten(gradients(f, arguments)) for f in (together, apart)), strict=True):
+        assert relative_error(a, b) <= 1e-14
+    for function in (together, gradient_norm):
         theoretical, numerical = tf.test.compute_gradient(function, arguments, delta=1e-5)
         for a, b in zip(theoretical, numerical, strict=True):
             assert relative_error(a, b) <= 1e-6

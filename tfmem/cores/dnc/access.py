@@ -144,8 +144,8 @@ class MemoryAccess(RNNCore):
         usage = addressing.update_usage(write_weights, interface.free_gate, read_weights, usage)
         write_weights = self._write_weights(interface, memory, usage)
         memory = erase_and_write(memory, write_weights, interface.erase_vectors, interface.write_vectors)
-        linkage = addressing.temporal_linkage(write_weights, linkage)
-        read_weights = self._read_weights(interface, memory, read_weights, linkage.link)
+        forward, backward, linkage = addressing.linked_reads(write_weights, read_weights, linkage)
+        read_weights = self._read_weights(interface, memory, forward, backward)
         read_vectors = tf.matmul(read_weights, memory)
 
         next_state = AccessState(memory, read_weights, write_weights, linkage, usage)
@@ -159,10 +159,9 @@ class MemoryAccess(RNNCore):
         write_gate = interface.write_gate[:, :, tf.newaxis]
         return write_gate * (allocation_gate * allocation + (1 - allocation_gate) * content)
 
-    def _read_weights(self, interface, memory, read_weights, link):
+    def _read_weights(self, interface, memory, forward, backward):
         h = self.num_writes
         backward_mode, forward_mode, content_mode = tf.split(interface.read_mode[..., tf.newaxis], [h, h, 1], axis=2)
         content = addressing.cosine_weights(memory, interface.read_keys, interface.read_strengths)
-        forward, backward = addressing.directional_read_weights(link, read_weights)
         directional = tf.reduce_sum(backward_mode * backward + forward_mode * forward, axis=2)
         return content_mode[:, :, 0] * content + directional

@@ -123,31 +123,14 @@ def temporal_linkage(write_weights, state):
     Returns:
       The next `TemporalLinkageState`; rows and columns of each link matrix sum to at most one.
     """
-    link = _next_link(write_weights, state.link, state.precedence_weights)
-    written = tf.reduce_sum(write_weights, axis=-1, keepdims=True)
-    return TemporalLinkageState(link, (1 - written) * state.precedence_weights + write_weights)
+    w, link, precedence = write_weights, *state
+    link = _kept(w) * link + w[..., :, tf.newaxis] * precedence[..., tf.newaxis, :]
+    written = tf.reduce_sum(w, axis=-1, keepdims=True)
+    return TemporalLinkageState(tf.linalg.set_diag(link, tf.zeros_like(w)), (1 - written) * precedence + w)
 
 
-@tf.custom_gradient
-def _next_link(w, link, precedence):
-    # Products of N x N matrices take most of a step's time and memory: this gradient stores only the old link and
-    # passes over such matrices less often than automatic differentiation.
-    def kept():
-        return 1 - w[..., :, tf.newaxis] - w[..., tf.newaxis, :]
-
-    def gradient(d_next):
-        d_next = tf.linalg.set_diag(d_next, tf.zeros_like(w))
-        d_kept = d_next * link
-        ones = tf.ones_like(w)
-        d_w = tf.linalg.matvec(d_next, precedence) - tf.linalg.matvec(d_kept, ones) - _vecmat(ones, d_kept)
-        return d_w, kept() * d_next, _vecmat(w, d_next)
-
-    next_link = kept() * link + w[..., :, tf.newaxis] * precedence[..., tf.newaxis, :]
-    return tf.linalg.set_diag(next_link, tf.zeros_like(w)), gradient
-
-
-def _vecmat(vector, matrix):
-    return tf.matmul(vector[..., tf.newaxis, :], matrix)[..., 0, :]
+def _kept(w):
+    return 1 - w[..., :, tf.newaxis] - w[..., tf.newaxis, :]
 
 
 def directional_read_weights(link, read_weights):
@@ -160,24 +143,61 @@ def directional_read_weights(link, read_weights):
     Returns:
       (forward, backward), both [B, R, H, N].
     """
-    read_weights = tf.tile(read_weights[:, tf.newaxis], [1, link.shape[1], 1, 1])
-    forward, backward = _follow_link(link, read_weights)
-    return tf.transpose(forward, [0, 2, 1, 3]), tf.transpose(backward, [0, 2, 1, 3])
+    weights = tf.tile(read_weights[:, tf.newaxis], [1, link.shape[1], 1, 1])
+    forward = tf.matmul(link, weights, transpose_b=True)
+    return tf.transpose(forward, [0, 3, 1, 2]), tf.transpose(tf.matmul(weights, link), [0, 2, 1, 3])
 
 
-@tf.custom_gradient
-def _follow_link(link, weights):
-    # As for `_next_link`: the link's gradient is one product over both directions and all heads.
-    def forward(weights):
-        return tf.linalg.matrix_transpose(tf.matmul(link, weights, transpose_b=True))
+def linked_reads(write_weights, read_weights, state):
+    """`temporal_linkage`, then `directional_read_weights` by its link, with one gradient for both.
 
-    def backward(weights):
-        return tf.matmul(weights, link)
+    N x N matrices take most of a step's time and memory. This gradient passes over them less often than automatic
+    differentiation, and needs the link before the write alone. With K = 1 - w[i] - w[j] off the diagonal, the link after
+    it is L' = K ∘ L + w pᵀ, so that its products with rows x need no L':
 
-    def gradient(d_forward, d_backward):
-        d_link = tf.matmul(
-            tf.concat([d_forward, weights], axis=-2), tf.concat([weights, d_backward], axis=-2), transpose_a=True
-        )
-        return d_link, backward(d_forward) + forward(d_backward)
+        L' x = (1 - w) ∘ L x - L (w ∘ x) + w (p . x),    L'ᵀ x = (1 - w) ∘ Lᵀ x - Lᵀ (w ∘ x) + p (w . x)
 
-    return (forward(weights), backward(weights)), gradient
+    Args:
+      write_weights: [B, H, N].
+      read_weights: [B, R, N], the previous step's.
+      state: `TemporalLinkageState`.
+
+    Returns:
+      `(forward, backward, state)`: [B, R, H, N] twice, and the next `TemporalLinkageState`.
+    """
+
+    @tf.custom_gradient
+    def run(w, read_weights, link, precedence):
+        state = temporal_linkage(w, TemporalLinkageState(link, precedence))
+
+        def gradient(d_forward, d_backward, d_link, d_precedence):
+            d_forward, d_backward = (tf.transpose(d, [0, 2, 1, 3]) for d in (d_forward, d_backward))
+            reads = tf.broadcast_to(read_weights[:, tf.newaxis], tf.shape(d_forward))
+            d_link += tf.matmul(tf.concat([d_forward, reads], 2), tf.concat([reads, d_backward], 2), transpose_a=True)
+            d_link = tf.linalg.set_diag(d_link, tf.zeros_like(w))
+            d_kept, ones = d_link * link, tf.ones_like(w)
+            d_w = tf.linalg.matvec(d_link, precedence) - tf.linalg.matvec(d_kept, ones) - _vecmat(ones, d_kept)
+            d_w += d_precedence - tf.reduce_sum(d_precedence * precedence, -1, keepdims=True)
+            written = tf.reduce_sum(w, axis=-1, keepdims=True)
+            d_old_precedence = _vecmat(w, d_link) + (1 - written) * d_precedence
+
+            rows = w[:, :, tf.newaxis], precedence[:, :, tf.newaxis]
+            diagonal = tf.linalg.diag_part(link)[:, :, tf.newaxis] * (1 - 2 * rows[0]) + rows[0] * rows[1]
+
+            def by_new_link(x, product, left, right):
+                plain, weighted = tf.split(product(tf.concat([x, rows[0] * x], 2)), 2, axis=2)
+                new = left * tf.reduce_sum(right * x, -1, keepdims=True)
+                return (1 - rows[0]) * plain - weighted + new - diagonal * x
+
+            d_reads = by_new_link(d_forward, lambda x: tf.matmul(x, link), *rows[::-1])
+            d_reads += by_new_link(d_backward, lambda x: tf.matmul(x, link, transpose_b=True), *rows)
+            return d_w, tf.reduce_sum(d_reads, 1), _kept(w) * d_link, d_old_precedence
+
+        return (*directional_read_weights(state.link, read_weights), *state), gradient
+
+    forward, backward, *state = run(write_weights, read_weights, *state)
+    return forward, backward, TemporalLinkageState(*state)
+
+
+def _vecmat(vector, matrix):
+    return tf.matmul(vector[..., tf.newaxis, :], matrix)[..., 0, :]
