@@ -152,8 +152,8 @@ def linked_reads(write_weights, read_weights, state):
     """`temporal_linkage`, then `directional_read_weights` by its link, with one gradient for both.
 
     N x N matrices take most of a step's time and memory. This gradient passes over them less often than automatic
-    differentiation, and needs the link before the write alone. With K = 1 - w[i] - w[j] off the diagonal, the link after
-    it is L' = K ∘ L + w pᵀ, so that its products with rows x need no L':
+    differentiation, and needs the link before the write alone: XLA keeps one matrix per step in place of two. With
+    K = 1 - w[i] - w[j] off the diagonal, the link after it is L' = K ∘ L + w pᵀ, whose products need no L':
 
         L' x = (1 - w) ∘ L x - L (w ∘ x) + w (p . x),    L'ᵀ x = (1 - w) ∘ Lᵀ x - Lᵀ (w ∘ x) + p (w . x)
 
