@@ -87,5 +87,7 @@ def details(name, modules):
 
 
 def number(value):
-    """Format a number for tables; "-" for None."""
-    return "-" if value is None else f"{value:.4g}"
+    """Format a number for tables, large whole ones with all digits; "-" for None."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 10_000 and value == round(value) else f"{value:.4g}"
