@@ -96,11 +96,11 @@ def peak_gigabytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def update_cost(experiment, repeats):
+def update_cost(experiment, repeats, counted=True):
     """Measure an experiment's compiled update.
 
-    Returns seconds of the first call and of the fastest of `repeats` more, peak memory, the model's parameters, and
-    GFLOP of products and convolutions in its StableHLO.
+    Returns seconds of the first call and of the fastest of `repeats` more, peak memory, the model's parameters and,
+    where `counted`, GFLOP (products and convolutions in its StableHLO).
     """
     import tensorflow as tf
 
@@ -113,14 +113,16 @@ def update_cost(experiment, repeats):
     arguments = (tf.constant(0, tf.int64), batch, experiment.initial_carry())
     first, *times = seconds_of(lambda: float(update(*arguments)[1]["loss"][0]), repeats + 1)
     gigabytes = peak_gigabytes()
-    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), arguments)
-    return {
+    cost = {
         "first": first,
         "seconds": min(times),
         "gigabytes": gigabytes,
         "parameters": sum(v.numpy().size for v in experiment.model.trainable_variables),
-        "gflop": arithmetic(lower(update, *specs)[0]) / 1e9,
     }
+    if counted:
+        specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), arguments)
+        cost["gflop"] = arithmetic(lower(update, *specs)[0]) / 1e9
+    return cost
 
 
 def bundle_cost(experiment, preset, repeats):
