@@ -173,7 +173,7 @@ PRESETS = {
 }
 PAPER = {"seen": (None, "supplement E has a video, no numbers")}
 DATASETS = ()
-STATUS = "-"
+STATUS = "demo"
 SIGNATURES = {"step", "initial_state"}
 SHARE = 0.9  # of the visible cells, for steps_to_90
 
