@@ -4,6 +4,7 @@
     python benchmarks/multigrid.py --paper             the paper's settings alone
     python benchmarks/multigrid.py --quick             fewer points and repeats
     python benchmarks/multigrid.py --xla               also with XLA
+    python benchmarks/multigrid.py --inference         one step of inference in mapping (supplement, D)
 
 Every point runs in a separate process, so that peak memory is its own. The peer is the same network in the public
 code's order of work (`work_in_the_public_order`).
@@ -99,6 +100,62 @@ def measure(name, overrides, repeats, public_order=False):
     }
 
 
+def memory_cells(model):
+    """Count the numbers in the memory of a mapping model for one maze: grids, slots, or all of another core's state."""
+    import tensorflow as tf
+
+    state = model.get_initial_state(1)
+    if hasattr(state, "access_state"):
+        state = state.access_state.memory
+    elif not hasattr(model, "cell"):
+        state = [grid.cell for layer in state for grid in layer]
+    return sum(int(tf.size(x)) for x in tf.nest.flatten(state))
+
+
+def measure_inference(preset, repeats):
+    """Measure one step of a mapping model in one maze: observe, write, answer a query."""
+    import numpy as np
+    import tensorflow as tf
+
+    from reproductions.multigrid import mapping
+
+    experiment = mapping.Experiment(dataclasses.replace(mapping.PRESETS[preset], batch_size=1))
+    model = experiment.model
+    window = experiment.batch(0)
+    inputs = {"observation": window["writer"][:1], "query_3": window["query_3"][:1]}
+    inputs, state = tf.nest.map_structure(tf.constant, inputs), model.get_initial_state(1)
+    step = tf.function(model.run, autograph=False)
+
+    def call():
+        logits, _ = step(inputs, state)
+        logits["logits_3"].numpy()
+
+    seconds_of(call, 3)  # compiled, and warm
+    times = seconds_of(call, repeats)
+    return {
+        "mean": float(np.mean(times)),
+        "std": float(np.std(times)),
+        "parameters": model.count_params(),
+        "cells": memory_cells(model),
+    }
+
+
+# Supplement D: seconds of a step on a Titan X, mean and standard deviation of 10 runs.
+PRINTED_INFERENCE = {"paper_15x15": "0.018 ± 0.003", "paper_dnc": "0.017 ± 0.001"}
+
+
+def print_inference():
+    head = f"{'preset':16s} {'parameters':>10s} {'cells':>6s} {'s/step, mean ± std of 10':>26s} {'paper, Titan X':>15s}"
+    print(head)
+    for preset in ("paper_15x15", "paper_dnc", "paper_conv_lstm", "paper_lstm"):
+        r = in_process(__file__, "inference", preset, 10)
+        print(
+            f"{preset:16s} {r['parameters']:10,d} {r['cells']:6,d} {r['mean']:16.4f} ± {r['std']:.4f} "
+            f"{PRINTED_INFERENCE.get(preset, ''):>16s}",
+            flush=True,
+        )
+
+
 def synthetic_batch(name, experiment):
     """Make a batch of the experiment; for recall, images of noise, so that no data set is needed."""
     import numpy as np
@@ -116,11 +173,16 @@ def main():
     parser.add_argument("--paper", action="store_true", help="the paper's settings alone")
     parser.add_argument("--quick", action="store_true", help="fewer points and repeats")
     parser.add_argument("--xla", action="store_true", help="XLA beside the plain graph")
+    parser.add_argument("--inference", action="store_true", help="one step of inference in mapping alone")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        what = json.loads(arguments.one)
-        print(json.dumps(rates() if what == ["rate"] else measure(*what)))
+        what, *rest = json.loads(arguments.one)
+        points = {"rate": rates, "inference": measure_inference}
+        print(json.dumps(points[what](*rest) if what in points else measure(what, *rest)))
+        return
+    if arguments.inference:
+        print_inference()
         return
 
     rate = print_rates(__file__)

@@ -25,14 +25,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfmem import plotting, training
+from tfmem import training
 from tfmem.data import episode_cache
 from tfmem.envs.worlds import ACTIONS
 from tfmem.models.belief import BeliefModel, MapDecoder, PositionDecoder, SimCoreHead, map_mse, position_cells
 from tfmem.training import Evaluation, numbered
 from tfmem.training.run_folder import RunFolder
 
-from .figures import decoded_maps_figure, geco_figure, map_error_figure, rollout_figure
+from .figures import decoded_maps_figure, episode_figure, geco_figure, map_error_figure, rollout_figure
 
 EVALUATION_SEED = -1  # config.seed is not negative
 TRAINING_EPISODES, EVALUATION_EPISODES = 0, 1  # seeds of the files, shared by all runs
@@ -321,7 +321,7 @@ class SimCoreExperiment(training.Experiment):
             start = round(self.rollouts_at * (config.unroll_length - 1))
             self._rollouts(batch, output, start).savefig(folder / "rollouts.png", dpi=120)
         if config.map_samples:
-            self._map_samples(output, maps[:, 0], steps).save(folder / "map_samples.png")
+            self._map_samples(output, frames[:, 0], maps[:, 0], steps).savefig(folder / "map_samples.png", dpi=120)
 
     def _errors_along(self):
         """Mean errors [L_u] of the evaluation's maps at each step: of the decoded maps, of the mean map."""
@@ -345,8 +345,10 @@ class SimCoreExperiment(training.Experiment):
         inputs = frames[start + 1 : end, :SHOWN_ROLLOUTS].numpy().swapaxes(0, 1)
         return rollout_figure(inputs, samples, title=f"{self.name}: rollouts from step {start}")
 
-    def _map_samples(self, output, maps, steps):
-        """Columns of `steps`: the true map, the decoded one, samples (Figure 11)."""
+    def _map_samples(self, output, frames, maps, steps):
+        """Columns of `steps`: the frame, the true map, the decoded one, samples (Figure 11)."""
         beliefs = tf.gather(output.beliefs[:, 0], steps)
-        samples = [self.map_model.sample(beliefs, tf.constant([EVALUATION_SEED, n])) for n in range(SHOWN_SAMPLES)]
-        return plotting.image_grid([maps[steps], output.decoded.numpy()[steps, 0], *samples])
+        rows = {"frame": frames[steps], "map": maps[steps], "decoded": output.decoded.numpy()[steps, 0]}
+        for n in range(SHOWN_SAMPLES):
+            rows[f"sample {n + 1}"] = self.map_model.sample(beliefs, tf.constant([EVALUATION_SEED, n])).numpy()
+        return episode_figure(rows, steps.tolist(), title=self.name)
