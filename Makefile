@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 DOCS := .venv-docs
 
-.PHONY: demo test test-cores test-experiments test-rest long fuzz lint docs
+.PHONY: demo test test-cores test-experiments test-rest long notebooks fuzz lint docs
 
 demo: $(READY)
 	$(BIN)/reproduce run multigrid/mapping --preset demo
@@ -22,7 +22,7 @@ test-cores: $(READY)
 	$(PYTEST) $(CORES)
 
 test-experiments: $(READY)
-	$(PYTEST) --nbmake $(EXPERIMENTS) $(wildcard notebooks)
+	$(PYTEST) --nbmake $(EXPERIMENTS) notebooks/quickstart.ipynb
 
 test-rest: $(READY)
 	$(PYTEST) tests $(foreach folder,$(CORES) $(EXPERIMENTS),--ignore=$(folder))
@@ -32,8 +32,12 @@ fuzz: $(READY)
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile fuzz -m hypothesis tests
 
 # Half an hour that `make test` leaves out; Ray's tests need `pip install ".[distributed]"`.
-long: $(READY)
+long: $(READY) notebooks
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long tests
+
+# Every notebook, from a fresh kernel; each takes less than two minutes on two cores.
+notebooks: $(READY)
+	$(BIN)/python -m pytest --nbmake notebooks
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import griffe
+import latex2mathml.converter
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +18,8 @@ CARDS = sorted(WEIGHTS.glob("**/README.md"))
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 CODE = r"(?ms)^```.*?^```$|`[^`\n]+`"
 CODE_OR_LINK = re.compile(CODE + r"|\]\((?P<target>[^)\s]+)\)")
+MATH = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+)\$", re.DOTALL)
+FORMULAS = []  # MathML of the notebooks' formulas; pages have their numbers until they are HTML
 CODE_OR_INDICES = re.compile(CODE + r"|(?P<indices>\]\[)")
 
 
@@ -62,7 +65,16 @@ def linked_sources():
 def notebook_page(file):
     """Return the page that shows a notebook's text and code."""
     cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(file.read_text("utf-8"))["cells"]]
-    return "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for kind, text in cells)
+    return "\n\n".join(
+        f"```python\n{text}\n```" if kind == "code" else MATH.sub(keep_formula, text) for kind, text in cells
+    )
+
+
+def keep_formula(match):
+    """Keep a formula's MathML, which browsers draw by themselves; returns its mark in the page."""
+    display = "block" if match["block"] else "inline"
+    FORMULAS.append(latex2mathml.converter.convert(match["block"] or match["inline"], display))
+    return f"FORMULA{len(FORMULAS) - 1}END"
 
 
 def source_page(file):
@@ -107,6 +119,10 @@ def on_files(files, config):
     for name in modules():
         files.append(File.generated(config, f"reference/{name}.md", content=f"::: tfmem.{name}\n"))
     return files
+
+
+def on_page_content(html, page, config, files):
+    return re.sub(r"FORMULA(\d+)END", lambda match: FORMULAS[int(match[1])], html)
 
 
 def on_page_markdown(markdown, page, config, files):

@@ -1,6 +1,11 @@
-"""Command `reproduce publish`: a finished run as a model of `tfmem.pretrained`, with a model card made from the run."""
+"""Command `reproduce publish`: a finished run as a model of `tfmem.pretrained`, with a model card made from the run.
 
+`open_published` is the way back: the experiment of a published model, with its trained weights.
+"""
+
+import dataclasses
 import json
+import math
 import shlex
 import tempfile
 from pathlib import Path
@@ -8,9 +13,10 @@ from pathlib import Path
 from tfmem import pretrained
 from tfmem.training.run_folder import RunFolder, RunFolderError, as_json, differences, run_config, run_result
 
+from . import experiment_modules
 from .catalog import number
 from .report import finished_runs, markdown
-from .runs import UsageError, file_name, open_run
+from .runs import UsageError, file_name, load, open_run
 
 LARGEST = 15 * 2**20  # bytes of all models in the package
 
@@ -27,10 +33,8 @@ def publish(path, modules):
 
     Raises:
       RunFolderError: the run is not finished, or its checkpoint is not that of its result.
-      UsageError: its model is no Keras model, it has another core than its preset, or the package would be too large.
+      UsageError: it has another core than its preset, or the package would be too large.
     """
-    from tfmem.backend import keras
-
     folder = RunFolder(path)
     about, result = run_config(folder), run_result(folder)
     if result is None:
@@ -43,8 +47,7 @@ def publish(path, modules):
             f"{path}: its newest checkpoint is of update {checkpoint.update}, must be of update {result['updates']}, "
             "as its result"
         )
-    if not isinstance(experiment.model, keras.Model):
-        raise UsageError(f"model: {type(experiment.model).__name__}, must be a Keras model")
+    model = _published_form(experiment)
     command = _command(about, module)
     (run,) = finished_runs([Path(path)], modules)
     name = f"{about['experiment']}/{file_name(run.setting)}"
@@ -54,19 +57,56 @@ def publish(path, modules):
         "config": about["config"],
         "result": result,
     }
-    card = model_card(name, content, module, experiment.model)
+    card = model_card(name, content, module, experiment)
     root = _root()
     if root != pretrained.PACKAGED:
-        return pretrained.save(root, name, experiment.model, content, card)
+        return pretrained.save(root, name, model, content, card)
     with tempfile.TemporaryDirectory() as trial:
-        new = _size(pretrained.save(trial, name, experiment.model, content, card))
+        new = _size(pretrained.save(trial, name, model, content, card))
         total = _size(root) - _size(root / name) + new
         if total > LARGEST:
             raise UsageError(
                 f"{root}: {total / 2**20:.1f} MiB, must have at most {LARGEST / 2**20:.0f} MiB; "
                 f"{pretrained.WEIGHTS_DIR} names another folder"
             )
-    return pretrained.save(root, name, experiment.model, content, card)
+    return pretrained.save(root, name, model, content, card)
+
+
+def _published_form(experiment):
+    """The experiment's Keras model, or the variables of its Sonnet modules by name, without the optimizer's."""
+    from tfmem.backend import keras
+
+    if isinstance(experiment.model, keras.Model):
+        return experiment.model
+    return {name: v for name, v in experiment.variables().items() if not name.startswith("optimizer/")}
+
+
+def open_published(name, **changes):
+    """Open the experiment of a published model, with its trained weights.
+
+    Args:
+      name: one of `tfmem.pretrained.list()`.
+      **changes: fields of its configuration to replace, such as `batch_size`.
+
+    Returns:
+      The experiment.
+
+    Raises:
+      ValueError, CorruptDataError: as `tfmem.pretrained.load`.
+      UsageError: there is no experiment of that name.
+    """
+    from tfmem.training import config_from_fields
+
+    model, run, _ = pretrained.load(name)
+    module = load(run["experiment"], experiment_modules())
+    experiment = module.Experiment(dataclasses.replace(config_from_fields(module.Config, run["config"]), **changes))
+    if isinstance(model, dict):
+        variables = experiment.variables()
+        for variable, value in model.items():
+            variables[variable].assign(value)
+    else:
+        experiment.model.set_weights(model.get_weights())
+    return experiment
 
 
 def _root():
@@ -104,15 +144,16 @@ def _command(about, module):
     return shlex.join(arguments)
 
 
-def model_card(name, run, module, model):
+def model_card(name, run, module, experiment):
     """Make a model card: model, data, use, result with its command, limits, license.
 
     Args:
       name: of the published model.
       run: as in `tfmem.pretrained.Pretrained`.
       module: of the experiment.
-      model: built Keras model.
+      experiment: with the published model.
     """
+    from tfmem.backend import keras
     from tfmem.training import config_fields
 
     config, result = run["config"], run["result"]
@@ -128,6 +169,16 @@ def model_card(name, run, module, model):
         rows.append((f"`{metric}`", number(value), number(stated["value"]), stated["source"]))
     hardware, minutes = result.get("hardware", {}), result["wall_time_seconds"] / 60
     machine = ", ".join(hardware.get("devices", [])) or f"{hardware.get('cpu', 'CPU')}, {hardware.get('cores')} cores"
+    model = experiment.model
+    if isinstance(model, keras.Model):
+        count, use = model.count_params(), ["import tfmem", "", f'model, run, card = tfmem.pretrained.load("{name}")']
+    else:
+        count = sum(math.prod(v.shape) for v in _published_form(experiment).values())
+        use = [
+            "from tfmem_reproductions.publish import open_published  # in a clone: reproductions.publish",
+            "",
+            f'experiment = open_published("{name}")',
+        ]
     training = f"{result['updates']:,} updates, seed {config['seed']}, {minutes:.0f} minutes ({machine})"
     lines = [
         f"# {name}",
@@ -136,7 +187,7 @@ def model_card(name, run, module, model):
         "",
         markdown(("", "")),
         markdown(("---", "---")),
-        markdown(("Model", f"`{type(model).__name__}`{core}, {model.count_params():,} parameters")),
+        markdown(("Model", f"`{type(model).__name__}`{core}, {count:,} parameters")),
         markdown(("Data", ", ".join(f"`{text}`" for text in data) or "generated by the experiment")),
         markdown(("Training", training)),
         markdown(("Versions", ", ".join(f"{n} {v}" for n, v in result.get("versions", {}).items()))),
@@ -144,9 +195,7 @@ def model_card(name, run, module, model):
         "## Use",
         "",
         "```python",
-        "import tfmem",
-        "",
-        f'model, run, card = tfmem.pretrained.load("{name}")',
+        *use,
         "```",
         "",
         "## Result",

@@ -11,7 +11,8 @@ writes a finished run to that folder. A model is a folder `<paper>/<experiment>/
     README.md         the model card
     checksums.txt     SHA-256 of the others, as `sha256sum --check` reads them
 
-No file holds pickled objects.
+A model of Sonnet modules has no Keras configuration. Its folder has `variables.h5`, arrays by name, in place of the first
+two files. No file holds pickled objects.
 """
 
 import difflib
@@ -22,19 +23,24 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
+
 from tfmem.atomic import replacing
 from tfmem.data.files import CorruptDataError
 
 WEIGHTS_DIR = "TFMEM_WEIGHTS_DIR"
 PACKAGED = Path(__file__).parent / "weights"
 CHECKSUMS = "checksums.txt"
+CONFIGURATION, WEIGHTS, VARIABLES = "model.json", "model.weights.h5", "variables.h5"
+RUN, CARD = "run.json", "README.md"
 
 
 class Pretrained(NamedTuple):
     """Trained model."""
 
     model: Any
-    """Built Keras model with the trained weights."""
+    """Built Keras model with the trained weights. Of a model of Sonnet modules: its arrays by name; `reproductions.publish`
+    has `open_published`, which assigns them."""
     run: dict
     """"experiment", "preset", "command", "config" (the run's configuration) and "result" (its result.json)."""
     card: str
@@ -70,11 +76,14 @@ def load(name):
         raise ValueError(f"name: {name!r}, must be one of {', '.join(sorted(found)) or 'none: there are none'}{hint}")
     folder = found[name]
     contents = _checked(folder)
-    from tfmem.backend import keras
+    if VARIABLES in contents:
+        model = _arrays(folder / VARIABLES)
+    else:
+        from tfmem.backend import keras
 
-    model = keras.saving.deserialize_keras_object(json.loads(contents["model.json"]))
-    model.load_weights(folder / "model.weights.h5")
-    return Pretrained(model, json.loads(contents["run.json"]), contents["README.md"].decode("utf-8"))
+        model = keras.saving.deserialize_keras_object(json.loads(contents[CONFIGURATION]))
+        model.load_weights(folder / WEIGHTS)
+    return Pretrained(model, json.loads(contents[RUN]), contents[CARD].decode("utf-8"))
 
 
 def weights_folder():
@@ -95,25 +104,28 @@ def save(root, name, model, run, card):
     Args:
       root: folder of models, such as `weights_folder()`.
       name: "<paper>/<experiment>/<setting>".
-      model: built Keras model of classes that Keras loads after `import tfmem`.
+      model: built Keras model of classes that Keras loads after `import tfmem`; or variables by name.
       run: as in `Pretrained`.
       card: as in `Pretrained`.
 
     Returns:
       The model's folder.
     """
-    from tfmem.backend import keras
-
     folder = Path(root, name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing(folder) as partial:
         partial.mkdir()
-        model.save_weights(partial / "model.weights.h5")
-        for file, content in (
-            ("model.json", json.dumps(keras.saving.serialize_keras_object(model), indent=1)),
-            ("run.json", json.dumps(run, indent=1)),
-            ("README.md", card.rstrip("\n")),
-        ):
+        texts = {RUN: json.dumps(run, indent=1), CARD: card.rstrip("\n")}
+        if isinstance(model, dict):
+            with h5py.File(partial / VARIABLES, "w") as file:
+                for variable, value in model.items():
+                    file[variable] = value.numpy()
+        else:
+            from tfmem.backend import keras
+
+            model.save_weights(partial / WEIGHTS)
+            texts[CONFIGURATION] = json.dumps(keras.saving.serialize_keras_object(model), indent=1)
+        for file, content in texts.items():
             (partial / file).write_text(f"{content}\n", "utf-8")
         lines = [f"{_sha256(file.read_bytes())}  {file.name}\n" for file in sorted(partial.iterdir())]
         (partial / CHECKSUMS).write_text("".join(lines), "utf-8")
@@ -141,10 +153,19 @@ def _checked(folder):
                 f"{folder / file} is damaged: its SHA-256 is {_sha256(contents[file])}, must be {expected}; "
                 "install tfmem again, or publish the run again"
             )
-    missing = {"model.json", "model.weights.h5", "run.json", "README.md"} - set(contents)
+    model = {VARIABLES} if VARIABLES in contents else {CONFIGURATION, WEIGHTS}
+    missing = {*model, RUN, CARD} - set(contents)
     if missing:
         raise CorruptDataError(f"{folder / CHECKSUMS} is damaged: it lacks {', '.join(sorted(missing))}")
     return contents
+
+
+def _arrays(path):
+    """All arrays of an HDF5 file by name, in the order of their names."""
+    arrays = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: arrays.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
+    return dict(sorted(arrays.items()))
 
 
 def _sha256(content):
