@@ -81,11 +81,12 @@ def _published_form(experiment):
     return {name: v for name, v in experiment.variables().items() if not name.startswith("optimizer/")}
 
 
-def open_published(name, **changes):
+def open_published(name, modules=None, **changes):
     """Open the experiment of a published model, with its trained weights.
 
     Args:
       name: one of `tfmem.pretrained.list()`.
+      modules: as from `experiment_modules` (the default).
       **changes: fields of its configuration to replace, such as `batch_size`.
 
     Returns:
@@ -98,7 +99,7 @@ def open_published(name, **changes):
     from tfmem.training import config_from_fields
 
     model, run, _ = pretrained.load(name)
-    module = load(run["experiment"], experiment_modules())
+    module = load(run["experiment"], experiment_modules() if modules is None else modules)
     experiment = module.Experiment(dataclasses.replace(config_from_fields(module.Config, run["config"]), **changes))
     if isinstance(model, dict):
         variables = experiment.variables()

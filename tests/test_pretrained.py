@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfmem
 from reproductions import load_experiment
@@ -55,6 +56,19 @@ def test_unknown_name_and_folder(saved, monkeypatch):
     monkeypatch.setenv("TFMEM_WEIGHTS_DIR", str(saved[1] / "nowhere"))
     with pytest.raises(ValueError, match=r"^TFMEM_WEIGHTS_DIR: '.*nowhere', must be a folder$"):
         pretrained.list()
+
+
+def test_variables_by_name_come_back_as_arrays(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFMEM_WEIGHTS_DIR", str(tmp_path))
+    values = {"model/001": np.float32([[1, 2]]), "model/000": np.int64(3)}
+    folder = pretrained.save(tmp_path, "a/b/c", {name: tf.Variable(v) for name, v in values.items()}, RUN, "# Card")
+    loaded = pretrained.load("a/b/c").model
+    assert [*loaded] == ["model/000", "model/001"]
+    for name, value in values.items():
+        np.testing.assert_array_equal(loaded[name], value, strict=True)
+    (folder / "variables.h5").unlink()
+    with pytest.raises(CorruptDataError, match=r"variables\.h5 is missing"):
+        pretrained.load("a/b/c")
 
 
 @pytest.mark.parametrize("file", ["model.json", "model.weights.h5", "run.json", "README.md"])

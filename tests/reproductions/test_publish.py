@@ -44,6 +44,40 @@ def test_loaded_model_evaluates_as_the_run_did(run):
     assert "license: nothing." in card
 
 
+class Unserialized:
+    """A model without a Keras configuration, as those of Sonnet modules."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, inputs):
+        return self.model(inputs)
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+
+class UnserializedExperiment(toy.Experiment):
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = Unserialized(self.model)
+
+
+@pytest.mark.parametrize("experiment", [toy.Experiment, UnserializedExperiment])
+def test_open_published_is_the_experiment_with_the_trained_weights(run, experiment, monkeypatch):
+    monkeypatch.setattr(toy, "Experiment", experiment)
+    assert main(["publish", str(run)], MODULES) == 0
+    (name,) = set(pretrained.list()) - {*_packaged()}
+    opened = publishing.open_published(name, MODULES, seed=5)
+    assert opened.config.seed == 5
+    assert opened.evaluate() == pytest.approx(RunFolder(run).result()["ours"], rel=1e-6)
+    model, _, card = pretrained.load(name)
+    if experiment is UnserializedExperiment:
+        assert {*model} == {"model/000", "model/001", "model/002"}  # the kernel, Dense's kernel and bias
+        assert f'open_published("{name}")' in card
+        assert "5 parameters" in card
+
+
 def _packaged():
     return {path.parent.relative_to(pretrained.PACKAGED).as_posix() for path in pretrained.PACKAGED.rglob("*.h5")}
 
