@@ -1,5 +1,6 @@
 """Trained weights: what is saved is loaded, damage and wrong names are errors, and the package's models score."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,18 @@ import pytest
 import tensorflow as tf
 
 import tfmem
-from reproductions import load_experiment
-from reproductions.publish import LARGEST
+from reproductions.publish import LARGEST, open_published
 from tfmem import pretrained
 from tfmem.cores import DNC
 from tfmem.data.files import CorruptDataError
-from tfmem.training import config_from_fields
 
 RUN = {"experiment": "paper/experiment", "config": {"seed": 3}}
+FEW = {  # the score that is compared, a cheap evaluation, and how far its score may be from the recorded one
+    "metalearned/dictionary_inference": ("error", {"eval_batches": 4}, 0.02),
+    "multigrid/mapping": ("f_score", {"eval_batches": 1, "batch_size": 8}, 0.1),
+    "belief_states/random_city": ("map_mse", {"eval_episodes": 16}, 0.002),
+    "belief_states/kanerva": ("autoencoder_nats_per_image", {"eval_batches": 1}, 10.0),
+}
 PACKAGED = sorted(path.parent.relative_to(pretrained.PACKAGED).as_posix() for path in pretrained.PACKAGED.rglob("*.h5"))
 
 
@@ -100,16 +105,22 @@ def test_the_package_stays_small():
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_models_of_the_package_score_as_recorded(name, monkeypatch):
-    """Few episodes: the recorded return is within four standard errors, random play is not."""
+    """On little data: agents within four standard errors, and not as random play; others within a tolerance."""
     monkeypatch.delenv("TFMEM_WEIGHTS_DIR", raising=False)
-    model, run, card = pretrained.load(name)
+    _, run, card = pretrained.load(name)
+    recorded = run["result"]["ours"]
     assert f"# {name}\n" in card
     assert run["command"] in card
-    module = load_experiment(run["experiment"])
-    config = {**run["config"], "eval_episodes": 48, "num_levels": 48, "jit_compile": False}
-    experiment = module.Experiment(config_from_fields(module.Config, config))
-    experiment.model = model
-    returns = experiment.episodes().episode_return
-    error = 4 * returns.std() / len(returns) ** 0.5
-    assert abs(returns.mean() - run["result"]["ours"]["episode_return"]) < error
-    assert abs(returns.mean() - run["result"]["ours"]["random_episode_return"]) > error
+    if "episode_return" in recorded:
+        returns = open_published(name, eval_episodes=48, num_levels=48, jit_compile=False).episodes().episode_return
+        error = 4 * returns.std() / len(returns) ** 0.5
+        assert abs(returns.mean() - recorded["episode_return"]) < error
+        assert abs(returns.mean() - recorded["random_episode_return"]) > error
+        return
+    score, changes, tolerance = FEW[run["experiment"]]
+    if (
+        run["experiment"] == "belief_states/kanerva"
+        and not Path(os.environ.get("TFMEM_DATA_DIR", ""), "mnist").is_dir()
+    ):
+        pytest.skip("TFMEM_DATA_DIR names no folder with mnist")
+    assert open_published(name, **changes).evaluate()[score] == pytest.approx(recorded[score], abs=tolerance)
