@@ -11,8 +11,8 @@ writes a finished run to that folder. A model is a folder `<paper>/<experiment>/
     README.md         the model card
     checksums.txt     SHA-256 of the others, as `sha256sum --check` reads them
 
-A model of Sonnet modules has no Keras configuration. Its folder has `variables.h5`, arrays by name, in place of the first
-two files. No file holds pickled objects.
+A model of Sonnet modules has no Keras configuration. Its folder has `variables.h5`, arrays by name, in place of the
+first two files. No file holds pickled objects.
 """
 
 import difflib
@@ -39,8 +39,8 @@ class Pretrained(NamedTuple):
     """Trained model."""
 
     model: Any
-    """Built Keras model with the trained weights. Of a model of Sonnet modules: its arrays by name; `reproductions.publish`
-    has `open_published`, which assigns them."""
+    """Built Keras model with the trained weights. Of a model of Sonnet modules: its arrays by name, which
+    `reproductions.publish.open_published` assigns."""
     run: dict
     """"experiment", "preset", "command", "config" (the run's configuration) and "result" (its result.json)."""
     card: str
