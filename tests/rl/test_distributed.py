@@ -211,7 +211,7 @@ def test_wrong_arguments(cluster, number, max_lag, message):
 
 def test_without_ray_the_error_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    message = r"actors: 1, must be 0 without Ray: pip install tfmem\[distributed\]"
+    message = r"actors: 1, must be 0 without Ray: pip install ray"
     with pytest.raises(ValueError, match=message), ray_actors(AgentExperiment(CONFIG), 1):
         pass
 

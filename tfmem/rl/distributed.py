@@ -400,7 +400,7 @@ def ray_cluster(address, number, name):
         import ray
     except ImportError:
         what = f"{name}: {number}, must be 0" if address is None else f"ray_address: {address!r}, must be None"
-        raise ValueError(f"{what} without Ray: pip install tfmem[distributed]") from None
+        raise ValueError(f"{what} without Ray: pip install ray") from None
     if address is not None and not _answers(address):  # Ray itself tries for minutes
         raise ValueError(f"ray_address: {address!r}, must be of a running cluster")
     started = not ray.is_initialized()
