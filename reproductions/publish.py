@@ -180,7 +180,8 @@ def model_card(name, run, module, experiment):
             "",
             f'experiment = open_published("{name}")',
         ]
-    training = f"{result['updates']:,} updates, seed {config['seed']}, {minutes:.0f} minutes ({machine})"
+    cpu = f", {result['cpu_time_seconds'] / 60:.0f} of CPU time" if "cpu_time_seconds" in result else ""
+    training = f"{result['updates']:,} updates, seed {config['seed']}, {minutes:.0f} minutes{cpu} ({machine})"
     lines = [
         f"# {name}",
         "",
