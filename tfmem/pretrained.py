@@ -39,8 +39,10 @@ class Pretrained(NamedTuple):
     """Trained model."""
 
     model: Any
-    """Built Keras model with the trained weights. Of a model of Sonnet modules: its arrays by name, which
-    `reproductions.publish.open_published` assigns."""
+    """Built Keras model with the trained weights; the arrays by name of a model of Sonnet modules.
+
+    `reproductions.publish.open_published` assigns such arrays to the experiment's modules.
+    """
     run: dict
     """"experiment", "preset", "command", "config" (the run's configuration) and "result" (its result.json)."""
     card: str
