@@ -7,10 +7,11 @@
 
 A training step is the unrolled core, a loss, its gradient and Adam. `LSTM` is the time of the same step with a
 `keras.layers.LSTM` of equal parameters. `of rate` is the fraction of the machine's rate of matrix products; it counts
-three times the forward step's FLOPs by TensorFlow. The LSTMs' peer sums the gradients of its weights in every step, as
-the loop's derivative does (`tfmem.weight_gradients`). The RMC's peer has the public code's order of work: it projects
-the input step by step and attends to it as one more row of the memory. The peer of cores with a loop of their own runs
-in single steps. Every point runs in a separate process, so that peak memory is its own.
+three times the forward step's FLOPs by TensorFlow, and is left out for cores whose own loop has other products. The
+LSTMs' peer sums the gradients of its weights in every step, as the loop's derivative does (`tfmem.weight_gradients`).
+The RMC's peer has the public code's order of work: it projects the input step by step and attends to it as one more row
+of the memory. The peer of cores with a loop of their own runs in single steps. Every point runs in a separate process,
+so that peak memory is its own.
 """
 
 import argparse
@@ -259,9 +260,11 @@ def at_paper_sizes(names, arguments, rate):
     repeats = 3 if arguments.quick else 7
     for name in names:
         cost, lstm = (in_process(__file__, [name], kind, repeats, arguments.xla) for kind in ("tfmem", "lstm"))
+        own_loop = PEERS.get(type(SETTINGS[name]["core"]), [None])[0] == "single_steps"
+        share = "" if own_loop else f"{cost['gflop'] / cost['seconds'] / rate:.1%}"
         print(
             f"{name:10s} {cost['seconds']:8.3f} {cost['median']:8.3f} {cost['gigabytes']:6.2f} "
-            f"{cost['parameters']:11,d} {cost['gflop']:7.1f} {cost['gflop'] / cost['seconds'] / rate:8.1%} "
+            f"{cost['parameters']:11,d} {cost['gflop']:7.1f} {share:>8s} "
             f"{lstm['seconds']:7.3f}s {cost['seconds'] / lstm['seconds']:6.2f} {cost['first']:6.1f}s",
             flush=True,
         )
