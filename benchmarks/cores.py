@@ -249,7 +249,6 @@ PEERS = {
     RelationalMemoryConfig: ("public", "the public order of work"),
     LSTMConfig: ("every_step", "gradients of weights summed in every step"),
     RMAConfig: ("single_steps", "single steps"),
-    KanervaConfig: ("single_steps", "single steps"),
     MetalearnedMemoryConfig: ("single_steps", "single steps"),
 }
 
