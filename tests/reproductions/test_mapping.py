@@ -23,6 +23,14 @@ def parameters(preset):
     return model.count_params(), cells
 
 
+@pytest.fixture
+def eager():
+    """An evaluation of a few steps takes less time than its tracing."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.mark.parametrize("size", ["demo", "paper"])
 def test_baselines_have_as_many_parameters_and_cells(size):
     multigrid, cells = parameters("demo" if size == "demo" else "paper_15x15")
@@ -41,9 +49,9 @@ def test_a_baseline_learns_one_window(name):
     config = dataclasses.replace(SMOKE, **BASELINES[name], optimizer="adam", learning_rate=1e-2, decay_steps=10**6)
     experiment = mapping.Experiment(config)
     batch = tf.nest.map_structure(tf.constant, experiment.batch(0))
-    step = tf.function(experiment.train_step)
-    losses = [float(step(tf.constant(0, tf.int64), batch, experiment.initial_carry())[1]["loss"]) for _ in range(12)]
-    assert losses[-1] < 0.8 * losses[0]
+    first, carry = tf.constant(0, tf.int64), experiment.initial_carry()
+    losses = [float(experiment.train_step(first, batch, carry)[1]["loss"]) for _ in range(8)]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_a_core_sees_view_and_query_and_starts_anew_in_an_episode():
@@ -61,7 +69,7 @@ def test_a_core_sees_view_and_query_and_starts_anew_in_an_episode():
     assert np.abs(memory[0] - memory[1]).max() > 1e-6
 
 
-def test_figures_of_a_dnc_hold_its_memory():
+def test_figures_of_a_dnc_hold_its_memory(eager):
     """Figure 3 of the supplement: all slots at every step of the walk, from an empty memory on."""
     experiment = mapping.Experiment(dataclasses.replace(SMOKE, core=DNC))
     ((name, held),) = experiment.memory().items()
@@ -76,7 +84,7 @@ def test_figures_of_a_dnc_hold_its_memory():
     assert lstm.memory() == {} == mapping.Experiment(SMOKE).memory()
 
 
-def test_frames_of_both_readers():
+def test_frames_of_both_readers(eager):
     demo = mapping.PRESETS["demo_9x9_query"]
     config = dataclasses.replace(
         demo, batch_size=1, writer_filters=(1, 1, 2), reader_filters=(1, 1, 2), decoder_filters=(2, 2, 1)
