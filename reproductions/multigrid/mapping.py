@@ -437,13 +437,11 @@ class Experiment(SequenceExperiment):
 
     def memory(self):
         """Slots of a DNC along an unseen episode of one agent, `{name: [T, slots, word]}`; {} for other memories."""
-        episode = self.unseen.episode(0).window(0, self.task.length)
-        inputs = {name: tf.constant(episode[name][:, :1]) for name in ("writer", f"query_{VIEW}")}
         if self.config.core is None:
             return {}
-        model = self.model
-        vectors = model.core_inputs({"observation": inputs["writer"], f"query_{VIEW}": inputs[f"query_{VIEW}"]})
-        return slots(model.cell, tf.cast(vectors, model.compute_dtype), model.get_initial_state(1))
+        walk, model = self.unseen.episode(0).window(0, self.task.length), self.model
+        shown = model.core_inputs({"observation": walk["writer"][:, :1], "query_3": walk["query_3"][:, :1]})
+        return slots(model.cell, tf.cast(shown, model.compute_dtype), model.get_initial_state(1))
 
     def figures(self, folder):
         figure_1().savefig(folder / "routing.png", dpi=100)
