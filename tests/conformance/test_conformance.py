@@ -24,7 +24,7 @@ def cases():
             seen.add(core)
 
 
-@pytest.mark.parametrize(("name", "prop"), cases())
+@pytest.mark.parametrize(("name", "prop"), list(cases()))
 def test_property(name, prop):
     PROPERTIES[prop](ROWS_BY_NAME[name])
 

@@ -33,7 +33,7 @@ def with_examples():
             yield pytest.param(page, marks=pytest.mark.long if page.parent.name == "cores" else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("page", with_examples(), ids=page_id)
+@pytest.mark.parametrize("page", list(with_examples()), ids=page_id)
 def test_examples_run(page, tmp_path, monkeypatch):
     # Blocks write into an empty folder and find the reference checkpoints as from the repository's root.
     (tmp_path / "tests").symlink_to(ROOT / "tests")

@@ -25,7 +25,7 @@ def pairs():
             yield pytest.param(name, core, marks=pytest.mark.slow if (i - j) % len(CORES) == 0 else pytest.mark.long)
 
 
-@pytest.mark.parametrize(("name", "core"), pairs())
+@pytest.mark.parametrize(("name", "core"), list(pairs()))
 def test_any_core_trains_in_every_sequence_experiment(name, core, data_folder):
     module = load_experiment(name)
     if core == "MetalearnedMemoryConfig" and name in ("relational/language_modeling", "relational/program_evaluation"):

@@ -17,7 +17,6 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from tests.reproductions import toy
-from tests.support import first_of
 from tfmem import training
 from tfmem.training import TrainingDivergedError, TrainingInterrupted, compiled_updates, loop, train
 from tfmem.training.run_folder import SECONDS, RunFolder, RunFolderError
@@ -202,7 +201,14 @@ def assert_same_numbers(path, expected):
         np.testing.assert_array_equal(array, expected[2].arrays[name], err_msg=name)
 
 
-@pytest.mark.parametrize("ends", first_of([(7, 23), (3, 10, 23), (6, 23), (4, 23), (12, 23), (22, 23)], 2))
+@pytest.mark.parametrize(
+    "ends",
+    [
+        (7, 23),
+        (3, 10, 23),
+        *(pytest.param(ends, marks=pytest.mark.long) for ends in ((4, 23), (6, 23), (12, 23), (22, 23))),
+    ],
+)
 def test_a_run_that_is_made_longer_equals_one_of_as_many_updates(tmp_path, uninterrupted, ends):
     for end in ends:
         train(
