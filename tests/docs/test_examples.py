@@ -27,10 +27,13 @@ def blocks(page):
 
 
 def with_examples():
-    """Pages with Python blocks; the cores' own pages are for `make long`."""
+    """Pages with Python blocks; `make long` runs those of the cores and of long guides."""
+    later = ("extend.md", "train_an_agent.md", "grid_worlds.md")
     for page in PAGES:
         if BLOCK.search(page.read_text(encoding="utf-8")):
-            yield pytest.param(page, marks=pytest.mark.long if page.parent.name == "cores" else pytest.mark.slow)
+            yield pytest.param(
+                page, marks=pytest.mark.long if page.parent.name == "cores" or page.name in later else pytest.mark.slow
+            )
 
 
 @pytest.mark.parametrize("page", list(with_examples()), ids=page_id)

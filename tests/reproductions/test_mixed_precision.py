@@ -21,7 +21,7 @@ MIXED = [name for name in experiment_modules() if not name.startswith("belief_st
 @pytest.mark.slow
 @pytest.mark.parametrize(  # those whose pictures show what the core holds
     "name",
-    first_of(["multigrid/associative_recall", "relational/nth_farthest", "metalearned/babi", "multigrid/mapping"], 2),
+    first_of(["multigrid/associative_recall", "relational/nth_farthest", "metalearned/babi", "multigrid/mapping"]),
 )
 def test_mixed_precision_trains_and_finishes(name, tmp_path, data_folder):
     run = tmp_path / "run"
@@ -35,17 +35,22 @@ def test_mixed_precision_trains_and_finishes(name, tmp_path, data_folder):
     assert all(np.isfinite(value) for row in rows for value in row.values())
 
 
+OTHER_CORES = [
+    ("relational/nth_farthest", {"core": LSTMConfig(units=8)}),
+    ("relational/program_evaluation", {"core": DNC}),
+    ("metalearned/double_copy", {"core": MetalearnedMemoryConfig(units=8, memory_size=4, word_size=4)}),
+    ("metalearned/babi", {"core": EntityMemoryConfig(num_cells=4, units=6)}),
+    ("metalearned/babi", {"core": DNC}),
+    ("multigrid/associative_recall", {"core": DNC}),
+    ("multigrid/babi", {"core": DNC}),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
         *((name, {}) for name in MIXED),
-        ("relational/nth_farthest", {"core": LSTMConfig(units=8)}),
-        ("relational/program_evaluation", {"core": DNC}),
-        ("metalearned/double_copy", {"core": MetalearnedMemoryConfig(units=8, memory_size=4, word_size=4)}),
-        ("metalearned/babi", {"core": EntityMemoryConfig(num_cells=4, units=6)}),
-        ("metalearned/babi", {"core": DNC}),
-        ("multigrid/associative_recall", {"core": DNC}),
-        ("multigrid/babi", {"core": DNC}),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in OTHER_CORES),
     ],
 )
 @pytest.mark.slow

@@ -119,6 +119,7 @@ class Crashing(AgentExperiment):
         return super().batch(update)
 
 
+@pytest.mark.long
 def test_resumed_equals_uninterrupted(tmp_path):
     train(AgentExperiment(CONFIG), tmp_path / "whole")
     with pytest.raises(Crash):

@@ -181,7 +181,7 @@ def test_a_residual_from_more_channels_than_there_are():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(query_sizes=(4,)), "query_sizes: .4,., must be multiples of base_size = 3"),
+        (dict(query_sizes=(4,)), "query_sizes: .4,., must be multiples or divisors of base_size = 3"),
         (dict(writer_filters=(4, 4)), "writer_levels: .* must have one entry per layer"),
         (dict(writer_residuals=((3, 1),)), "writer_residuals: .* must be pairs"),
         (dict(decoder_filters=(16,) * 7), "decoder_filters: .* must both end with 1"),

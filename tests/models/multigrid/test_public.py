@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support import find_golden, golden_files, relative_error
+from tests.support import find_golden, first_of, golden_files, relative_error
 from tfmem.checkpoints import load_tf1, multigrid_mem
 from tfmem.cores.multigrid import ConvLSTMState
 from tfmem.losses.localization import localization_loss
@@ -85,7 +85,9 @@ def test_checkpoint_fills_every_variable(public):
         np.testing.assert_allclose([value.sum(), np.linalg.norm(value)], [total, norm], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("public", "case"), CASES, indirect=["public"])
+@pytest.mark.parametrize(
+    ("public", "case"), first_of(sorted(CASES, key=lambda c: c[1] != "short"), 2), indirect=["public"]
+)
 def test_outputs_states_grids_and_gradients(public, case):
     steps = None if case != "short" else tf.constant(public.steps - 1)
     logits, loss, memories, state, gradients = public.compiled(public.state(case), steps)
@@ -110,7 +112,7 @@ def test_outputs_states_grids_and_gradients(public, case):
         np.testing.assert_allclose(np.linalg.norm(gradient.numpy().astype(np.float64)), norm, rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_updates(public):
     """Clipping by global norm is active in the first two; slots start at 1 (RMS) and 0 (momentum)."""
     arrays, optimizer = public.arrays, TF1RMSprop(1e-3, rho=0.99, momentum=0.0, epsilon=0.1)
@@ -139,7 +141,7 @@ def test_three_updates(public):
             variable.assign(value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mapping_loss_curve(golden):
     """The public loop's first losses, replayed from its mazes and queries; chaotic later (README of the goldens)."""
     curve = np.load(golden("multigrid/mapping/train_curve.npz"))
