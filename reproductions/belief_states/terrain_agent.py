@@ -16,7 +16,7 @@ from .agent import BeliefAgentConfig as Config
 from .agent import BeliefAgentExperiment
 
 DATASETS = ()
-STATUS = "-"
+STATUS = "demo"
 PAPER = {
     name: (None, "curves and pictures alone; their values are not readable") for name in ("episode_return", "map_mse")
 }
