@@ -56,8 +56,11 @@ def test_a_model_of_the_same_name_is_replaced_and_the_folder_comes_before_the_pa
 
 
 def test_unknown_name_and_folder(saved, monkeypatch):
-    with pytest.raises(ValueError, match=r"^name: 'paper/experiment/demmo', must be one of .*; did you mean paper/exp"):
-        pretrained.load("paper/experiment/demmo")
+    for name in ("paper/experiment/demmo", "paper/exp …"):
+        with pytest.raises(
+            ValueError, match=rf"^name: '{name}', must be one of .*; did you mean paper/experiment/demo"
+        ):
+            pretrained.load(name)
     monkeypatch.setenv("TFMEM_WEIGHTS_DIR", str(saved[1] / "nowhere"))
     with pytest.raises(ValueError, match=r"^TFMEM_WEIGHTS_DIR: '.*nowhere', must be a folder$"):
         pretrained.list()

@@ -73,7 +73,9 @@ def load(name):
     """
     found = _found()
     if name not in found:
-        near = difflib.get_close_matches(str(name), found, n=1, cutoff=0.5)
+        start = str(name).removesuffix("…").strip()
+        near = [full for full in found if start and full.startswith(start)]
+        near = near or difflib.get_close_matches(str(name), found, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"name: {name!r}, must be one of {', '.join(sorted(found)) or 'none: there are none'}{hint}")
     folder = found[name]
