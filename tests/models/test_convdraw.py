@@ -221,6 +221,7 @@ def test_noise_of_latents_fades_at_the_start(side, steps):
     assert 0.003 < np.std(model.sample(32, [0, 1]), axis=0).mean() < 0.03
 
 
+@pytest.mark.long
 def test_geco_reaches_kappa_and_then_lowers_the_kl():
     """One random number a frame: lambda rises until the error is below kappa, then falls, and the KL with it."""
     basis = tf.constant(np.random.default_rng(0).normal(size=(1, 64), scale=0.5).astype(np.float32))

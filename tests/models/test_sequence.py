@@ -18,7 +18,7 @@ from tfmem.losses.sequence import accuracy, cross_entropy
 from tfmem.models.sequence import EncoderDecoder, SequenceModel
 
 
-@pytest.mark.parametrize("case", golden_cases("nth_farthest/*/"))
+@pytest.mark.parametrize("case", first_of(golden_cases("nth_farthest/*/")))
 def test_nth_farthest_equals_public_code(case, golden):
     config = json.loads(golden(f"nth_farthest/{case}/config.json").read_text())
     arrays = np.load(golden(f"nth_farthest/{case}/io.npz"))

@@ -240,6 +240,7 @@ def test_a_memory_learns_what_an_agent_without_cannot(tmp_path):
     assert returns[1] < 0.75
 
 
+@pytest.mark.long
 def test_a_crashed_run_resumes_with_new_episodes(tmp_path):
     with pytest.raises(Crash):
         train(crashing(AgentExperiment(CONFIG), 6), tmp_path / "run")

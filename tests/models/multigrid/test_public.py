@@ -183,7 +183,7 @@ def test_mapping_loss_curve(golden):
     np.testing.assert_allclose(norms[:5], curve["gnorm_ref"][:5], rtol=3e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_recall_loss_curve(golden):
     """The same for recall, whose batch normalisation over few samples is chaotic after 3 to 5 updates."""
     curve = np.load(golden("multigrid/mnist_recall/train_curve.npz"))
