@@ -29,9 +29,9 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 from measuring import growth, in_process, matmul_rate, update_cost
+from tfmem_reproductions.relational.box_world import PRESETS
 
 import tfmem.envs  # noqa: F401 - registers the environments
-from reproductions.relational.box_world import PRESETS
 from tfmem.cores.config import LSTMConfig
 from tfmem.rl import AgentExperiment, ConvTorsoConfig
 from tfmem.rl.distributed import ray_actors

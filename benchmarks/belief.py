@@ -16,7 +16,7 @@ from measuring import growth, in_process, print_rates, rates, update_cost
 
 
 def measure(preset, changes, xla, repeats):
-    from reproductions.belief_states import random_city
+    from tfmem_reproductions.belief_states import random_city
 
     few = {"num_episodes": 64, "eval_episodes": 64, "updates_per_call": 1, "jit_compile": xla}
     config = dataclasses.replace(random_city.PRESETS[preset], **few, **changes)

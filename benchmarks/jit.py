@@ -18,8 +18,8 @@ from measuring import in_process, peak_gigabytes, print_rates, rates, seconds_of
 def measure(name, preset, xla, repeats):
     """Measure seconds of the first update and of the fastest of `repeats` more, and peak memory."""
     import tensorflow as tf
+    from tfmem_reproductions import load_experiment
 
-    from reproductions import load_experiment
     from tfmem.training import compiled_updates, stacked_batches
 
     module = load_experiment(name)
@@ -44,7 +44,7 @@ def main():
         what = json.loads(arguments.one)
         print(json.dumps(rates() if what == ["rate"] else measure(*what)))
         return
-    from reproductions import experiment_modules, load_experiment
+    from tfmem_reproductions import experiment_modules, load_experiment
 
     print_rates(__file__)
     titles = ["plain", "first", "GB", "XLA", "first", "GB", "XLA/plain"]

@@ -46,8 +46,8 @@ def measure(name, preset, overrides, repeats, scan=True):
     import resource
 
     import tensorflow as tf
+    from tfmem_reproductions import load_experiment
 
-    from reproductions import load_experiment
     from tfmem.cores.config import LookupMemoryConfig, LSTMConfig
     from tfmem.training import compiled_updates
 

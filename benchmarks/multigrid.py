@@ -67,8 +67,8 @@ def work_in_the_public_order():
 def measure(name, overrides, repeats, public_order=False):
     import numpy as np
     import tensorflow as tf
+    from tfmem_reproductions import load_experiment
 
-    from reproductions import load_experiment
     from tfmem.training import compiled_updates
 
     if public_order:
@@ -116,8 +116,7 @@ def measure_inference(preset, repeats):
     """Measure one step of a mapping model in one maze: observe, write, answer a query."""
     import numpy as np
     import tensorflow as tf
-
-    from reproductions.multigrid import mapping
+    from tfmem_reproductions.multigrid import mapping
 
     experiment = mapping.Experiment(dataclasses.replace(mapping.PRESETS[preset], batch_size=1))
     model = experiment.model
@@ -230,7 +229,7 @@ def main():
 
 
 def small_widths():
-    from reproductions.multigrid.mapping import SMALL
+    from tfmem_reproductions.multigrid.mapping import SMALL
 
     return SMALL
 

@@ -20,8 +20,8 @@ from measuring import in_process, peak_gigabytes
 def measure(name, preset, changes, updates):
     """Measure the first update and the mean of `updates` more, and count weights: the model's, and all."""
     import tensorflow as tf
+    from tfmem_reproductions import load_experiment
 
-    from reproductions import load_experiment
     from tfmem.training import compiled_updates, stacked_batches
 
     module = load_experiment(name)

@@ -42,7 +42,7 @@ FORMS = ("plain", "xla", "bundle", "steps", "xla_steps")
 
 
 def measure(name, form, repeats):
-    from reproductions import load_experiment
+    from tfmem_reproductions import load_experiment
 
     if form.endswith("steps"):
         without_scans()
