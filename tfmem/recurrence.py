@@ -355,9 +355,9 @@ def _gradients_apart(after, before):
 
     Without it TensorFlow's memory optimiser breaks the gradient if a step uses a state often and a device is short of
     memory (it assumes 256 MB for a CPU). It creates the temporary variable of a sum of three terms once too often if
-    the first is the loop's own variable ("AlreadyExistsError ... AddN ... tmp_var"). Tensors that a step leaves unchanged
-    get no operation, as TensorFlow does not store them again. The loop's gradient sums a weight in the same way; each
-    read of it is therefore another tensor (`_Read`).
+    the first is the loop's own variable ("AlreadyExistsError ... AddN ... tmp_var"). Tensors that a step leaves
+    unchanged get no operation, as TensorFlow does not store them again. The loop's gradient sums a weight in the same
+    way; each read of it is therefore another tensor (`_Read`).
     """
 
     @tf.custom_gradient
