@@ -334,10 +334,10 @@ class Report:
 
 @dataclasses.dataclass(kw_only=True)
 class Results:
-    """Make the tables and curves of the pages from recorded results."""
+    """Make the tables, curves and verdicts on claims of the pages from recorded results."""
 
     def __call__(self, modules, argv):
-        from .records import write_results
+        from .pages import write_results
 
         changed = write_results()
         print("\n".join(f"written: {path}" for path in changed) or "all tables are as recorded; curves are drawn anew")

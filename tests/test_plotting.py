@@ -45,6 +45,11 @@ def test_confidence_is_student_t(rng, seeds, t):
     np.testing.assert_allclose(half, t * deviation / np.sqrt(seeds), rtol=3e-3)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 7])
+def test_equal_values_have_no_width(seeds):
+    assert plotting.mean_and_confidence([0.1] * seeds) == (0.1, 0.0)
+
+
 def test_one_seed_has_no_confidence():
     mean, half = plotting.mean_and_confidence([[1.0, 2.0]])
     assert mean.tolist() == [1.0, 2.0]
