@@ -72,7 +72,8 @@ def compare(paths, out, modules):
     pictures = []
     for column, by_name in curves.items():
         pictures.append(column.replace("/", "-") + ".png")
-        figure = plotting.curves_figure(by_name, "updates", column.split("/")[-1], column)
+        window = plotting.window_of(column)
+        figure = plotting.curves_figure(by_name, "updates", column.split("/")[-1], column, window=window)
         figure.savefig(out / pictures[-1], dpi=120)
     for experiment in dict.fromkeys(run.experiment for run in all_runs):
         module = load_experiment(experiment, modules)

@@ -84,7 +84,8 @@ def draw_curves(found, column, axis, path):
             curves[setting] = points
     if not curves:
         raise UsageError(f"curves: {column}, must be a recorded column with {axis}")
-    figure = plotting.curves_figure(curves, axis, column.split("/")[-1].replace("_", " "))
+    window = plotting.window_of(column)
+    figure = plotting.curves_figure(curves, axis, column.split("/")[-1].replace("_", " "), window=window)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

@@ -202,7 +202,9 @@ def write_report(paths, out, modules):
     for (experiment, column), settings in curves(runs).items():
         file = f"{experiment}-{column}.png".replace("/", "-")
         title = f"{experiment}: {column}"
-        plotting.curves_figure(settings, "updates", column.split("/")[-1], title).savefig(out / file, dpi=120)
+        window = plotting.window_of(column)
+        figure = plotting.curves_figure(settings, "updates", column.split("/")[-1], title, window=window)
+        figure.savefig(out / file, dpi=120)
         figures[experiment.split("/")[0]].append((title, file))
 
     console, text = Console(width=None if os.isatty(1) else 160), ["# Reproductions", ""]
