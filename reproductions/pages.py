@@ -37,7 +37,7 @@ PICTURE = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")
 
 
 def results_table(found, metrics):
-    """Make the lines of a table: a row for each setting, the paper's numbers first.
+    """Make the lines of a table: a row for each setting, the paper's numbers first, each source once.
 
     Raises:
       UsageError: no record has a metric.
@@ -51,7 +51,11 @@ def results_table(found, metrics):
     lines.append(markdown(["---"] * (len(metrics) + 4)))
     paper = {name: value for content in contents for name, value in content["paper"].items()}
     if any(metric in paper for metric in metrics):
-        cells = [f"{number(paper[m]['value'])} ({paper[m]['source']})" if m in paper else "" for m in metrics]
+        cells, sources = [], []
+        for stated in (paper.get(metric) for metric in metrics):
+            source = f" ({stated['source']})" if stated and stated["source"] not in sources else ""
+            cells.append(number(stated["value"]) + source if stated else "")
+            sources += [stated["source"]] if stated else []
         lines.append(markdown(("paper", *cells, "", "", "")))
     for setting, same in found.items():
         values = [[content["ours"][m] for content in same if m in content["ours"]] for m in metrics]
@@ -131,7 +135,7 @@ def _results(experiment, metrics, root):
     presets = entry(name, modules[name]).presets if name in modules else ()
     if not any(preset == "…" or fnmatch.fnmatchcase(preset, pattern or "*") for preset in presets):
         raise UsageError(f"results: {experiment!r}, must be an experiment, or one @ a pattern of its presets")
-    return ["No run is recorded yet."]
+    return [f"No run of {name}, preset `{pattern or '*'}`, is recorded yet."]
 
 
 def write_results(pages=None, root=ROOT):

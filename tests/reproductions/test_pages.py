@@ -60,8 +60,9 @@ def test_what_a_place_must_have(toy_root, tmp_path):
 
 
 def test_a_place_may_wait_for_its_first_record(toy_root):
-    text = pages.filled("<!-- results multigrid/mapping@demo_*: f_score -->\n<!-- end -->\n", toy_root)
-    assert text == ("<!-- results multigrid/mapping@demo_*: f_score -->\n\nNo run is recorded yet.\n\n<!-- end -->\n")
+    place = "<!-- results multigrid/mapping@demo_*: f_score -->"
+    text = pages.filled(f"{place}\n<!-- end -->\n", toy_root)
+    assert text == f"{place}\n\nNo run of multigrid/mapping, preset `demo_*`, is recorded yet.\n\n<!-- end -->\n"
     assert pages.filled(text, toy_root) == text
 
 
