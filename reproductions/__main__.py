@@ -311,25 +311,28 @@ class Play:
 class Report:
     """Write one table per paper, and learning curves, from finished runs."""
 
-    runs: Annotated[Positional[tuple[PathArgument, ...]], arg(metavar="[RUNS ...]")] = (Path("runs"),)
+    runs: Annotated[
+        Positional[tuple[PathArgument, ...]], arg(metavar="[RUNS ...]", help_behavior_hint="(default: runs)")
+    ] = ()
     """run folders, or folders of them"""
-    out: PathArgument = Path("runs/report")
+    out: Annotated[PathArgument | None, arg(metavar="PATH", help_behavior_hint="(default: runs/report)")] = None
     """folder to write"""
     record: FlagCreatePairsOff[bool] = False
     """write the results as data instead, to reproductions/<paper>/results"""
 
     def __call__(self, modules, argv):
         if self.record:
-            if self.runs == (Path("runs"),) or self.out != Path("runs/report"):
+            if not self.runs or self.out is not None:
                 raise UsageError("record: True, must come with the RUNS to record, and without --out")
-            from .records import record
+            from .records import check_checkout, record
 
+            check_checkout("record")
             for path in record(self.runs, modules):
                 print(f"written: {path}")
             return
         from .report import write_report
 
-        write_report(self.runs, self.out, modules)
+        write_report(self.runs or (Path("runs"),), self.out or Path("runs/report"), modules)
 
 
 @dataclasses.dataclass(kw_only=True)

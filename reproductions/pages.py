@@ -25,7 +25,7 @@ from tfmem.training.run_folder import write_atomically
 
 from . import experiment_modules
 from .catalog import entry, number
-from .records import ROOT, records
+from .records import ROOT, check_checkout, records
 from .report import markdown, mean
 from .runs import UsageError
 from .verdicts import claims_table
@@ -175,6 +175,5 @@ def default_pages():
     Raises:
       UsageError: this is no checkout of the repository.
     """
-    if not (ROOT.parent / "setup.py").exists():
-        raise UsageError(f"results: {ROOT}, must be in a checkout of the repository")
+    check_checkout("results")
     return sorted([*ROOT.glob("*/README.md"), *ROOT.parent.glob("docs/**/*.md"), ROOT.parent / "README.md"])

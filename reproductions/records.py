@@ -14,7 +14,7 @@ import numpy as np
 from tfmem.training.run_folder import SECONDS, RunFolderError, write_atomically
 
 from .report import finished_runs
-from .runs import file_name
+from .runs import UsageError, file_name
 
 ROOT = Path(__file__).parent
 POINTS = 60  # of a recorded curve, at most
@@ -54,6 +54,19 @@ def record(paths, modules, root=ROOT):
         flat = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: f"[{' '.join(m.group(1).split())}]", text)
         write_atomically(written[-1], lambda file, flat=flat: file.write(f"{flat}\n".encode()))
     return written
+
+
+def check_checkout(name):
+    """Check that this is a checkout of the repository, not an installed package.
+
+    Args:
+      name: of the command or option that writes into it.
+
+    Raises:
+      UsageError: it is none.
+    """
+    if not (ROOT.parent / "setup.py").exists():
+        raise UsageError(f"{name}: {ROOT}, must be in a checkout of the repository")
 
 
 def _folder(experiment, root):

@@ -50,3 +50,14 @@ def test_record_from_the_command_line(toy_runs, tmp_path, monkeypatch, capsys):
     assert main(["report", str(tmp_path / "runs"), "--record"], MODULES) == 0
     (file,) = (tmp_path / "toy/results/regression").iterdir()
     assert f"written: {file}" in capsys.readouterr().out
+    for arguments in ([], [str(tmp_path / "runs"), "--out", str(tmp_path / "out")]):
+        assert main(["report", *arguments, "--record"], MODULES) == 2
+        assert "record: True, must come with the RUNS to record, and without --out" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "runs", "--record"], MODULES) == 0
+
+
+def test_an_installed_package_records_nothing(toy_runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(records, "ROOT", tmp_path / "tfmem_reproductions")
+    assert main(["report", str(toy_runs), "--record"], MODULES) == 2
+    assert "must be in a checkout of the repository" in capsys.readouterr().err
