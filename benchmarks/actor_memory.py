@@ -38,13 +38,13 @@ CONFIG = AgentConfig(
 
 
 def megabytes():
-    """Resident memory by process: "learner", "actor <pid>", "Ray" (all others of Ray), and "shared" (/dev/shm)."""
+    """Resident memory by process: "learner", "actor 1" and so on, "Ray" (its other processes), "shared" (/dev/shm)."""
     found = {"learner": _resident(Path("/proc/self")), "Ray": 0.0}
-    for folder in Path("/proc").glob("[0-9]*"):
+    for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda folder: int(folder.name)):
         try:
             command = (folder / "cmdline").read_bytes().decode().replace("\0", " ")
             if command.startswith("ray::Actor"):
-                found[f"actor {folder.name}"] = _resident(folder)
+                found[f"actor {sum(name.startswith('actor') for name in found) + 1}"] = _resident(folder)
             elif command.startswith("ray::") or "/ray/core/src/ray/" in command:
                 found["Ray"] += _resident(folder)
         except OSError:  # ended meanwhile
@@ -81,13 +81,17 @@ def main():
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-    curves = {}
-    for name in names[1:-1]:
+    figure = plotting.new_figure(6.4, 4)
+    axes = figure.add_subplot()
+    plotting.graph_axes(axes, "updates", "megabytes")
+    for (colour, style), name in zip(plotting.line_styles(), names[1:-1], strict=False):
         x, y = np.array([(row["update"], row[name]) for row in rows if name in row]).T
-        curves[name] = [(x, y)]
+        axes.plot(x, y, style, color=colour, label=name)
         early = y[len(y) // 10]
         print(f"{name:16}{early:10.1f}{y[-1]:10.1f}{y[-1] - early:+10.1f}")
-    plotting.curves_figure(curves, "updates", "megabytes").savefig(options.out / "memory.png", dpi=120)
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="center", ncols=2, fontsize=plotting.SMALL, frameon=False, labelcolor=plotting.INK)
+    figure.savefig(options.out / "memory.png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,22 @@ def test_xla_keeps_weights_once_and_not_for_every_step(weights, sequence):
     np.testing.assert_allclose(compiled(sequence), gradient(core, weights, sequence), rtol=1e-4, atol=1e-4)
 
 
+def test_a_gradient_sums_no_three_terms_with_the_loops_own_variable(weights, sequence):
+    """TensorFlow's optimizer of memory breaks such sums: paper-size updates of multigrid/exploration failed."""
+
+    def core(x, state):
+        state = tf.tanh(x[:, :4] @ weights[:4] + state @ weights)
+        return state, state * weights[0]
+
+    of_sequence = tf.function(functools.partial(gradient, core, weights), autograph=False)
+    library = of_sequence.get_concrete_function(sequence).graph.as_graph_def().library
+    (body,) = [f for f in library.function if "body" in f.signature.name and "_grad_" in f.signature.name]
+    sums = [node.input for node in body.node_def if node.op == "AddN" and "grad_ys" in node.input[0]]
+    assert len(sums) == 3  # one for each read of the weights
+    assert all(len(terms) == 2 for terms in sums)
+    np.testing.assert_allclose(of_sequence(sequence), gradient(core, weights, sequence), rtol=1e-4, atol=1e-4)
+
+
 def test_a_loop_in_a_loop_leaves_the_variables_as_they_were(weights, sequence):
     def inner(x, state):
         state = tf.tanh(x + state @ weights)

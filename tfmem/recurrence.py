@@ -272,7 +272,11 @@ class _Read:
         return tf.convert_to_tensor(self._read(), dtype, name=name)
 
     def _read(self):
-        return self._tensor
+        """The value, by another operation outside the loop at each read; see `_gradients_apart`."""
+        if tf.executing_eagerly() or tf.compat.v1.get_default_graph() is self._tensor.graph:
+            return self._tensor
+        with self._tensor.graph.as_default():
+            return tf.identity(self._tensor)
 
     value = read_value = _read
 
@@ -281,7 +285,7 @@ class _KerasRead(_Read):
     """Stand-in for a Keras variable, which a layer's dtype policy may cast at each read."""
 
     def _read(self):
-        with keras.StatelessScope(state_mapping=[(self.stands_for, self._tensor)]):
+        with keras.StatelessScope(state_mapping=[(self.stands_for, super()._read())]):
             return self.stands_for.value
 
     value = property(_read)
@@ -351,8 +355,9 @@ def _gradients_apart(after, before):
 
     Without it TensorFlow's memory optimiser breaks the gradient if a step uses a state often and a device is short of
     memory (it assumes 256 MB for a CPU). It creates the temporary variable of a sum of three terms once too often if
-    the first is the loop's own variable ("AlreadyExistsError ... AddN ... tmp_var"). A variable that a step reads twice
-    has the same fault. Tensors that a step leaves unchanged get no operation, as TensorFlow does not store them again.
+    the first is the loop's own variable ("AlreadyExistsError ... AddN ... tmp_var"). Tensors that a step leaves
+    unchanged get no operation, as TensorFlow does not store them again. The loop's gradient sums a weight in the same
+    way; each read of it is therefore another tensor (`_Read`).
     """
 
     @tf.custom_gradient

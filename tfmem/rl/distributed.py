@@ -209,7 +209,9 @@ class ActorPool:
 
     def _start(self):
         share = self.experiment.config.num_worlds // self.number
-        kind = self.ray.remote(Actor).options(num_cpus=1, max_restarts=-1, max_task_retries=0)
+        # Ray would keep a record of each of 100,000 calls for its dashboard.
+        options = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": 0, "enable_task_events": False}
+        kind = self.ray.remote(Actor).options(**options)
         about = type(self.experiment), self.experiment.config
         self.actors = [kind.remote(*about, share * actor, share) for actor in range(self.number)]
 
@@ -414,7 +416,9 @@ def ray_cluster(address, number, name):
         except Exception as error:  # Ray raises this class itself where its processes start too slowly
             what = f"{name}: {number}, must be 0 where Ray cannot start"
             if address is not None:
-                what = f"ray_address: {address!r}, must be of a running cluster"
+                what = (
+                    f"ray_address: {address!r}, must be of a running cluster; one with tokens needs RAY_AUTH_MODE=token"
+                )
             raise ValueError(f"{what}: {error}") from None
         finally:
             if main:
