@@ -311,33 +311,36 @@ class Play:
 class Report:
     """Write one table per paper, and learning curves, from finished runs."""
 
-    runs: Annotated[Positional[tuple[PathArgument, ...]], arg(metavar="[RUNS ...]")] = (Path("runs"),)
+    runs: Annotated[
+        Positional[tuple[PathArgument, ...]], arg(metavar="[RUNS ...]", help_behavior_hint="(default: runs)")
+    ] = ()
     """run folders, or folders of them"""
-    out: PathArgument = Path("runs/report")
+    out: Annotated[PathArgument | None, arg(metavar="PATH", help_behavior_hint="(default: runs/report)")] = None
     """folder to write"""
     record: FlagCreatePairsOff[bool] = False
     """write the results as data instead, to reproductions/<paper>/results"""
 
     def __call__(self, modules, argv):
         if self.record:
-            if self.runs == (Path("runs"),) or self.out != Path("runs/report"):
+            if not self.runs or self.out is not None:
                 raise UsageError("record: True, must come with the RUNS to record, and without --out")
-            from .records import record
+            from .records import check_checkout, record
 
+            check_checkout("record")
             for path in record(self.runs, modules):
                 print(f"written: {path}")
             return
         from .report import write_report
 
-        write_report(self.runs, self.out, modules)
+        write_report(self.runs or (Path("runs"),), self.out or Path("runs/report"), modules)
 
 
 @dataclasses.dataclass(kw_only=True)
 class Results:
-    """Make the tables and curves of the pages from recorded results."""
+    """Make the tables, curves and verdicts on claims of the pages from recorded results."""
 
     def __call__(self, modules, argv):
-        from .records import write_results
+        from .pages import write_results
 
         changed = write_results()
         print("\n".join(f"written: {path}" for path in changed) or "all tables are as recorded; curves are drawn anew")

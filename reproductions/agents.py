@@ -58,5 +58,6 @@ def draw_learning_curves(folders, out, score, y_label):
             curves[setting].append((x, y))
         pictures.append(f"{score}_by_{name}.png")
         x_label = "CPU seconds" if name == "seconds" else name
-        plotting.curves_figure(curves, x_label, y_label).savefig(out / pictures[-1], dpi=120)
+        figure = plotting.curves_figure(curves, x_label, y_label, window=plotting.window_of(score))
+        figure.savefig(out / pictures[-1], dpi=120)
     return pictures

@@ -2,15 +2,13 @@
 
 import collections
 
-from rich.console import Console
-from rich.table import Table
-
 from tfmem import plotting
 from tfmem.training.run_folder import RunFolderError, write_atomically
 
 from . import load_experiment
 from .catalog import number
-from .report import finished_runs, markdown, mean
+from .report import finished_runs, in_papers_order, markdown, mean, print_table
+from .runs import make_output_folder
 
 
 def named_runs(paths, modules):
@@ -26,15 +24,25 @@ def named_runs(paths, modules):
             raise RunFolderError(f"runs: {path}, must be the folder of a finished run")
         runs.append(found[0])
     several = len({run.experiment for run in runs}) > 1
-    named, seeds = collections.defaultdict(list), set()
+    named, seeds = collections.defaultdict(list), {}
     for run in runs:
         name = f"{run.experiment} {run.setting}" if several else run.setting
         for seed in run.result["seeds"]:
-            if (name, seed) in seeds:
-                raise RunFolderError(f"runs: {run.folder.path} has the setting and the seed {seed} of one before it")
-            seeds.add((name, seed))
+            first = seeds.setdefault((name, seed), run.folder.path)
+            if first is not run.folder.path:
+                raise RunFolderError(
+                    f"runs: {run.folder.path}, must have another setting than {first}, which has seed {seed} of it"
+                )
         named[name].append(run)
     return dict(named)
+
+
+def _stated(papers, metric):
+    """The paper's number of a metric; of several experiments the known numbers with the experiments' names."""
+    values = {experiment: paper[metric][0] for experiment, paper in papers.items() if metric in paper}
+    if len(papers) == 1:
+        return number(next(iter(values.values()), None))
+    return ", ".join(f"{number(v)} ({experiment})" for experiment, v in values.items() if v is not None) or "-"
 
 
 def compare(paths, out, modules):
@@ -50,19 +58,17 @@ def compare(paths, out, modules):
     """
     named = named_runs(paths, modules)
     all_runs = [run for runs in named.values() for run in runs]
-    out.mkdir(parents=True, exist_ok=True)
+    make_output_folder(out)
     head, rows = ("metric", "paper", *named), []
-    paper = {metric: value for run in all_runs for metric, (value, _) in run.paper.items()}
-    for metric in dict.fromkeys([*paper, *(name for run in all_runs for name in run.result["ours"])]):
+    papers = {run.experiment: run.paper for run in all_runs}
+    stated = dict.fromkeys(name for paper in papers.values() for name in paper)
+    for metric in in_papers_order(stated, [run.result["ours"] for run in all_runs]):
         cells = []
         for runs in named.values():
             values = [run.result["ours"][metric] for run in runs if metric in run.result["ours"]]
             cells.append(mean(values) if values else "-")
-        rows.append((metric, number(paper.get(metric)), *cells))
-    table = Table(*head)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=160).print(table)
+        rows.append((metric, _stated(papers, metric), *cells))
+    print_table(head, rows)
 
     curves = collections.defaultdict(lambda: collections.defaultdict(list))
     for name, runs in named.items():
@@ -72,7 +78,8 @@ def compare(paths, out, modules):
     pictures = []
     for column, by_name in curves.items():
         pictures.append(column.replace("/", "-") + ".png")
-        figure = plotting.curves_figure(by_name, "updates", column.split("/")[-1], column)
+        window = plotting.window_of(column)
+        figure = plotting.curves_figure(by_name, "updates", column.split("/")[-1], column, window=window)
         figure.savefig(out / pictures[-1], dpi=120)
     for experiment in dict.fromkeys(run.experiment for run in all_runs):
         module = load_experiment(experiment, modules)

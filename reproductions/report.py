@@ -31,8 +31,9 @@ from tfmem.training.run_folder import (
 
 from . import load_experiment
 from .catalog import number
+from .runs import make_output_folder
 
-COLUMNS = ("experiment", "preset", "metric", "paper", "ours", "seeds", "updates", "time per run")
+COLUMNS = ("experiment", "preset", "metric", "paper", "tfmem", "seeds", "updates", "time per run")
 
 
 class Run(NamedTuple):
@@ -155,7 +156,7 @@ def rows(runs):
         paper, ours = same[-1].paper, [run.result["ours"] for run in same]
         seeds = [str(seed) for run in same for seed in run.result["seeds"]]
         time = datetime.timedelta(seconds=round(np.mean([run.result["wall_time_seconds"] for run in same])))
-        for metric in dict.fromkeys([*paper, *(name for scores in ours for name in scores)]):
+        for metric in in_papers_order(paper, ours):
             values = [scores[metric] for scores in ours if metric in scores]
             stated = paper.get(metric)
             tables[experiment.split("/")[0]].append(
@@ -164,13 +165,24 @@ def rows(runs):
                     setting,
                     metric,
                     "-" if stated is None else f"{number(stated[0])} ({stated[1]})",
-                    mean(values) if values else "-",
+                    mean(values),
                     " ".join(seeds),
                     str(same[-1].result["updates"]),
                     str(time),
                 )
             )
     return dict(tables)
+
+
+def in_papers_order(paper, scores):
+    """Names of the scores of some runs, those of the paper first.
+
+    Args:
+      paper: metrics of the paper.
+      scores: `{metric: value}` of each run.
+    """
+    known = dict.fromkeys(name for of_run in scores for name in of_run)
+    return list(dict.fromkeys([*(name for name in paper if name in known), *known]))
 
 
 def mean(values):
@@ -198,24 +210,34 @@ def write_report(paths, out, modules):
     if not runs:
         raise RunFolderError(f"no finished run (result.json) in {', '.join(str(path) for path in paths)}")
     figures = collections.defaultdict(list)
-    out.mkdir(parents=True, exist_ok=True)
+    make_output_folder(out)
     for (experiment, column), settings in curves(runs).items():
         file = f"{experiment}-{column}.png".replace("/", "-")
         title = f"{experiment}: {column}"
-        plotting.curves_figure(settings, "updates", column.split("/")[-1], title).savefig(out / file, dpi=120)
+        window = plotting.window_of(column)
+        figure = plotting.curves_figure(settings, "updates", column.split("/")[-1], title, window=window)
+        figure.savefig(out / file, dpi=120)
         figures[experiment.split("/")[0]].append((title, file))
 
-    console, text = Console(width=None if os.isatty(1) else 160), ["# Reproductions", ""]
-    text += ["Ours: mean ± half the 90 % confidence interval over seeds (Student's t); -: not known or one seed.", ""]
+    text = ["# Reproductions", ""]
+    text += [
+        "tfmem: mean ± half of the 90 % confidence interval over seeds (Student's t). -: the number is not known.",
+        "",
+    ]
     for paper, lines in rows(runs).items():
-        table = Table(*COLUMNS, title=paper)
-        for line in lines:
-            table.add_row(*line)
-        console.print(table)
+        print_table(COLUMNS, lines, paper)
         text += [f"## {paper}", "", markdown(COLUMNS), markdown(["---"] * len(COLUMNS)), *map(markdown, lines), ""]
         text += [f"![{title}]({file})" for title, file in figures[paper]] + [""]
     write_atomically(Path(out) / "report.md", lambda file: file.write("\n".join(text).encode()))
     print(f"written: {out / 'report.md'} and {sum(map(len, figures.values()))} figures")
+
+
+def print_table(head, rows, title=None):
+    """Print rows of texts as a table as wide as the terminal, 160 characters elsewhere."""
+    table = Table(*head, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if os.isatty(1) else 160).print(table)
 
 
 def markdown(cells):

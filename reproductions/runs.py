@@ -24,6 +24,18 @@ class UsageError(Exception):
     """Error of a wrong command line; nothing was written."""
 
 
+def make_output_folder(path):
+    """Make a folder that a command writes into, if there is none.
+
+    Raises:
+      UsageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"out: {path}, must be a folder that can be made: {error.strerror}") from None
+
+
 def load(name, modules):
     """Load an experiment's module by `load_experiment`; errors are `UsageError`s."""
     try:

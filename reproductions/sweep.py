@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from tfmem import plotting
 from tfmem.training.run_folder import (
@@ -35,7 +33,7 @@ from tfmem.training.run_folder import (
     write_json,
 )
 
-from .report import markdown, mean
+from .report import markdown, mean, print_table
 from .runs import UsageError, file_name
 
 
@@ -269,10 +267,7 @@ def _write(finished, grid, metric, out):
         (*values, *(mean(by_name[n]) if by_name[n] else "-" for n in names), str(max(map(len, by_name.values()))))
         for values, by_name in scores.items()
     ]
-    table = Table(*head)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=160).print(table)
+    print_table(head, rows)
     lines = ["# Sweep", "", markdown(head), markdown(["---"] * len(head)), *map(markdown, rows), ""]
     lines += ["![Sweep](sweep.png)", ""]
     out.mkdir(parents=True, exist_ok=True)

@@ -27,9 +27,8 @@ def test_memory_figure_shows_the_steps_of_every_memory(rng):
 
 def test_smooth_is_the_exponential_moving_average(rng):
     values = rng.normal(size=50)
-    expected = [values[0]]
-    for value in values[1:]:
-        expected.append(expected[-1] * 9 / 11 + value * 2 / 11)
+    weights = (9 / 11) ** np.arange(50)
+    expected = [np.average(values[: n + 1][::-1], weights=weights[: n + 1]) for n in range(50)]
     np.testing.assert_allclose(plotting.smooth(values), expected)
     np.testing.assert_allclose(plotting.smooth(values, window=1), values)
 
@@ -43,6 +42,11 @@ def test_confidence_is_student_t(rng, seeds, t):
     np.testing.assert_allclose(mean, values.mean(0))
     deviation = np.sqrt(((values - mean) ** 2).sum(0) / (seeds - 1))
     np.testing.assert_allclose(half, t * deviation / np.sqrt(seeds), rtol=3e-3)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 7])
+def test_equal_values_have_no_width(seeds):
+    assert plotting.mean_and_confidence([0.1] * seeds) == (0.1, 0.0)
 
 
 def test_one_seed_has_no_confidence():
@@ -70,6 +74,23 @@ def test_a_window_smooths_short_curves_too():
     np.testing.assert_allclose(y[0], np.interp(x, [0, 1, 2, 3], plotting.smooth(few, 10)))
     figure = plotting.curves_figure({"a": [(np.arange(4.0), few)]}, "x", "y", window=10)
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), y[0])
+
+
+@pytest.mark.parametrize(
+    ("score", "window"),
+    [
+        ("train/map_mse", 10),
+        ("eval/map_mse_last", 10),
+        ("position_accuracy", 10),
+        ("train/episode_return", 10),
+        ("train/solved_path_2", 10),
+        ("train/loss", None),
+        ("eval/unsolved", None),
+        ("train/episode_length", None),
+    ],
+)
+def test_the_paper_names_the_scores_that_are_smoothed(score, window):
+    assert plotting.window_of(score) == window
 
 
 def test_curves_figure(rng):

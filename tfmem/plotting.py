@@ -101,13 +101,27 @@ def memory_figure(models, num_steps=6, title=""):
 
 
 def smooth(values, window=10):
-    """Exponential moving average of `values` [n], with weight 2 / (window + 1) for the newest; starts at the first."""
-    values, weight = np.asarray(values, np.float64), 2 / (window + 1)
-    smoothed, average = np.empty_like(values), values[0]
+    """Exponential moving average of `values` [n].
+
+    Each value weighs 1 - 2 / (window + 1) times as much as the next. Not specified by Gregor et al. 2019; we use this
+    weight, and divide by the sum of the weights so far, so that the first values do not outweigh the others.
+    """
+    values, keep = np.asarray(values, np.float64), 1 - 2 / (window + 1)
+    smoothed, total, weight = np.empty_like(values), 0.0, 0.0
     for i, value in enumerate(values):
-        average += weight * (value - average)
-        smoothed[i] = average
+        total, weight = keep * total + value, keep * weight + 1
+        smoothed[i] = total / weight
     return smoothed
+
+
+def window_of(score):
+    """Window of the moving average of a score's curve, as `resampled_curves` takes it.
+
+    Paper: Gregor et al. 2019, appendix E: 10 for RL scores, position accuracy and map MSE. Not specified for other
+    scores; we use None.
+    """
+    stated = ("episode_return", "solved", "position_accuracy", "map_mse")
+    return 10 if score.split("/")[-1].startswith(stated) else None
 
 
 _T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812)  # Student's t, 95 %, 1 to 10 degrees
@@ -119,23 +133,24 @@ def mean_and_confidence(values):
     The half-width of a single seed is nan.
     """
     values = np.asarray(values, np.float64)
-    degrees = len(values) - 1
+    degrees, apart = len(values) - 1, values - values[0]  # so that equal values have their exact mean and no width
+    middle = values[0] + apart.mean(0)
     if degrees < 1:
-        return values.mean(0), np.full(values.shape[1:], np.nan)
+        return middle, np.full(values.shape[1:], np.nan)
     z = 1.6449
     expansion = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
     t = _T95[degrees - 1] if degrees <= len(_T95) else expansion
-    return values.mean(0), t * values.std(0, ddof=1) / np.sqrt(len(values))
+    return middle, t * apart.std(0, ddof=1) / np.sqrt(len(values))
 
 
 def resampled_curves(seeds, points=128, window=None):
     """Smooth each (x, y) of `seeds`, then sample it at `points` places evenly over their common range.
 
-    Paper: Gregor et al. 2019, appendix E, with a `window` of 10 for every curve.
+    Paper: Gregor et al. 2019, appendix E.
 
     Args:
         window: of the moving average; 1: none. None (the default): 10 for curves of at least 40 points and none for
-            shorter ones, whose moving average would lag far behind.
+            shorter ones, whose moving average would lag far behind. `window_of` gives the paper's.
 
     Returns:
         x [points], y [seeds, points].
@@ -155,7 +170,7 @@ def curves_figure(curves, x_label, y_label, title="", log=False, window=None):
     Args:
         curves: {name: [(x, y) of each seed]}.
         log: logarithmic y axis.
-        window: as in `resampled_curves`; the paper's is 10.
+        window: as in `resampled_curves`.
     """
     figure = new_figure(6.4, 4, title)
     axes = figure.add_subplot()

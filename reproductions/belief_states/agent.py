@@ -373,5 +373,6 @@ def compare(folders, out):
                 errors, of_mean_map = arrays["errors"], arrays["mean_map_errors"]
             along[setting].append((np.arange(len(errors), dtype=float), errors))
     along["mean map"] = [(np.arange(len(of_mean_map), dtype=float), of_mean_map)]
-    plotting.curves_figure(along, "step of the episode", "map MSE").savefig(out / "map_error.png", dpi=120)
+    figure = plotting.curves_figure(along, "step of the episode", "map MSE", window=plotting.window_of("map_mse"))
+    figure.savefig(out / "map_error.png", dpi=120)
     return [*draw_learning_curves(folders, out, "episode_return", "blocks"), "map_error.png"]

@@ -66,8 +66,12 @@ def compare(folders, out):
             kappas[config["kappa"]].append(result["ours"]["map_mse"])
     decoded_maps_figure(maps, decoded).savefig(out / "decoded_maps.png", dpi=120)
     along["mean map"] = [(steps, mean_map)]
-    plotting.curves_figure(along, "step of the trajectory", "map MSE").savefig(out / "map_error.png", dpi=120)
-    plotting.curves_figure(training, "updates", "map MSE", window=10).savefig(out / "map_mse.png", dpi=120)
+    for curves, x_label, picture in (
+        (along, "step of the trajectory", "map_error.png"),
+        (training, "updates", "map_mse.png"),
+    ):
+        figure = plotting.curves_figure(curves, x_label, "map MSE", window=plotting.window_of("map_mse"))
+        figure.savefig(out / picture, dpi=120)
     pictures = ["decoded_maps.png", "map_error.png", "map_mse.png"]
     if len(kappas) > 1:
         points = sorted((kappa, np.mean(errors)) for kappa, errors in kappas.items())

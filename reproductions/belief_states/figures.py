@@ -49,7 +49,7 @@ def decoded_maps_figure(maps, decoded, title=""):
 
 
 def map_error_figure(errors, shown, y_label="map MSE", title=""):
-    """Draw Figure 12 of Gregor et al. 2019: the error of the decoded map along one trajectory.
+    """Draw Figure 12 of Gregor et al. 2019: the error of the decoded map along one trajectory, smoothed (appendix E).
 
     Args:
         errors: {name of the model: error at every step [T]}.
@@ -63,7 +63,7 @@ def map_error_figure(errors, shown, y_label="map MSE", title=""):
     for step in shown:
         axes.axvline(step, color=plotting.FAINT, linewidth=0.8, linestyle=":")
     for (colour, style), (name, error) in zip(plotting.line_styles(), errors.items(), strict=False):
-        axes.plot(np.arange(len(error)), error, style, color=colour, linewidth=1.4, label=name)
+        axes.plot(np.arange(len(error)), plotting.smooth(error), style, color=colour, linewidth=1.4, label=name)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=plotting.SMALL, frameon=False, labelcolor=plotting.INK)
     panels = lower.subplots(3, len(shown), squeeze=False)

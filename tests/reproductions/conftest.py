@@ -1,11 +1,14 @@
-"""Data sets for the experiments."""
+"""Data sets for the experiments; finished and recorded runs of the toy experiment."""
 
 import gzip
 
 import numpy as np
 import pytest
 
+from reproductions.records import record
+from tests.reproductions import toy
 from tests.text_data import write_babi, write_wikitext
+from tfmem.training import train
 
 
 def write_idx(path, array):
@@ -26,3 +29,21 @@ def data_folder(tmp_path, monkeypatch):
     write_wikitext(folder.parent)
     monkeypatch.setenv("TFMEM_DATA_DIR", str(folder.parent))
     monkeypatch.setenv("TFMEM_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def toy_runs(tmp_path_factory):
+    """Folder of finished runs: width 4 with seeds 0 and 1, width 3 with seed 0."""
+    path = tmp_path_factory.mktemp("finished") / "runs"
+    for seed, width in ((0, 4), (1, 4), (0, 3)):
+        config = toy.Config(num_updates=200, updates_per_call=4, log_every=2, eval_every=40, seed=seed, width=width)
+        train(toy.Experiment(config), path / f"{width}-{seed}", "smoke", toy.PAPER)
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_root(toy_runs, tmp_path_factory):
+    """Folder of the papers' folders with the records of `toy_runs`."""
+    root = tmp_path_factory.mktemp("root")
+    record([toy_runs], {"toy/regression": "tests.reproductions.toy"}, root)
+    return root

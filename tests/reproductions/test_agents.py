@@ -158,9 +158,12 @@ def test_agents_without_memory_and_with_any_core_by_name(tmp_path, monkeypatch):
     assert kinds[0] is None
     assert kinds[1]["type"] == "LSTMConfig"
     drawn, figure = [], plotting.curves_figure
-    monkeypatch.setattr(
-        plotting, "curves_figure", lambda curves, *names: drawn.append(set(curves)) or figure(curves, *names)
-    )
+
+    def curves_figure(curves, *names, **how):
+        drawn.append({*curves})
+        return figure(curves, *names, **how)
+
+    monkeypatch.setattr(plotting, "curves_figure", curves_figure)
     folders = [RunFolder(tmp_path / name) for name in ("none", "lstm")]
     draw_learning_curves(folders, tmp_path, "episode_return", "return")
     setting = "smoke, num_updates=4"

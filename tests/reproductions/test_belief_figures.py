@@ -4,6 +4,7 @@ import numpy as np
 
 from reproductions.belief_states import figures
 from tests.figures import assert_tidy, image, pictures_of
+from tfmem import plotting
 
 
 def test_rollout_figure(rng):
@@ -52,7 +53,7 @@ def test_map_error_figure(rng):
     assert [line.get_xdata()[0] for line in marks] == [2, 15]
     for line, (name, error) in zip(curves, errors.items(), strict=True):
         assert line.get_label() == name
-        np.testing.assert_array_equal(line.get_data(), [np.arange(20), error])
+        np.testing.assert_array_equal(line.get_data(), [np.arange(20), plotting.smooth(error)])
     panels = np.reshape(lower.axes, (3, 2))
     assert [axes.get_title() for axes in panels[0]] == ["step 2", "step 15"]
     for column, images in zip(panels.T, shown.values(), strict=True):

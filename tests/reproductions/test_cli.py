@@ -14,6 +14,7 @@ import tensorflow as tf
 import reproductions
 from reproductions.__main__ import main
 from reproductions.catalog import entry
+from reproductions.compare import _stated
 from reproductions.report import finished_runs
 from tests.reproductions import toy
 from tests.training.test_trainer import metrics_of
@@ -268,7 +269,7 @@ def test_the_life_of_a_run(reproduce, tmp_path):
     report = (tmp_path / "runs/report/report.md").read_text()
     row = f"| smoke, sizes=[3, 4] | error | 0.25 (Table 9) | {np.mean(values):.4g} ± {half:.2g} | 1 2 | 6 |"
     assert row in report
-    assert "unknown | - (not published) | - |" in report
+    assert "| unknown |" not in report  # of the paper, and no score of the runs
     assert (tmp_path / "runs/report/toy-regression-train-loss.png").stat().st_size > 1000
     assert "toy" in output
 
@@ -409,9 +410,25 @@ def test_compare(reproduce, tmp_path, monkeypatch):
     assert (tmp_path / "both/train-loss.png").exists()
     assert "![3.png](3.png)" in report
     status, _, errors = reproduce("compare", "run14", "run14", "--out", "both")
-    assert (status, "the setting and the seed 1 of one before it" in errors) == (1, True)
+    assert (status, "must have another setting than run14, which has seed 1 of it" in errors) == (1, True)
     status, _, errors = reproduce("compare", "nowhere")
     assert (status, "must be the folder of a finished run" in errors) == (1, True)
+    (tmp_path / "file").write_text("")
+    for command in ("compare", "report"):
+        status, _, errors = reproduce(command, "run14", "--out", "file")
+        assert (status, "out: file, must be a folder that can be made: File exists" in errors) == (2, True)
+
+
+def test_several_experiments_have_papers_of_their_own():
+    papers = {
+        "a/one": {"error": (0.25, "Table 1"), "score": (None, "?")},
+        "a/two": {"error": (0.5, "Table 2")},
+        "b/x": {},
+    }
+    assert _stated(papers, "error") == "0.25 (a/one), 0.5 (a/two)"
+    assert _stated(papers, "score") == _stated(papers, "loss") == "-"
+    assert _stated({"a/one": papers["a/one"]}, "error") == "0.25"
+    assert _stated({"a/one": papers["a/one"]}, "loss") == "-"
 
 
 def test_gymnasium_takes_any_environment_and_core(tmp_path, capsys):

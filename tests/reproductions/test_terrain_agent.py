@@ -274,10 +274,14 @@ def finished(folder, seed, **changes):
 
 
 def test_runs_of_one_setting_are_one_curve(tmp_path, monkeypatch):
-    drawn, figure = [], plotting.curves_figure
-    monkeypatch.setattr(
-        plotting, "curves_figure", lambda curves, *names: drawn.append(curves) or figure(curves, *names)
-    )
+    drawn, windows, figure = [], [], plotting.curves_figure
+
+    def curves_figure(curves, *names, window):
+        drawn.append(curves)
+        windows.append(window)
+        return figure(curves, *names, window=window)
+
+    monkeypatch.setattr(plotting, "curves_figure", curves_figure)
     folders = [finished(tmp_path / f"a/seed{seed}", seed) for seed in (1, 2)]
     folders.append(finished(tmp_path / "b/seed1", 1, simcore_weight=0.5))
     terrain_agent.compare(folders, tmp_path)
@@ -287,6 +291,7 @@ def test_runs_of_one_setting_are_one_curve(tmp_path, monkeypatch):
         "mean map": 1,
     }
     assert all({*curves} == {"smoke", "smoke, simcore_weight=0.5"} for curves in drawn[1:])
+    assert windows == [10] * 4  # appendix E: blocks and map MSE
     folders.append(finished(tmp_path / "c/seed1", 1, world=dataclasses.replace(SMOKE.world, max_steps=10)))
     with pytest.raises(RunFolderError, match=r"c/seed1 has another world than .*a/seed1, must have the same"):
         terrain_agent.compare(folders, tmp_path)

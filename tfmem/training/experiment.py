@@ -236,7 +236,8 @@ class Experiment(abc.ABC):
                 points = [(row["update"], row[key]) for row in rows if (key := f"{kind}/{name}") in row]
                 if points:
                     curves[kind] = [tuple(np.array(points).T)]
-            figure = plotting.curves_figure(curves, "updates", name.replace("_", " "), self.name)
+            window = plotting.window_of(name)
+            figure = plotting.curves_figure(curves, "updates", name.replace("_", " "), self.name, window=window)
             figure.savefig(folder / f"curve_{name}.png", dpi=120)
 
     def export(self, folder):
