@@ -17,7 +17,8 @@ from tfmem.training.run_folder import RunFolder, RunFolderError, run_config
 
 from . import GENERAL, close, did_you_mean, experiment_modules
 from .catalog import list_experiments, number, table
-from .command_line import PathArgument, configured, missing_parts, parse, preset_option
+from .command_line import PathArgument, configured, parse, preset_option
+from .parts import missing_parts
 from .runs import UsageError, load, open_run, reason, refusals
 
 INTERRUPTED = 130  # the shells' status for Ctrl-C

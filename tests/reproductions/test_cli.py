@@ -383,7 +383,7 @@ def test_supervised_takes_any_task_and_core(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert main([*command, "task:nth-farthest", "--task.length", "3", "core:rmc"]) == 2
     error = capsys.readouterr().err
-    assert "Unrecognized" in error
+    assert "--task.length: no hyper-parameter of task:nth-farthest" in error
     assert error.count("\n") == 1
 
 
