@@ -246,6 +246,7 @@ def test_the_life_of_a_run(reproduce, tmp_path):
     status, _, errors = reproduce("run", "toy/regression", "--preset", "smoke", "--seed", 1, "--sizes", 5)
     assert status == 1
     assert "config.sizes: [3, 4] there, [5] now" in errors
+    assert errors.endswith("\na run of another setting must have another --folder\n")
 
     status, output, _ = reproduce("evaluate", run)
     assert status == 0
@@ -279,6 +280,10 @@ def test_continue_trains_a_finished_run_longer(reproduce, tmp_path):
     assert reproduce(*command, "--folder", "longer")[0] == 0
     status, _, errors = reproduce(*command, "--folder", "longer", "--num-updates", "12")
     assert (status, "config.num_updates: 6 there, 12 now" in errors) == (1, True)
+    assert "--continue trains this run longer; a run of another setting must have another --folder" in errors
+    status, _, errors = reproduce(*command, "--folder", "longer", "--num-updates", "4", "--continue")
+    message = "num_updates: 4, must be at least 6, the updates of the run in longer"
+    assert (status, errors) == (1, f"reproduce: error: {message}\n")
     status, output, _ = reproduce(*command, "--folder", "longer", "--num-updates", "12", "--continue")
     assert (status, "12 updates" in output) == (0, True)
     whole, longer = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "longer")
