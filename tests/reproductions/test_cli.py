@@ -1,6 +1,7 @@
 """The command line with a toy experiment: what it refuses before writing, and a run's whole life."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -200,7 +201,6 @@ def test_list_is_one_table_that_imports_no_tensorflow():
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) <= 30
-    assert max(map(len, lines)) <= 160
     names = [line.split()[0] for line in lines[1:-2]]
     assert names == [*reproductions.experiment_modules(), *reproductions.GENERAL]
     for name in reproductions.experiment_modules():
@@ -209,6 +209,21 @@ def test_list_is_one_table_that_imports_no_tensorflow():
         assert set(row.presets) - {"…"} <= set(module.PRESETS)
         assert "…" in row.presets or len(row.presets) == len(module.PRESETS)
         assert (row.data, row.status) == (module.DATASETS, module.STATUS)
+        assert any(line.startswith(f"{name} ") and f" {row.title} " in line for line in lines), "a pipe cuts nothing"
+
+
+@pytest.mark.parametrize(("width", "columns"), [(60, 2), (80, 2), (100, 3), (120, 4), (160, 5), (200, 5)])
+def test_a_terminal_shows_the_list_in_its_width(monkeypatch, capsys, width, columns):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["list"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()[:-2]
+    assert max(map(len, lines)) <= width
+    assert re.split("  +", head) == ["experiment", "what is learned", "trained", "presets", "data"][:columns]
+    ends = [head.index(title) for title in re.split("  +", head)[1:]] + [width]
+    text = " ".join(line[ends[0] : ends[1] if columns > 2 else width].strip() for line in lines)
+    for name, module in reproductions.experiment_modules().items():
+        assert entry(name, module).title in text
 
 
 @pytest.mark.parametrize(
