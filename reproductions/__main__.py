@@ -13,11 +13,12 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from tfmem.aot.bundle import LARGEST, BundleError, read_manifest, write_bundle
 from tfmem.data.files import CorruptDataError
-from tfmem.training.run_folder import RunFolder, RunFolderError, run_config
+from tfmem.training.run_folder import OtherConfigurationError, RunFolder, RunFolderError, run_config
 
 from . import GENERAL, close, did_you_mean, experiment_modules
 from .catalog import list_experiments, number, table
-from .command_line import PathArgument, configured, missing_parts, parse, preset_option
+from .command_line import PathArgument, configured, parse, preset_option
+from .parts import missing_parts
 from .runs import UsageError, load, open_run, reason, refusals
 
 INTERRUPTED = 130  # the shells' status for Ctrl-C
@@ -204,6 +205,9 @@ class Run:
         except KeyboardInterrupt:
             print(f"stopped at once. To resume from the last checkpoint:\n  {again}", file=sys.stderr)
             return INTERRUPTED
+        except OtherConfigurationError as error:
+            longer = "--continue trains this run longer; " if error.names == ["config.num_updates"] else ""
+            return _fail(f"{error}\n{longer}a run of another setting must have another --folder", 1)
         except UpdateError as error:
             raise UsageError(f"the update cannot be built: {reason(error.__cause__)}") from error
         except (TrainingDivergedError, WorkerError) as error:

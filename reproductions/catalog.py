@@ -5,11 +5,14 @@ import fnmatch
 import importlib.util
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
 from . import assigned, close, did_you_mean
 from .runs import UsageError, load
+
+NARROWEST = 40  # characters of a line of a title; columns that leave less are not shown
 
 
 class Entry(NamedTuple):
@@ -50,17 +53,28 @@ def list_experiments(pattern, modules):
     if len(names) == 1:
         details(names[0], modules)
         return
-    rows = []
+    rows = [("experiment", "what is learned", "trained", "presets", "data")]
     for row in (entry(name, modules[name]) for name in names):
-        data = ", ".join(part.split(" ")[0] for part in row.data)
-        rows.append((row.name, row.title, _short(row.presets), data or "-", row.status or "-"))
-    head = ("experiment", "what is learned", "presets", "data", "trained")
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
-    others = sum(max(len(row[i]) for row in (head, *rows)) + 2 for i in (0, 2, 3, 4))
-    longest = max(width - others, 20)
-    rows = [(n, t if len(t) <= longest else f"{t[: longest - 1]}…", *rest) for n, t, *rest in rows]
-    print(table(head, rows))
-    print("\n`reproduce list NAME` shows one experiment with all presets and the paper's numbers.")
+        sets = [part.split(" ")[0] for part in row.data]
+        data = ", ".join(sets[:2]) + (f" +{len(sets) - 2}" if sets[2:] else "")
+        rows.append((row.name, row.title, row.status or "-", _short(row.presets), data or "-"))
+    if sys.stdout.isatty():
+        rows = fitted(rows, shutil.get_terminal_size().columns)
+    print(table(rows[0], rows[1:]))
+    print("\n`reproduce list NAME` shows all of one: presets, data, the paper's numbers.")
+
+
+def fitted(rows, width):
+    """Fit rows of texts in a width: the second text is wrapped, and last columns that leave it no room are left out."""
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    shown = next(n for n in range(len(widths), 1, -1) if n == 2 or width - sum(widths[:n]) + widths[1] >= NARROWEST)
+    room = max(width - sum(widths[:shown]) + widths[1], 20)
+    lines = []
+    for name, text, *others in rows:
+        first, *rest = textwrap.wrap(text, room) or [""]
+        blank = [""] * (shown - 2)
+        lines += [(name, first, *others[: shown - 2]), *(("", line, *blank) for line in rest)]
+    return lines
 
 
 def table(head, rows):

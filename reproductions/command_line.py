@@ -7,13 +7,13 @@ import itertools
 import os
 import re
 import sys
-import typing
 from pathlib import Path
 from typing import Annotated, Union
 
 import tyro
 
 from . import close, did_you_mean
+from .parts import mistake
 from .runs import UsageError, refusals
 
 
@@ -45,20 +45,10 @@ PathArgument = Annotated[
 ]
 
 
-OWN_OPTIONS = {"Run": ("--preset", "--folder", "--continue"), "Compile": ("--preset", "--max-mib")}
-
-
-def missing_parts(config, parts, options):
-    """Names such as "core:rmc" of a configuration's parts that have options, but that no given part replaces."""
-    kinds = dict.fromkeys(option.partition(".")[0] for option in options if "." in option)
-    given, found = {part.partition(":")[0] for part in parts}, []
-    for kind in kinds:
-        hint = typing.get_type_hints(type(config), include_extras=True).get(kind)
-        for member in typing.get_args(hint) if kind not in given else ():
-            names = [mark.name for mark in getattr(member, "__metadata__", ()) if hasattr(mark, "name")]
-            if names and typing.get_args(member)[0] is type(getattr(config, kind)):
-                found.append(f"{kind}:{names[0]}")
-    return found
+OWN_OPTIONS = {
+    "Run": ("--preset", "--folder", "--continue", "--actors", "--max-lag", "--ray-address", "--multi-worker"),
+    "Compile": ("--preset", "--max-mib"),
+}
 
 
 def command_name(command):
@@ -117,16 +107,15 @@ def parse(commands, argv, prog, description):
     except SystemExit as stop:
         if stop.code == 0:
             raise
-    command = commands[argv[0]]
-    shown = " ".join([prog, *argv[: 2 if _has_configuration(command) else 1]])
-    raise UsageError(f"{_message(said.getvalue(), command, argv)}; see `{shown} --help`")
+    command, message = commands[argv[0]], _message(said.getvalue())
+    words = argv[:1]
+    if hasattr(command, "config") and dataclasses.is_dataclass(command.config):
+        message, part = mistake(command.config, OWN_OPTIONS[command.__name__], argv, message) or (message, None)
+        words = [*argv[:2], *[part] * (part is not None)]
+    raise UsageError(f"{message}; see `{' '.join([prog, *words])} --help`")
 
 
-def _has_configuration(command):
-    return dataclasses.is_dataclass(getattr(command, "config", None))
-
-
-def _message(said, command, argv):
+def _message(said):
     """Take the message from what tyro prints.
 
     It draws a box: a title, a rule where the terminal is not UTF-8, the message, a rule, advice.
@@ -135,30 +124,4 @@ def _message(said, command, argv):
     lines = itertools.dropwhile(lambda line: not line.strip("-"), lines)
     message = " ".join(itertools.takewhile(lambda line: line.strip("-"), lines))
     message = message.removeprefix("Error parsing ").removeprefix("Config: ").removeprefix(": ").rstrip(".")
-    message = NESTED.sub("", message)
-    if not _has_configuration(command):
-        return message
-    names = [*OWN_OPTIONS[command.__name__], *("--" + name.replace("_", "-") for name in _options(command.config))]
-    # The options of a chosen core or task are not the preset's.
-    chosen = {f"--{o.partition(':')[0]}." for o in argv if ":" in o and not o.startswith("-")}
-    for given in (argument.split("=")[0] for argument in argv):
-        option = given.replace("_", "-")
-        if given not in message or any(option.startswith(prefix) for prefix in chosen):
-            continue
-        if option.startswith("--") and option not in names:
-            kind = option[2:].partition(".")[0] if "." in option else None
-            if kind and len(typing.get_args(typing.get_type_hints(type(command.config)).get(kind))) > 1:
-                return f"{option}: no such hyper-parameter here; those of another {kind} stand behind {kind}:NAME"
-            near = close(option, names) or names
-            return f"{option}: no such hyper-parameter, must be one of {', '.join(near)}"
-    return message
-
-
-def _options(config, prefix=""):
-    """Names of a configuration's options; those of a nested one begin with its field's name."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _options(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name
+    return NESTED.sub("", message)

@@ -135,8 +135,12 @@ def test_a_core_whose_variables_would_not_train_is_an_error_when_built():
 def test_arguments_that_are_no_cores_are_errors():
     with pytest.raises(ValueError, match=r"core: .*, must be an snt.RNNCore"):
         tfmem.as_keras_cell(keras.layers.LSTMCell(3))
-    with pytest.raises(ValueError, match=r"cell: .*, must be a Keras RNN cell"):
+    with pytest.raises(ValueError, match=r"cell: .*, must be a Keras RNN cell; it is a Sonnet core already"):
         tfmem.as_sonnet_core(snt.LSTM(3))
+    with pytest.raises(ValueError, match=r"cell: .*, must be a Keras RNN cell: a layer with get_initial_state"):
+        tfmem.as_sonnet_core(keras.layers.Dense(3))
+    with pytest.raises(ValueError, match=r"cell: .*, must be a Keras RNN cell: give an instance"):
+        tfmem.as_sonnet_core(PlasticRNN)
     for layer in (keras.layers.LSTM(3), tfmem.RNN(keras.layers.LSTMCell(3))):
         with pytest.raises(ValueError, match=r"cell: .*, must be a Keras RNN cell: give the layer's `cell`"):
             tfmem.as_sonnet_core(layer)

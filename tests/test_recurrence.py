@@ -268,10 +268,12 @@ def test_inputs_of_too_few_or_too_many_axes():
             with pytest.raises(ValueError, match=r"inputs: .*must be \[B, features\]"):
                 run(tf.ones(shape))
     for shape in ([5, 4], [5, 4, 1, 3]):
-        with pytest.raises(ValueError, match=r"inputs: .*must be \[T, B, features\]"):
+        with pytest.raises(ValueError, match=rf"inputs: shape \({str(shape)[1:-1]}\), must be \[T, B, features\]"):
             unroll(core, tf.ones(shape), core.initial_state(4))
         with pytest.raises(ValueError, match=r"inputs: .*must be \[T, B, features\]"):
             unroll(as_sonnet_core(cell), tf.ones(shape), cell.get_initial_state(4))
+    with pytest.raises(ValueError, match=r"inputs: shape \(0, 4, 3\), must be .* with at least one time step"):
+        unroll(core, tf.ones([0, 4, 3]), core.initial_state(4))
 
 
 @pytest.mark.parametrize("dtype", [tf.int32, tf.uint8, tf.bool, tf.float64])

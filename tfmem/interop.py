@@ -51,6 +51,39 @@ def as_sonnet_core(cell):
     return KerasCore(cell)
 
 
+def model_cell(core, argument="core"):
+    """Return the core of a model as a Keras RNN cell: a Sonnet core wrapped, a Keras cell itself.
+
+    Raises:
+      ValueError: `core` is neither; the message names `argument`.
+    """
+    if isinstance(core, snt.RNNCore):
+        return as_keras_cell(core)
+    check_cell(core, argument, "a Sonnet core or a Keras RNN cell")
+    return core
+
+
+def check_cell(cell, argument="cell", kind="a Keras RNN cell"):
+    """Raise a ValueError unless `cell` is a Keras RNN cell, a layer with `get_initial_state`."""
+    if isinstance(cell, keras.layers.Layer) and hasattr(cell, "get_initial_state") and not _is_rnn(cell):
+        return
+    if inspect.isclass(cell):
+        hint = ": give an instance"
+    elif isinstance(cell, snt.RNNCore):
+        hint = "; it is a Sonnet core already"
+    elif _is_rnn(cell):
+        hint = ": give the layer's `cell`, such as LSTMCell"
+    elif hasattr(cell, "make"):
+        hint = ": give what its `make()` returns"
+    else:
+        hint = ": a layer with get_initial_state"
+    raise ValueError(f"{argument}: {cell!r}, must be {kind}{hint}")
+
+
+def _is_rnn(layer):
+    return isinstance(layer, keras.layers.RNN)
+
+
 @keras.saving.register_keras_serializable(package="tfmem")
 class SonnetCell(keras.layers.Layer):
     """A Sonnet core as a Keras RNN cell; see `as_keras_cell`.
@@ -201,10 +234,7 @@ class KerasCore(RNNCore):
 
     def __init__(self, cell, name=None):
         super().__init__(name=name)
-        if not isinstance(cell, keras.layers.Layer) or not hasattr(cell, "get_initial_state"):
-            raise ValueError(f"cell: {cell!r}, must be a Keras RNN cell: a layer with get_initial_state")
-        if isinstance(cell, keras.layers.RNN):
-            raise ValueError(f"cell: {cell!r}, must be a Keras RNN cell: give the layer's `cell`, such as LSTMCell")
+        check_cell(cell)
         self.cell = cell
         # The initial state may need the constructor's variables: a checkpoint finds them before the cell is built.
         self.constructor_variables = [v.value for v in cell.variables]

@@ -35,6 +35,22 @@ def swap_batch_and_time(nest):
     return tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), nest)
 
 
+def check_sequences(core, shape, argument="inputs"):
+    """Raise a ValueError unless the shape of batch-major sequences is [B, T, ...], as the core's `input_layout` says.
+
+    Args:
+      core: a core or cell; without a layout it needs one axis behind the time, or more.
+      shape: sizes, None if unknown; at least one time step.
+      argument: the sequences' name in the error.
+    """
+    axes, layout = input_axes(core), getattr(core, "input_layout", "...")
+    if len(shape) < 3 if axes is None else len(shape) != axes + 2:
+        least = " with at least 3 axes" if axes is None else ""
+        raise ValueError(f"{argument}: shape {tuple(shape)}, must be [B, T, {layout}]{least}")
+    if shape[1] == 0:
+        raise ValueError(f"{argument}: shape {tuple(shape)}, must be [B, T, {layout}] with at least one time step")
+
+
 @tf.autograph.experimental.do_not_convert
 def checked_inputs(core, inputs, state, time_major=False):
     """Check the axes of inputs [B, ...], or [T, B, ...], and cast integers and booleans to the state's dtype.
@@ -53,10 +69,9 @@ def checked_inputs(core, inputs, state, time_major=False):
 
     def check(x):
         x = tf.convert_to_tensor(x)
-        if x.shape.rank is not None and x.shape.rank < leading + (axes or 1):
+        few = x.shape.rank is not None and x.shape.rank < leading + (axes or 1)
+        if few or (axes is not None and x.shape.rank is not None and x.shape.rank > leading + axes):
             raise ValueError(f"inputs: shape {x.shape}, must be {layout}")
-        if axes is not None and x.shape.rank is not None and x.shape.rank > leading + axes:
-            raise ValueError(f"inputs: leading dimensions {x.shape[:-axes]}, must be {layout}")
         convert = dtype is not None and (x.dtype.is_integer or x.dtype in (tf.bool, tf.float64))
         return tf.cast(x, dtype) if convert else x
 
@@ -152,7 +167,8 @@ def unroll(core, inputs, initial_state, sequence_length=None, mask=None):
     flat_projected = [tf.convert_to_tensor(p) for p in tf.nest.flatten(projected)]
     static_steps = flat_projected[0].shape[0]
     if static_steps == 0:
-        raise ValueError(f"inputs: shape {flat_projected[0].shape}, must have at least one time step")
+        shape = tuple(tf.nest.flatten(inputs)[0].shape)
+        raise ValueError(f"inputs: shape {shape}, must be [T, B, ...] with at least one time step")
     num_steps = tf.shape(flat_projected[0])[0] if static_steps is None else static_steps
     batch = flat_projected[0].shape[1] if (flat_projected[0].shape.rank or 0) > 1 else None
     mask = _valid_steps(num_steps, tf.TensorShape([static_steps, batch]), sequence_length, mask)

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.keras_base import with_dropout
-from tfmem.recurrence import input_axes, same_batch, swap_batch_and_time, unroll
+from tfmem.recurrence import check_sequences, input_axes, same_batch, swap_batch_and_time, unroll
 
 
 @keras.saving.register_keras_serializable(package="tfmem")
@@ -157,22 +157,13 @@ class RNN(keras.layers.RNN):
         return tf.nest.pack_sequence_as(own, cast)
 
     def _check_axes(self, shapes):
-        """Raise Keras's error if the sequences have too few or too many axes."""
+        """Raise a ValueError if the sequences have too few or too many axes, or no time step."""
         found = []
         keras.tree.map_shape_structure(lambda shape: found.append(tuple(shape)), shapes)
         first_cell = getattr(self.cell, "cells", [self.cell])[0]
-        axes = input_axes(self.cell if hasattr(self.cell, "input_layout") else first_cell)
-        for index, shape in enumerate(found):
-            if axes is not None and len(shape) != axes + 2:
-                expected = f"ndim={axes + 2}"
-            elif axes is None and len(shape) < 3 and len(found) == 1:
-                expected = "min_ndim=3"
-            else:
-                continue
-            raise ValueError(
-                f"Input {index} of layer {self.name!r} is incompatible with the layer: expected {expected}, "
-                f"found ndim={len(shape)}. Full shape received: {shape}"
-            )
+        cell = self.cell if hasattr(self.cell, "input_layout") else first_cell
+        for shape in found if len(found) == 1 or input_axes(cell) is not None else ():
+            check_sequences(cell, shape, "sequences")
 
     def compute_output_spec(self, *args, **kwargs):
         # Tracing `call` gives the shapes and dtypes of any nest. Keras marks the product of an input and a number as

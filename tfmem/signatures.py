@@ -21,6 +21,26 @@ def model_signatures(model, step, sequence_from_state, step_inputs, sequence_inp
     return memory_signatures(step, sequence_from_state, model.get_initial_state, state, step_inputs, sequence_inputs)
 
 
+def mapped_signatures(model, specs):
+    """`model_signatures` of a model from inputs by name to results by name, of every step.
+
+    Args:
+      model: its `run(inputs, state)` is time-major and returns (results, state); its call is batch-major, with
+        `initial_state` and `return_state`.
+      specs: function of the sizes of leading axes that returns `{name: spec}` of all inputs.
+    """
+
+    def step(state, **inputs):
+        results, state = model.run({name: x[tf.newaxis] for name, x in inputs.items()}, state)
+        return {**{name: x[0] for name, x in results.items()}, "state": state}
+
+    def sequence_from_state(state, **inputs):
+        results, state = model(inputs, initial_state=state, return_state=True)
+        return {**results, "state": state}
+
+    return model_signatures(model, step, sequence_from_state, specs(None), specs(None, None))
+
+
 def memory_signatures(step, sequence_from_state, get_initial_state, state, step_inputs, sequence_inputs):
     """Make the signatures `{name: (function, arguments)}` of a model or core with memory.
 

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Iterable
 
 LARGEST = 2**31 - 1  # numbers of an array: TensorFlow computes sizes in int32
 
@@ -22,6 +23,17 @@ def positive_int(name, value):
     return int(value)
 
 
+def positive_ints(name, values):
+    """Return `values` as a tuple of ints, which may be empty.
+
+    Raises:
+      ValueError: it is not a sequence of integers of at least 1.
+    """
+    if not isinstance(values, Iterable) or not all(map(is_integer, values := tuple(values))):
+        raise ValueError(f"{name}: {values!r}, must be a sequence of positive integers")
+    return tuple(map(int, values))
+
+
 def check_positive(**arguments):
     """Raise a ValueError unless each argument is a positive integer."""
     for name, value in arguments.items():
@@ -31,7 +43,7 @@ def check_positive(**arguments):
 def check_sizes(**arguments):
     """Raise a ValueError unless each argument is a non-empty sequence of positive integers."""
     for name, value in arguments.items():
-        if not value or not all(map(is_integer, value)):
+        if not positive_ints(name, value):
             raise ValueError(f"{name}: {value!r}, must be positive integers")
 
 

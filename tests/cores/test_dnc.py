@@ -649,9 +649,16 @@ def test_memory_access_alone(rng):
     [
         ("memory_size", {"access_config": {"memory_size": 0}}),
         ("num_writes", {"access_config": {"num_writes": 1.5}}),
-        ("access_config", {"access_config": {"slots": 4}}),
+        (
+            "access_config: keys 'slots', must be among memory_size, word_size, num_reads, num_writes$",
+            {"access_config": {"slots": 4}},
+        ),
+        ("access_config: 16, must be a dict, whose keys must be among memory_size", {"access_config": 16}),
         ("hidden_size", {"controller_config": {"hidden_size": -1}}),
-        ("controller_config", {"controller_config": {}}),
+        (
+            "controller_config: keys none, must include hidden_size and be among hidden_size, num_layers, type$",
+            {"controller_config": {}},
+        ),
         ("controller_config", {"controller_config": {"hidden_size": 4, "units": 3}}),
         ("type", {"controller_config": {"hidden_size": 4, "type": "gru"}}),
         ("num_layers", {"controller_config": {"hidden_size": 4, "num_layers": 0}}),

@@ -257,7 +257,7 @@ def test_bad_shapes(rng):
     core = built(rng, dtype=tf.float32, mem_slots=2, head_size=3)
     with pytest.raises(ValueError, match=r"^inputs: shape \(5,\).*must be"):
         core(tf.zeros([5]), core.initial_state(1))
-    with pytest.raises(ValueError, match=r"^inputs: leading dimensions \(4, 1\).*must be \[B, features\]"):
+    with pytest.raises(ValueError, match=r"^inputs: shape \(4, 1, 5\), must be \[B, features\]"):
         core(tf.zeros([4, 1, 5]), core.initial_state(4))
     with pytest.raises(ValueError, match=r"^state.memory: shape \(1, 3, 2\), must be \[B, 2, 3\]"):
         core(tf.zeros([1, 5]), RelationalMemoryState(tf.zeros([1, 3, 2])))

@@ -96,6 +96,25 @@ def test_wrong_inputs_are_refused_and_change_no_state(sessions, alone):
     assert sessions.states == {}
 
 
+def test_a_batch_that_fails_is_an_error_of_its_steps_alone(sessions, alone, monkeypatch):
+    def fail(**_):
+        raise ValueError("no memory")
+
+    inputs, outputs = alone["ann"]
+    before = sessions.submit("ann", {"inputs": inputs[0]})
+    sessions.run_batch()
+    with monkeypatch.context() as patched:
+        patched.setattr(sessions, "step", fail)
+        failed, reset = sessions.submit("ann", {"inputs": inputs[1]}), sessions.submit("bob")
+        sessions.run_batch()
+    assert str(failed.exception(timeout=0)) == "no memory"
+    assert reset.result(timeout=0) == {}
+    again = sessions.submit("ann", {"inputs": inputs[1]})
+    sessions.run_batch()
+    equal(before, outputs[0])
+    equal(again, outputs[1])
+
+
 def test_saved_model_cli_shows_what_serving_needs(exported):
     cli = Path(sys.executable).parent / "saved_model_cli"
     arguments = ["show", "--dir", exported, "--tag_set", "serve", "--signature_def", "serving_default"]
@@ -133,6 +152,10 @@ def test_threads_of_users_over_http(server, sessions, alone):
             post("step", user="ann", inputs={"inputs": [1.0]})
         assert refused.value.code == 400
         assert "must be (3,)" in json.loads(refused.value.read())["error"]
+        for path, content in [("nothing", {"user": "ann"}), ("step", {"user": "ann"}), ("reset", {})]:
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                post(path, **content)
+            assert refused.value.code == 400
     finally:
         served.shutdown()
         served.server_close()

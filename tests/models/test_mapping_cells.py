@@ -83,6 +83,10 @@ def test_configurations_come_back(kind):
 
 
 def test_wrong_inputs_and_networks(cell):
+    with pytest.raises(ValueError, match=r"^core: LSTMConfig\(.*\), must be .*: give what its `make\(\)` returns"):
+        CoreLocalizationModel(LSTMConfig(), 6)
+    with pytest.raises(ValueError, match=r"^map_size: 0, must be a positive integer"):
+        CoreLocalizationModel(LSTMConfig().make(), 0)
     with pytest.raises(ValueError, match=r"^inputs: shape \(3, 3, 9\), must be \(3, 3, 4\), the view alone"):
         CONFIG.make().build((None, 3, 3, 9))
     normalizing = LocalizationModel(normalization="sequence", reader_residuals=(), decoder_residuals=(), **SIZES)

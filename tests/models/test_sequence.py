@@ -10,6 +10,7 @@ import tensorflow as tf
 from tests.support import first_of, golden_cases, golden_files, relative_error
 from tfmem.checkpoints import load_tf1, sonnet_v1
 from tfmem.cores.base import RNNCore
+from tfmem.cores.config import LSTMConfig
 from tfmem.cores.lstm import LSTMStack
 from tfmem.cores.metalearned import MetalearnedMemory
 from tfmem.cores.relational import RelationalMemory
@@ -340,3 +341,44 @@ def test_encoder_decoder_is_saved_and_exported(writer, tmp_path):
     fed = [*tokens[:, :1], np.array([2], np.int32)]
     steps = steps_with_the_signature(signatures["step"], fed, state, "token")
     np.testing.assert_allclose(steps[-1][0], logits[0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("core", "arguments", "message"),
+    [
+        (LSTMConfig(), {}, r"core: LSTMConfig\(.*\), must be a Sonnet core or a Keras RNN cell: give what its `make"),
+        (LSTMStack, {}, "core: .*, must be .*: give an instance"),
+        (keras.layers.LSTM(3), {}, "core: .*, must be .*: give the layer's `cell`"),
+        ("lstm", {}, "core: 'lstm', must be a Sonnet core or a Keras RNN cell"),
+        (None, dict(output_size=0), "output_size: 0, must be a positive integer"),
+        (None, dict(mlp_sizes=32), "mlp_sizes: 32, must be a sequence of positive integers"),
+        (None, dict(mlp_sizes=(8, 0)), r"mlp_sizes: \(8, 0\), must be a sequence of positive integers"),
+        (None, dict(embedding_size=0), "embedding_size: 0, must be a positive integer"),
+    ],
+)
+def test_bad_arguments(core, arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        SequenceModel(LSTMStack(3) if core is None else core, **{"output_size": 2, **arguments})
+
+
+def test_bad_arguments_of_an_encoder_and_decoder():
+    for arguments, message in [
+        (dict(vocabulary_size=0), "vocabulary_size: 0, must be a positive integer"),
+        (dict(decoder=LSTMConfig()), "decoder: LSTMConfig.*, must be"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{message}"):
+            EncoderDecoder(LSTMStack(3), **{"vocabulary_size": 5, **arguments})
+
+
+def test_inputs_of_another_shape():
+    model = SequenceModel(LSTMStack(3), 2, ())
+    for shape, message in [
+        ((4, 5), r"inputs: shape \(4, 5\), must be \[B, T, features\]"),
+        ((4, 0, 5), r"inputs: shape \(4, 0, 5\), must be \[B, T, features\] with at least one time step"),
+        ((1, 4, 2, 5), r"inputs: shape \(1, 4, 2, 5\), must be \[B, T, features\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model(tf.zeros(shape))
+    model(tf.zeros([4, 2, 5]))
+    with pytest.raises(ValueError, match=r"inputs: shape \(4, 5\), must be \[B, T, features\]"):
+        model(tf.zeros([4, 5]))

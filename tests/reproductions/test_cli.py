@@ -1,6 +1,7 @@
 """The command line with a toy experiment: what it refuses before writing, and a run's whole life."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -201,7 +202,6 @@ def test_list_is_one_table_that_imports_no_tensorflow():
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) <= 30
-    assert max(map(len, lines)) <= 160
     names = [line.split()[0] for line in lines[1:-2]]
     assert names == [*reproductions.experiment_modules(), *reproductions.GENERAL]
     for name in reproductions.experiment_modules():
@@ -210,6 +210,21 @@ def test_list_is_one_table_that_imports_no_tensorflow():
         assert set(row.presets) - {"…"} <= set(module.PRESETS)
         assert "…" in row.presets or len(row.presets) == len(module.PRESETS)
         assert (row.data, row.status) == (module.DATASETS, module.STATUS)
+        assert any(line.startswith(f"{name} ") and f" {row.title} " in line for line in lines), "a pipe cuts nothing"
+
+
+@pytest.mark.parametrize(("width", "columns"), [(60, 2), (80, 2), (100, 3), (120, 4), (160, 5), (200, 5)])
+def test_a_terminal_shows_the_list_in_its_width(monkeypatch, capsys, width, columns):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["list"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()[:-2]
+    assert max(map(len, lines)) <= width
+    assert re.split("  +", head) == ["experiment", "what is learned", "trained", "presets", "data"][:columns]
+    ends = [head.index(title) for title in re.split("  +", head)[1:]] + [width]
+    text = " ".join(line[ends[0] : ends[1] if columns > 2 else width].strip() for line in lines)
+    for name, module in reproductions.experiment_modules().items():
+        assert entry(name, module).title in text
 
 
 @pytest.mark.parametrize(
@@ -247,6 +262,7 @@ def test_the_life_of_a_run(reproduce, tmp_path):
     status, _, errors = reproduce("run", "toy/regression", "--preset", "smoke", "--seed", 1, "--sizes", 5)
     assert status == 1
     assert "config.sizes: [3, 4] there, [5] now" in errors
+    assert errors.endswith("\na run of another setting must have another --folder\n")
 
     status, output, _ = reproduce("evaluate", run)
     assert status == 0
@@ -280,6 +296,10 @@ def test_continue_trains_a_finished_run_longer(reproduce, tmp_path):
     assert reproduce(*command, "--folder", "longer")[0] == 0
     status, _, errors = reproduce(*command, "--folder", "longer", "--num-updates", "12")
     assert (status, "config.num_updates: 6 there, 12 now" in errors) == (1, True)
+    assert "--continue trains this run longer; a run of another setting must have another --folder" in errors
+    status, _, errors = reproduce(*command, "--folder", "longer", "--num-updates", "4", "--continue")
+    message = "num_updates: 4, must be at least 6, the updates of the run in longer"
+    assert (status, errors) == (1, f"reproduce: error: {message}\n")
     status, output, _ = reproduce(*command, "--folder", "longer", "--num-updates", "12", "--continue")
     assert (status, "12 updates" in output) == (0, True)
     whole, longer = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "longer")
@@ -384,7 +404,7 @@ def test_supervised_takes_any_task_and_core(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert main([*command, "task:nth-farthest", "--task.length", "3", "core:rmc"]) == 2
     error = capsys.readouterr().err
-    assert "Unrecognized" in error
+    assert "--task.length: no hyper-parameter of task:nth-farthest" in error
     assert error.count("\n") == 1
 
 

@@ -250,7 +250,9 @@ def test_only_num_updates_may_be_raised(tmp_path):
     before = everything(tmp_path)
     for change, extend, message in [
         ({"num_updates": 12}, False, "config.num_updates: 6 there, 12 now"),
-        ({"num_updates": 4}, True, "config.num_updates: 6 there, 4 now"),
+        ({"num_updates": 4}, False, "config.num_updates: 6 there, 4 now"),
+        ({"num_updates": 4}, True, "num_updates: 4, must be at least 6, the updates of the run in "),
+        ({"num_updates": 4, "width": 5}, True, "config.width: 4 there, 5 now"),
         ({"num_updates": 12, "width": 5}, True, "config.width: 4 there, 5 now"),
         ({"num_updates": 12, "seed": 3}, True, "config.seed: 0 there, 3 now"),
     ]:

@@ -6,14 +6,14 @@ locations of the mapping task. The first tensor of the output is what a policy r
 
 from typing import NamedTuple
 
-import sonnet as snt
 import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
-from tfmem.interop import as_keras_cell
+from tfmem.interop import model_cell
 from tfmem.models.sequence import Head
 from tfmem.recurrence import project_inputs, step, swap_batch_and_time, unroll
-from tfmem.signatures import model_signatures
+from tfmem.signatures import mapped_signatures
+from tfmem.validation import positive_int
 
 VIEW, CHANNELS = 3, 4  # side and channels of views and queries
 
@@ -102,12 +102,15 @@ class LocalizingCell(keras.layers.Layer):
       mlp_sizes: widths of the ReLU layers before the logits.
 
     Call arguments: as the core's. Returns (the core's output, state).
+
+    Raises:
+      ValueError: `core` is not a core, or a size is not a positive integer.
     """
 
     def __init__(self, core, map_size, mlp_sizes=(), **kwargs):
         super().__init__(**kwargs)
-        self.cell = as_keras_cell(core) if isinstance(core, snt.RNNCore) else core
-        self.map_size = map_size
+        self.cell = model_cell(core)
+        self.map_size = positive_int("map_size", map_size)
         self.locator = Head(map_size**2, mlp_sizes, name="locator", dtype=self.dtype_policy)
         hand_on_trainable(self)
 
@@ -213,15 +216,7 @@ class CoreLocalizationModel(keras.Model):
         def specs(*leading):
             return {n: tf.TensorSpec([*leading, VIEW, VIEW, CHANNELS]) for n in ("observation", "query_3")}
 
-        def step(state, **patches):
-            logits, state = self.run({name: patch[None] for name, patch in patches.items()}, state)
-            return {**{name: x[0] for name, x in logits.items()}, "state": state}
-
-        def sequence_from_state(state, **patches):
-            logits, state = self(patches, initial_state=state, return_state=True)
-            return {**logits, "state": state}
-
-        return model_signatures(self, step, sequence_from_state, specs(None), specs(None, None))
+        return mapped_signatures(self, specs)
 
     def get_config(self):
         config = self.cell.get_config()

@@ -8,14 +8,14 @@ the answer with it. Both take any core of `tfmem.cores`, Sonnet's or Keras's. In
 import itertools
 from typing import Any, NamedTuple
 
-import sonnet as snt
 import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.keras_base import linear
-from tfmem.interop import as_keras_cell
-from tfmem.recurrence import swap_batch_and_time, unroll
+from tfmem.interop import model_cell
+from tfmem.recurrence import check_sequences, swap_batch_and_time, unroll
 from tfmem.signatures import model_signatures
+from tfmem.validation import positive_int, positive_ints
 
 MLP_SIZES = (256, 256, 256, 256)  # Santoro et al. 2018, appendix A.1 and A.2, for every core that they compare
 
@@ -29,12 +29,15 @@ class Head(keras.layers.Layer):
     Args:
       output_size: number of logits.
       mlp_sizes: widths of the MLP's layers; () for the linear map alone.
+
+    Raises:
+      ValueError: a size is not a positive integer.
     """
 
     def __init__(self, output_size, mlp_sizes=(), **kwargs):
         super().__init__(**kwargs)
-        self.output_size = output_size
-        self.mlp_sizes = tuple(mlp_sizes)
+        self.output_size = positive_int("output_size", output_size)
+        self.mlp_sizes = positive_ints("mlp_sizes", mlp_sizes)
 
     def build(self, input_shape):
         sizes = [input_shape[-1], *self.mlp_sizes, self.output_size]
@@ -59,7 +62,7 @@ class CoreModel(keras.Model):
 
     def __init__(self, core, output_size, mlp_sizes, **kwargs):
         super().__init__(**kwargs)
-        self.cell = as_keras_cell(core) if isinstance(core, snt.RNNCore) else core
+        self.cell = model_cell(core)
         self.head = Head(output_size, mlp_sizes, name="head", dtype=self.dtype_policy)
         hand_on_trainable(self)
 
@@ -129,14 +132,19 @@ class SequenceModel(CoreModel):
 
     Call arguments: inputs [B, T, ...]; `initial_state`, by default the core's own. Returns logits [B, output_size]
     or [B, T, output_size]; with `return_state=True`, (logits, state).
+
+    Raises:
+      ValueError: `core` is not a core, such as a configuration of `tfmem.cores.config`; a size is not a positive
+        integer; inputs have another shape.
     """
 
     def __init__(self, core, output_size, mlp_sizes=MLP_SIZES, return_sequences=False, embedding_size=None, **kwargs):
         super().__init__(core, output_size, mlp_sizes, **kwargs)
         self.return_sequences = return_sequences
-        self.embedding_size = embedding_size
+        self.embedding_size = None if embedding_size is None else positive_int("embedding_size", embedding_size)
 
     def build(self, input_shape):
+        check_sequences(self.cell, input_shape)
         self.build_step(input_shape[2:])
 
     def build_step(self, step_shape):
@@ -166,7 +174,9 @@ class SequenceModel(CoreModel):
         return SequenceOutput(self.logits(read), outputs, state)
 
     def call(self, inputs, initial_state=None, return_state=False):
-        logits, _, state = self.run(swap_batch_and_time(tf.convert_to_tensor(inputs)), initial_state)
+        inputs = tf.convert_to_tensor(inputs)
+        check_sequences(self.cell, inputs.shape)
+        logits, _, state = self.run(swap_batch_and_time(inputs), initial_state)
         logits = swap_batch_and_time(logits) if self.return_sequences else logits
         return (logits, state) if return_state else logits
 
@@ -217,13 +227,16 @@ class EncoderDecoder(CoreModel):
     answer; `targets` [B, num_steps] for teacher forcing; `answer_lengths`, int [B], number of valid steps of the answer
     (default: all). Returns logits [B, num_steps, vocabulary_size]. After an answer's end they are those of an output
     of zeros, as in the public code.
+
+    Raises:
+      ValueError: `core` or `decoder` is not a core, or a size is not a positive integer.
     """
 
     def __init__(self, core, vocabulary_size, start_token=None, mlp_sizes=MLP_SIZES, decoder=None, **kwargs):
-        super().__init__(core, vocabulary_size, mlp_sizes, **kwargs)
+        super().__init__(core, positive_int("vocabulary_size", vocabulary_size), mlp_sizes, **kwargs)
         self.vocabulary_size = vocabulary_size
         self.start_token = start_token
-        self.decoder = as_keras_cell(decoder) if isinstance(decoder, snt.RNNCore) else decoder
+        self.decoder = None if decoder is None else model_cell(decoder, "decoder")
         hand_on_trainable(self)
 
     def build(self, input_shape=None):

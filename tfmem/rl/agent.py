@@ -14,12 +14,11 @@ previous action is never zeroed). Not specified: `skip`; recurrent relational me
 
 from typing import Any, NamedTuple
 
-import sonnet as snt
 import tensorflow as tf
 
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.keras_base import linear
-from tfmem.interop import as_keras_cell, keras_variable
+from tfmem.interop import keras_variable, model_cell
 from tfmem.models.belief.agent import FrameEncoder
 from tfmem.models.sequence import Head
 from tfmem.recurrence import project_inputs, step, unroll
@@ -240,7 +239,7 @@ class Agent(keras.Model):
         check_positive(num_actions=num_actions)
         check_choice("reward_input", reward_input, REWARD_INPUTS)
         self.torso = torso
-        self.cell = as_keras_cell(core) if isinstance(core, snt.RNNCore) else core
+        self.cell = None if core is None else model_cell(core)
         self.num_actions, self.action_input, self.reward_input, self.skip = (
             num_actions,
             action_input,

@@ -34,6 +34,19 @@ class RunFolderError(Exception):
     """A run folder cannot be used or written; the message says why and what is still there."""
 
 
+class OtherConfigurationError(RunFolderError):
+    """A run folder is of another configuration.
+
+    Args:
+      message: the message.
+      names: names of the fields that differ, such as "config.width".
+    """
+
+    def __init__(self, message, names):
+        super().__init__(message)
+        self.names = names
+
+
 class Checkpoint(NamedTuple):
     """State of a run after `update` updates: arrays by name, and metadata for JSON."""
 
@@ -75,20 +88,23 @@ class RunFolder:
           config: dict that JSON can hold.
 
         Raises:
-          RunFolderError: another process is working in the folder, it holds a run of another configuration (the
-            differing fields are listed), or it holds files but no run. Nothing has been changed then.
+          OtherConfigurationError: it holds a run of another configuration; the differing fields are listed.
+          RunFolderError: another process is working in the folder, or it holds files but no run. In all these cases
+            nothing has been changed.
         """
         config, held = as_json(config), self._lock
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.path) if held is None else held
             there = [path for path in self.path.iterdir() if not is_leftover_of(self.config_path, path)]
-            differing = self._differing(config) if self.config_path in there else ""
+            found = differences(self.config(), config) if self.config_path in there else []
+            differing = ":" + "".join(f"\n  {name}: {old!r} there, {new!r} now" for name, old, new in found)
             if self._lock is None:
-                of_another = differing and ", a run of another configuration"
-                raise RunFolderError(f"another process is working in {self.path}{of_another}{differing}")
-            if differing:
-                raise RunFolderError(f"{self.path} was made by another configuration and is left as it is{differing}")
+                of_another = f", a run of another configuration{differing}" if found else ""
+                raise RunFolderError(f"another process is working in {self.path}{of_another}")
+            if found:
+                message = f"{self.path} was made by another configuration and is left as it is{differing}"
+                raise OtherConfigurationError(message, [name for name, *_ in found])
             if there and self.config_path not in there:
                 raise RunFolderError(f"{self.path} is not empty and has no config.json; it is left as it is")
             if not there:
@@ -101,12 +117,6 @@ class RunFolder:
             if isinstance(error, OSError):
                 raise _write_error(self.path, error) from error
             raise
-
-    def _differing(self, config):
-        """Lines that say where the folder's configuration differs from `config`; "" where it does not."""
-        found = differences(self.config(), config)
-        lines = "".join(f"\n  {name}: {old!r} there, {new!r} now" for name, old, new in found)
-        return lines and f":{lines}"
 
     def config(self):
         """The configuration that the folder was made with.

@@ -68,7 +68,9 @@ def train(experiment, path, preset=None, paper=None, extend=False, make_updates=
       The content of result.json; where the run was finished already, without doing anything.
 
     Raises:
-      RunFolderError: the folder belongs to another configuration, has no readable checkpoint, or cannot be written.
+      OtherConfigurationError: the folder belongs to another configuration.
+      RunFolderError: the folder has no readable checkpoint, cannot be written, or, with `extend`, its run has more
+        updates.
       TrainingInterrupted: a signal stopped it; rerun the same call to resume.
       TrainingDivergedError: NaN or infinity, with the update's number; the last good checkpoint is kept.
       UpdateError: the update of a new run cannot be built; no folder was made.
@@ -80,14 +82,18 @@ def train(experiment, path, preset=None, paper=None, extend=False, make_updates=
     functions = {} if there or strategy_of(experiment) else _first_function(experiment, make_updates)
     described = _as_described(there, as_json(run_description(experiment, preset)), experiment.config)
     described |= getattr(make_updates, "described", {})
+    wanted = experiment.config.num_updates
     updates = there["config"].get("num_updates") if extend else None
-    longer = isinstance(updates, int) and updates < experiment.config.num_updates
-    if longer:
-        described["config"]["num_updates"] = updates
+    if isinstance(updates, int):
+        described["config"]["num_updates"] = updates  # all other fields must be the same
+    else:
+        updates = wanted
     folder.claim(described)
     try:
-        if longer:
-            described = _extended(folder, described, experiment.config.num_updates)
+        if wanted < updates:
+            raise RunFolderError(f"num_updates: {wanted}, must be at least {updates}, the updates of the run in {path}")
+        if wanted > updates:
+            described = _extended(folder, described, wanted)
         finished = run_result(folder)
         if finished is None:
             finished = _Run(experiment, folder, described, make_updates, functions).finish(paper or {}, notes or {})

@@ -185,6 +185,11 @@ def test_a_residual_from_more_channels_than_there_are():
         (dict(writer_filters=(4, 4)), "writer_levels: .* must have one entry per layer"),
         (dict(writer_residuals=((3, 1),)), "writer_residuals: .* must be pairs"),
         (dict(decoder_filters=(16,) * 7), "decoder_filters: .* must both end with 1"),
+        (dict(writer_levels=0), "writer_levels: 0, must be a sequence of positive integers"),
+        (dict(decoder_levels=(4, 0)), r"decoder_levels: \(4, 0\), must be a sequence of positive integers"),
+        (dict(query_sizes=3), "query_sizes: 3, must be a sequence of positive integers"),
+        (dict(writer_residuals=3), "writer_residuals: 3, must be pairs"),
+        (dict(reader_residuals=(1, 3)), r"reader_residuals: \(1, 3\), must be pairs"),
         (dict(base_size=0), "base_size: 0, must be a positive integer"),
     ],
 )

@@ -8,6 +8,7 @@ Faithful to google-deepmind/dnc, dnc.py, with the LSTM of Sonnet 1 as its contro
 controllers follow the paper's Methods ("Controller network").
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import sonnet as snt
@@ -201,9 +202,11 @@ class DNC(RNNCore):
 
 
 def _check_keys(name, config, allowed, required=()):
-    unknown, missing = sorted(set(config) - set(allowed)), sorted(set(required) - set(config))
-    if unknown or missing:
-        raise ValueError(f"{name}: keys {sorted(config)}, must have {list(required)} and may have {allowed}")
+    must = "".join(f"include {key} and " for key in required) + f"be among {', '.join(allowed)}"
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{name}: {config!r}, must be a dict, whose keys must {must}")
+    if not set(required) <= set(config) <= set(allowed):
+        raise ValueError(f"{name}: keys {', '.join(map(repr, config)) or 'none'}, must {must}")
 
 
 def _check_state(state, state_size):

@@ -13,8 +13,8 @@ from tfmem.models.multigrid.stacks import (
     nearest_neighbour,
 )
 from tfmem.recurrence import swap_batch_and_time
-from tfmem.signatures import model_signatures
-from tfmem.validation import positive_int
+from tfmem.signatures import mapped_signatures
+from tfmem.validation import positive_int, positive_ints
 
 
 def fold_query(query, base_size):
@@ -92,7 +92,7 @@ class LocalizationModel(keras.Model):
             ("decoder_levels", "decoder_filters"), decoder_levels, decoder_filters
         )
         self.base_size = positive_int("base_size", base_size)
-        self.query_sizes = tuple(positive_int("query_sizes", q) for q in query_sizes)
+        self.query_sizes = positive_ints("query_sizes", query_sizes)
         self.view_size = self.base_size if view_size is None else positive_int("view_size", view_size)
         if self.base_size % self.view_size:
             raise ValueError(f"view_size: {view_size}, must divide base_size = {self.base_size}")
@@ -205,16 +205,7 @@ class LocalizationModel(keras.Model):
         def specs(*leading):
             return {n: tf.TensorSpec([*leading, s, s, self.view_channels]) for n, s in patches.items()}
 
-        def step(state, **patches):
-            inputs = {name: patch[None] for name, patch in patches.items()}
-            logits, state = self.run(inputs, state)
-            return {**{name: x[0] for name, x in logits.items()}, "state": state}
-
-        def sequence_from_state(state, **patches):
-            logits, state = self(patches, initial_state=state, return_state=True)
-            return {**logits, "state": state}
-
-        return model_signatures(self, step, sequence_from_state, specs(None), specs(None, None))
+        return mapped_signatures(self, specs)
 
     def get_config(self):
         return {**super().get_config(), **self._config}

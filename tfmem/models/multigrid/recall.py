@@ -8,7 +8,7 @@ from tfmem.models.multigrid.items import ItemModel
 from tfmem.models.multigrid.stacks import MultigridReader, check_layers, check_residuals
 from tfmem.recurrence import swap_batch_and_time
 from tfmem.signatures import model_signatures
-from tfmem.validation import positive_int
+from tfmem.validation import positive_int, positive_ints
 
 IMAGE_SIDE = 28
 
@@ -180,14 +180,14 @@ class MNISTRecallModel(RecallModel):
     ):
         sizes = check_sizes(sizes)
         common = dict(
-            writer_filters=tuple(writer_filters),
-            reader_filters=tuple(reader_filters),
-            decoder_levels=tuple(decoder_levels),
-            decoder_filters=tuple(decoder_filters),
+            writer_filters=positive_ints("writer_filters", writer_filters),
+            reader_filters=positive_ints("reader_filters", reader_filters),
+            decoder_levels=positive_ints("decoder_levels", decoder_levels),
+            decoder_filters=positive_ints("decoder_filters", decoder_filters),
             num_classes=positive_int("num_classes", num_classes),
-            writer_residuals=tuple(writer_residuals),
-            reader_residuals=tuple(reader_residuals),
-            decoder_residuals=tuple(decoder_residuals),
+            writer_residuals=writer_residuals,
+            reader_residuals=reader_residuals,
+            decoder_residuals=decoder_residuals,
             normalization=normalization,
             peepholes=peepholes,
             forget_bias=forget_bias,

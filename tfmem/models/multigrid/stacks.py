@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfmem.backend import hand_on_trainable, keras
 from tfmem.cores.multigrid import GridNormalization, MultigridConv, MultigridConvLSTM
 from tfmem.recurrence import project_inputs, step, unroll
-from tfmem.validation import positive_int
+from tfmem.validation import positive_ints
 
 
 def level_sizes(base_size, first, count):
@@ -52,16 +52,18 @@ def nearest_neighbour(grid, size):
 
 def check_residuals(name, residuals, num_layers):
     """Return `residuals` as pairs of ints; raise a ValueError unless each is (earlier, later) among the layers."""
-    residuals = tuple((int(a), int(b)) for a, b in residuals)
-    for a, b in residuals:
-        if not 1 <= a < b <= num_layers:
-            raise ValueError(f"{name}: {residuals}, must be pairs 1 <= earlier < later <= {num_layers}")
-    return residuals
+    try:
+        pairs = tuple((int(a), int(b)) for a, b in residuals)
+    except TypeError:  # a number, or a single pair
+        pairs = ((0, 0),)
+    if any(not 1 <= a < b <= num_layers for a, b in pairs):
+        raise ValueError(f"{name}: {residuals}, must be pairs 1 <= earlier < later <= {num_layers}")
+    return pairs
 
 
 def check_layers(names, *lists):
     """Return the lists as tuples of ints; raise a ValueError unless they have one entry per layer."""
-    lists = [tuple(positive_int(name, v) for v in values) for name, values in zip(names, lists, strict=True)]
+    lists = [positive_ints(name, values) for name, values in zip(names, lists, strict=True)]
     if len({len(values) for values in lists}) != 1:
         lengths = ", ".join(f"{len(v)} {n}" for n, v in zip(names[1:], lists[1:], strict=True))
         raise ValueError(f"{names[0]}: {lists[0]}, must have one entry per layer, as many as {lengths}")
