@@ -8,7 +8,7 @@ from tfmem import plotting
 from tfmem.training.run_folder import RunFolderError
 
 from . import experiment_modules
-from .report import finished_runs
+from .report import finished_runs, short_names
 
 # Fields of the presets "smoke": seconds, for tests.
 SMOKE = dict(
@@ -42,11 +42,12 @@ def draw_learning_curves(folders, out, score, y_label):
       score: name in metrics.csv without "train/".
       y_label: its name in the pictures.
     """
-    named = [(finished_runs([folder.path], experiment_modules())[0].setting, folder) for folder in folders]
+    runs = [finished_runs([folder.path], experiment_modules())[0] for folder in folders]
+    names = short_names(runs)
     pictures = []
     for name, column in (("episodes", "train/episodes"), ("steps", "train/frames"), ("seconds", "update")):
         curves = collections.defaultdict(list)
-        for setting, folder in named:
+        for run, folder in zip(runs, folders, strict=True):
             rows = [row for row in folder.metrics() if row.get("train/episodes", 0) > 0]
             result = folder.result()
             # Without an ended episode there is nothing to draw; earlier versions did not measure CPU seconds, and those
@@ -55,7 +56,7 @@ def draw_learning_curves(folders, out, score, y_label):
                 continue
             factor = result["cpu_time_seconds"] / result["updates"] if name == "seconds" else 1.0
             x, y = np.array([(factor * row[column], row[f"train/{score}"]) for row in rows]).T
-            curves[setting].append((x, y))
+            curves[names[run.setting]].append((x, y))
         pictures.append(f"{score}_by_{name}.png")
         x_label = "CPU seconds" if name == "seconds" else name
         figure = plotting.curves_figure(curves, x_label, y_label, window=plotting.window_of(score))

@@ -7,12 +7,12 @@ from tfmem.training.run_folder import RunFolderError, write_atomically
 
 from . import load_experiment
 from .catalog import number
-from .report import finished_runs, in_papers_order, markdown, mean, print_table
+from .report import finished_runs, in_papers_order, markdown, mean, print_table, shared_changes, short_names
 from .runs import make_output_folder
 
 
 def named_runs(paths, modules):
-    """Group run folders as `{name: [Run of each seed]}`; a name is the setting, with several experiments also theirs.
+    """Group run folders as `{name: [Run of each seed]}`; a name has what is not common to all settings.
 
     Raises:
       RunFolderError: a folder is not a finished run, or repeats the setting and the seed of another.
@@ -23,10 +23,10 @@ def named_runs(paths, modules):
         if len(found) != 1 or found[0].folder.path.resolve() != path.resolve():
             raise RunFolderError(f"runs: {path}, must be the folder of a finished run")
         runs.append(found[0])
-    several = len({run.experiment for run in runs}) > 1
+    several, short = len({run.experiment for run in runs}) > 1, short_names(runs)
     named, seeds = collections.defaultdict(list), {}
     for run in runs:
-        name = f"{run.experiment} {run.setting}" if several else run.setting
+        name = f"{run.experiment} {run.setting}" if several else short[run.setting]
         for seed in run.result["seeds"]:
             first = seeds.setdefault((name, seed), run.folder.path)
             if first is not run.folder.path:
@@ -60,6 +60,9 @@ def compare(paths, out, modules):
     all_runs = [run for runs in named.values() for run in runs]
     make_output_folder(out)
     head, rows = ("metric", "paper", *named), []
+    shared = shared_changes(all_runs)
+    if shared:
+        print("all with", ", ".join(shared))
     papers = {run.experiment: run.paper for run in all_runs}
     stated = dict.fromkeys(name for paper in papers.values() for name in paper)
     for metric in in_papers_order(stated, [run.result["ours"] for run in all_runs]):
@@ -85,7 +88,8 @@ def compare(paths, out, modules):
         module = load_experiment(experiment, modules)
         if hasattr(module, "compare"):
             pictures += module.compare([run.folder for run in all_runs if run.experiment == experiment], out)
-    text = ["# Comparison", "", markdown(head), markdown(["---"] * len(head)), *map(markdown, rows), ""]
+    text = ["# Comparison", "", *([f"All with {', '.join(shared)}.", ""] if shared else [])]
+    text += [markdown(head), markdown(["---"] * len(head)), *map(markdown, rows), ""]
     text += [f"![{picture}]({picture})" for picture in pictures]
     write_atomically(out / "compare.md", lambda file: file.write("\n".join([*text, ""]).encode()))
     print(f"written: {out / 'compare.md'} and {len(pictures)} figures")

@@ -40,11 +40,16 @@ class Run(NamedTuple):
     """Finished run: experiment, result.json, rows of metrics.csv and the paper's numbers."""
 
     experiment: str
-    setting: str  # preset and changes to it
+    parts: tuple  # preset and changes to it, texts
     result: dict
     metrics: list
     paper: dict
     folder: RunFolder
+
+    @property
+    def setting(self):
+        """Preset and changes to it."""
+        return ", ".join(self.parts)
 
     def curves(self):
         """Curves `{column: (x, y)}` of the columns of metrics.csv with two rows or more."""
@@ -115,7 +120,7 @@ def _finished_run(folder, modules):
 
 
 def _setting(about, module):
-    """Name the preset and changes to it; a field that an older run lacks had its default."""
+    """The preset and changes to it, texts; a field that an older run lacks had its default."""
     from tfmem.training import config_defaults, config_fields  # imports TensorFlow, which the module has loaded
 
     preset = about.get("preset")
@@ -132,7 +137,7 @@ def _setting(about, module):
     if "max_lag" in about:  # of actors
         changed.append(("max_lag", None, about["max_lag"]))
     texts = [f"{name}={'none' if new is None else json.dumps(new)}" for name, _, new in changed]
-    return ", ".join([str(preset), *texts, *nested])
+    return str(preset), *texts, *nested
 
 
 def _nested(kind, name, value):
@@ -144,6 +149,18 @@ def _nested(kind, name, value):
     changed = differences(defaults[0] if defaults else {}, {n: v for n, v in value.items() if n != "type"})
     fields = ", ".join(f"{n}={json.dumps(new)}" for n, _, new in changed if new != "absent")
     return f"{str(value.get('type')).removesuffix('Config')}({fields})"
+
+
+def shared_changes(runs):
+    """Changes to the preset that runs of different settings all have, texts; none for runs of one setting."""
+    first, *others = dict.fromkeys(run.parts for run in runs)
+    return [part for part in first[1:] if others and all(part in parts for parts in others)]
+
+
+def short_names(runs):
+    """Names of the settings of runs that are compared, without `shared_changes`: `{setting: name}`."""
+    shared = shared_changes(runs)
+    return {run.setting: ", ".join(part for part in run.parts if part not in shared) for run in runs}
 
 
 def rows(runs):

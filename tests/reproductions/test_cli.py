@@ -429,6 +429,13 @@ def test_compare(reproduce, tmp_path, monkeypatch):
     assert f"| {ours[2]:.4g} |" in row
     assert (tmp_path / "both/train-loss.png").exists()
     assert "![3.png](3.png)" in report
+    assert "All with" not in report
+    run = ("run", "toy/regression", "--preset", "smoke", "--width", 3, "--rate", "1e-3", "--folder", "run3")
+    assert reproduce(*run)[0] == 0
+    assert reproduce("compare", "run13", "run3", "--out", "narrow")[0] == 0
+    report = (tmp_path / "narrow/compare.md").read_text()
+    assert "All with width=3." in report
+    assert "| metric | paper | smoke | smoke, rate=0.001 |" in report
     status, _, errors = reproduce("compare", "run14", "run14", "--out", "both")
     assert (status, "must have another setting than run14, which has seed 1 of it" in errors) == (1, True)
     status, _, errors = reproduce("compare", "nowhere")
