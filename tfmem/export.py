@@ -57,8 +57,8 @@ def saved_model(model_or_core, path, input_shape=None):
         Needed for cores.
 
     Raises:
-      ValueError: `model_or_core` is none of these or a model that is not built, one of its layers needs more than the current step, `input_shape`
-        is missing for a core or given for a model, or `path` is a folder with files.
+      ValueError: `model_or_core` is none of these or a model that is not built, one of its layers needs more than the
+        current step, `input_shape` is missing for a core or given for a model, or `path` is a folder with files.
     """
     path = Path(os.path.expanduser(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

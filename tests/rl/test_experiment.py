@@ -147,6 +147,7 @@ def test_configurations_come_back():
     ("change", "message"),
     [
         ({"num_worlds": 0}, "num_worlds: 0, must be at least 1"),
+        ({"core": "lstm"}, "core: 'lstm', must be a configuration of a core"),
         ({"policy_lag": -1}, "policy_lag: -1, must be at least 0"),
         ({"eval_episodes": 0}, "eval_episodes: 0, must be at least 1"),
         ({"final_learning_rate": 0.0, "decay_updates": 7}, r"decay_updates: 7, must be at least num_updates \(8\)"),
