@@ -69,8 +69,8 @@ def http_server(sessions, port):
         def do_POST(self):
             try:
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                inputs = {"/step": lambda: asked["inputs"], "/reset": lambda: None}[self.path]()
-                future = sessions.submit(asked["user"], inputs)
+                inputs = {"/step": lambda: dict(asked["inputs"]), "/reset": lambda: None}[self.path]()
+                future = sessions.submit(str(asked["user"]), inputs)
                 while not future.done():  # waits for a batch that runs, then runs those that wait
                     sessions.run_batch()
                 status, answer = 200, {"outputs": future.result()}

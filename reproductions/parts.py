@@ -11,7 +11,7 @@ from . import close, did_you_mean
 
 
 class Part(typing.NamedTuple):
-    """What `core:dnc` selects: for the field "core" the class "dnc", with its options."""
+    """Part that `core:dnc` selects: for the field "core" the class "dnc", with its options."""
 
     field: str
     name: str

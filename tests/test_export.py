@@ -137,7 +137,10 @@ def test_a_state_of_another_batch_is_refused_when_served(tmp_path, signature):
 def test_errors(tmp_path):
     with pytest.raises(ValueError, match="input_shape: None, must be"):
         tfmem.export.saved_model(SonnetToy(5, {}), tmp_path / "a")
-    for wrong in (keras.layers.Dense(3), snt.Linear(3), "core"):
+    for model in (SequenceModel(PlasticRNN(3), 2), keras.Sequential([tfmem.RNN(PlasticRNN(3))])):
+        with pytest.raises(ValueError, match=r"model_or_core: .*, must be built: give it an input or call it once"):
+            tfmem.export.saved_model(model, tmp_path / "a")
+    for wrong in (keras.layers.Dense(3), snt.Linear(3), "core", PlasticRNN, SequenceModel):
         with pytest.raises(ValueError, match=r"model_or_core: .*, must be"):
             tfmem.export.saved_model(wrong, tmp_path / "a", input_shape=(4,))
     for shape in (4, np.int64(4), "4", (None,), (4, True), ((4,), (0,)), 4.0):

@@ -57,17 +57,21 @@ def saved_model(model_or_core, path, input_shape=None):
         Needed for cores.
 
     Raises:
-      ValueError: `model_or_core` is none of these, one of its layers needs more than the current step, `input_shape`
-        is missing for a core or given for a model, or `path` is a folder with files.
+      ValueError: `model_or_core` is none of these or a model that is not built, one of its layers needs more than the
+        current step, `input_shape` is missing for a core or given for a model, or `path` is a folder with files.
     """
     path = Path(os.path.expanduser(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"path: {str(path)!r}, must be a folder that does not exist or is empty")
+    if isinstance(model_or_core, type):
+        raise ValueError(f"model_or_core: {model_or_core!r}, must be an instance of the class")
     of_layers = isinstance(model_or_core, keras.Function | keras.Sequential)
     if of_layers or hasattr(model_or_core, "export_functions"):
         if input_shape is not None:
             raise ValueError(f"input_shape: {input_shape!r}, must be None: the model knows its inputs")
         resource = model_or_core
+        if not getattr(resource, "built", True):  # a Sonnet module has no such attribute
+            raise ValueError(f"model_or_core: {resource!r}, must be built: give it an input or call it once")
         says_itself = hasattr(resource, "export_functions")
         functions = resource.export_functions() if says_itself else stepwise_functions(resource)
     else:

@@ -145,8 +145,6 @@ def ends(model):
     """The symbolic inputs and outputs of a Sequential or functional model."""
     if isinstance(model, keras.Function):
         return model.input, model.output
-    if not model.built:
-        raise ValueError(f"model_or_core: {model!r}, must be built: give it an input or call it once")
     return tuple(x[0] if len(x) == 1 else x for x in (model.inputs, model.outputs))
 
 

@@ -152,10 +152,14 @@ def test_threads_of_users_over_http(server, sessions, alone):
             post("step", user="ann", inputs={"inputs": [1.0]})
         assert refused.value.code == 400
         assert "must be (3,)" in json.loads(refused.value.read())["error"]
-        for path, content in [("nothing", {"user": "ann"}), ("step", {"user": "ann"}), ("reset", {})]:
+        assert post("reset", user={"no": "name"}) == {}
+        wrong = [("nothing", {"user": "ann"}), ("step", {"user": "ann"}), ("reset", {})]
+        for path, content in [*wrong, ("step", {"user": "ann", "inputs": None})]:
             with pytest.raises(urllib.error.HTTPError) as refused:
                 post(path, **content)
             assert refused.value.code == 400
+        second = post("step", user="ann", inputs={"inputs": alone["ann"][0][1].tolist()})["outputs"]
+        np.testing.assert_allclose(second, alone["ann"][1][1], rtol=1e-5, atol=1e-6)
     finally:
         served.shutdown()
         served.server_close()

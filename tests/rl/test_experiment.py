@@ -147,6 +147,7 @@ def test_configurations_come_back():
     ("change", "message"),
     [
         ({"num_worlds": 0}, "num_worlds: 0, must be at least 1"),
+        ({"core": "lstm"}, "core: 'lstm', must be a configuration of a core"),
         ({"policy_lag": -1}, "policy_lag: -1, must be at least 0"),
         ({"eval_episodes": 0}, "eval_episodes: 0, must be at least 1"),
         ({"final_learning_rate": 0.0, "decay_updates": 7}, r"decay_updates: 7, must be at least num_updates \(8\)"),
@@ -176,6 +177,14 @@ class GrowingMaze(GoalMaze):
         return state, result._replace(observation=tf.concat([result.observation] * 2, -1))
 
 
+class WholeMaze(GoalMaze):
+    """Its rewards are integers."""
+
+    def step(self, levels, state, action, decisions):
+        state, result = super().step(levels, state, action, decisions)
+        return state, result._replace(reward=tf.cast(result.reward, tf.int32))
+
+
 class WrongMaze(GoalMaze):
     """Its observations are longer than it says."""
 
@@ -188,6 +197,7 @@ def test_worlds_that_break_their_contract(tmp_path):
         train(AgentExperiment(dataclasses.replace(CONFIG, world=NaNMaze(side=5, max_steps=6))), tmp_path / "nan")
     for kind, message in (
         (GrowingMaze, r"observation: float32 \(3, 34\) after a step, must be float32 \(3, 17\)"),
+        (WholeMaze, r"reward: int32 \(3,\) after a step, must be float32 \(3,\)"),
         (WrongMaze, r"observation: float32 \(34,\), must be float32 \(17,\)"),
     ):
         with pytest.raises(UpdateError, match=message):

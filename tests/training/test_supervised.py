@@ -12,6 +12,7 @@ import tensorflow as tf
 from reproductions import load_experiment
 from reproductions.__main__ import main
 from tests.support import first_of, small_cores
+from tfmem.cores import LSTMStack
 from tfmem.cores.config import DNCConfig, LSTMConfig, MetalearnedMemoryConfig, RelationalMemoryConfig
 from tfmem.tasks.base import Batch, Task
 from tfmem.tasks.double_copy import DoubleCopy
@@ -195,6 +196,9 @@ class WholeModel:
         ({"embedding_size": 0}, "embedding_size: 0, must be at least 1"),
         ({"task": Parity(num_steps=None)}, "task: Parity, must define evaluate"),
         ({"core": WholeModel()}, r"mlp_sizes: \(3, 2\), must be \(\) for a core that is a whole model"),
+        ({"core": LSTMStack(3)}, r"core: .*, must be a configuration of a core, such as LSTMConfig\(\)"),
+        ({"core": LSTMConfig}, r"core: .*, must be a configuration of a core, such as LSTMConfig\(\)"),
+        ({"task": Parity}, r"task: .*, must be a task, such as DoubleCopy\(length=8\)"),
         ({"batch_size": 2**31}, "must make arrays of at most"),
     ],
 )

@@ -17,6 +17,12 @@ from tfmem import cores
 from tfmem.validation import check_range
 
 
+def check_core_config(core):
+    """Raise a ValueError unless `core` is an object with the `make` of a configuration, or with `make_model`."""
+    if isinstance(core, type) or not (hasattr(core, "make") or hasattr(core, "make_model")):
+        raise ValueError(f"core: {core!r}, must be a configuration of a core, such as LSTMConfig()")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CoreConfig:
     """Base of the configurations. Its fields are the arguments of `core`, a class of `tfmem.cores`."""

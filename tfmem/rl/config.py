@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Union
 
 from tyro.conf import subcommand
 
-from tfmem.cores.config import AnyCoreConfig, ConvLSTMConfig
+from tfmem.cores.config import AnyCoreConfig, ConvLSTMConfig, check_core_config
 from tfmem.rl.agent import ConvTorso, FrameTorso, MLPTorso
 from tfmem.rl.learner import Objective
 from tfmem.training import OptimizedConfig
@@ -106,6 +106,8 @@ class AgentConfig(OptimizedConfig):
         for name in ("num_worlds", "unroll_length", "decay_updates", "num_levels", "eval_episodes"):
             check_range(name, getattr(self, name), 1)
         check_range("policy_lag", self.policy_lag, 0)
+        if self.core is not None:
+            check_core_config(self.core)
         if not getattr(self.world, "compiles", True):
             if self.jit_compile is True:
                 raise ValueError("jit_compile: True, must be False: XLA cannot compile the world")

@@ -132,6 +132,7 @@ def rollout(agent, world, levels, actor, uniforms, seeds):
         output, core_state = agent.step(before.observation, before.action, before.reward, before.done, actor.core_state)
         action = choose(output.logits, uniform)
         state, result = world.step(levels, actor.world, action, world.draw(tf.stack(seed), action.shape[0]))
+        _check_same("reward", before.reward, result.reward)
         entry = Entry(
             observation=result.observation,
             reward=result.reward,
@@ -145,7 +146,9 @@ def rollout(agent, world, levels, actor, uniforms, seeds):
             episode_length=tf.where(before.done, 0, before.episode_length) + 1,
             labels=_labels(world, state),
         )
-        _check_same(before, entry)
+        tf.nest.assert_same_structure(before, entry)
+        for field, old, new in zip(Entry._fields, before, entry, strict=True):
+            _check_same(field, old, new)
         return entry, ActorState(state, entry, core_state)
 
     entries, final = unroll(act, (uniforms, seeds[:, 0], seeds[:, 1]), actor)  # axis 1 of inputs is the batch
@@ -173,9 +176,7 @@ def _labels(world, state):
     return world.labels(state) if hasattr(world, "labels") else ()
 
 
-def _check_same(before, after):
-    tf.nest.assert_same_structure(before, after)
-    for field, old, new in zip(Entry._fields, before, after, strict=True):
-        for a, b in zip(tf.nest.flatten(old), tf.nest.flatten(new), strict=True):
-            if a.dtype != b.dtype or not a.shape.is_compatible_with(b.shape):
-                raise ValueError(f"{field}: {b.dtype.name} {b.shape} after a step, must be {a.dtype.name} {a.shape}")
+def _check_same(field, before, after):
+    for a, b in zip(tf.nest.flatten(before), tf.nest.flatten(after), strict=True):
+        if a.dtype != b.dtype or not a.shape.is_compatible_with(b.shape):
+            raise ValueError(f"{field}: {b.dtype.name} {b.shape} after a step, must be {a.dtype.name} {a.shape}")

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import tensorflow as tf
 
-from tfmem.cores.config import AnyCoreConfig
+from tfmem.cores.config import AnyCoreConfig, check_core_config
 from tfmem.losses.masking import selected
 from tfmem.models.sequence import SequenceModel
 from tfmem.optimizers import linear_decay
@@ -52,6 +52,9 @@ class SupervisedConfig(SequenceConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_core_config(self.core)
+        if isinstance(self.task, type) or not hasattr(self.task, "num_steps"):
+            raise ValueError(f"task: {self.task!r}, must be a task, such as DoubleCopy(length=8)")
         if min(self.mlp_sizes, default=1) < 1:
             raise ValueError(f"mlp_sizes: {self.mlp_sizes}, must be at least 1 each")
         if self.embedding_size is not None:
