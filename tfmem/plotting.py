@@ -20,6 +20,7 @@ SERIES = (BLUE, ORANGE, GREEN, "#8e5ba6", RED, "#3aa6a6", "#a67c52", FAINT)
 TITLE, LABEL, SMALL = 11, 9, 8
 FEW = 4  # curves whose legend has room among them
 LABEL_WIDTH = 70  # characters of a line of a legend
+HALF_WIDTH = 40  # of one in two columns
 
 
 def new_figure(width, height, title=None):
@@ -185,8 +186,10 @@ def curves_figure(curves, x_label, y_label, title="", log=False, window=None):
     if log:
         axes.set_yscale("log", nonpositive="clip")
     if len(curves) > FEW:
-        figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(curves) / 2))
-        figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL, frameon=False, labelcolor=INK)
+        lines = [line for label in axes.get_legend_handles_labels()[1] for line in label.splitlines()]
+        columns = 2 if max(map(len, lines)) <= HALF_WIDTH else 1
+        figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(lines) / columns))
+        figure.legend(loc="outside lower center", ncols=columns, fontsize=SMALL, frameon=False, labelcolor=INK)
     elif curves:
         axes.legend(fontsize=SMALL, frameon=False, labelcolor=INK)
     return figure
