@@ -22,8 +22,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfmem.envs.grid.base import GridWorld, Outcome, check_integer
+from tfmem.envs.grid.base import GridWorld, Outcome
 from tfmem.envs.grid.faces import GridEnv, GridVectorEnv
+from tfmem.validation import check_integer
 
 WALL_REWARD, GOAL_REWARD = -0.1, 10.0
 NUM_INPUTS = 17

@@ -19,9 +19,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfmem.envs.grid.base import GridWorld, Outcome, check_integer, pick
+from tfmem.envs.grid.base import GridWorld, Outcome, pick
 from tfmem.envs.grid.faces import GridEnv, GridVectorEnv
 from tfmem.tasks.mapping import VIEW, MappingTask
+from tfmem.validation import check_integer
 
 BLOCKED_REWARD = -0.01
 _MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))

@@ -33,9 +33,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfmem.envs.grid.base import GridWorld, Outcome, check_integer, pick, select, take
+from tfmem.envs.grid.base import GridWorld, Outcome, pick, select, take
 from tfmem.envs.grid.faces import GridEnv, GridVectorEnv
-from tfmem.validation import check_choice
+from tfmem.validation import check_choice, check_integer
 
 MAZE = (
     "###################",
