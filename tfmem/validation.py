@@ -74,6 +74,12 @@ def check_range(name, value, low, high=float("inf")):
         raise ValueError(f"{name}: {value!r}, must be {bounds}")
 
 
+def check_bool(name, value):
+    """Raise a ValueError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: {value!r}, must be True or False")
+
+
 def check_integer(name, value, low, high=float("inf")):
     """Raise a ValueError unless `value` is an integer, NumPy's included, with `low <= value <= high`."""
     if not is_integer(value, float("-inf")):
