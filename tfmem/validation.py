@@ -12,6 +12,11 @@ def is_integer(value, least=1):
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= least
 
 
+def is_number(value):
+    """True for a real number, NumPy's included; a bool is none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def positive_int(name, value):
     """Return `value` as an int.
 
@@ -50,7 +55,7 @@ def check_sizes(**arguments):
 def check_above_zero(**arguments):
     """Raise a ValueError unless each argument is a number greater than 0."""
     for name, value in arguments.items():
-        if not value > 0:
+        if not is_number(value) or not value > 0:
             raise ValueError(f"{name}: {value!r}, must be greater than 0")
 
 
@@ -61,10 +66,25 @@ def check_choice(name, value, choices):
 
 
 def check_range(name, value, low, high=float("inf")):
-    """Raise a ValueError unless `low <= value <= high`."""
+    """Raise a ValueError unless `value` is a number with `low <= value <= high`."""
+    bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
+    if not is_number(value):
+        raise ValueError(f"{name}: {value!r}, must be a number, {bounds}")
     if not low <= value <= high:
-        bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
         raise ValueError(f"{name}: {value!r}, must be {bounds}")
+
+
+def check_bool(name, value):
+    """Raise a ValueError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: {value!r}, must be True or False")
+
+
+def check_integer(name, value, low, high=float("inf")):
+    """Raise a ValueError unless `value` is an integer, NumPy's included, with `low <= value <= high`."""
+    if not is_integer(value, float("-inf")):
+        raise ValueError(f"{name}: {value!r}, must be an integer")
+    check_range(name, int(value), low, high)
 
 
 def check_array(*shape, **sizes):

@@ -336,6 +336,13 @@ def test_bad_arguments(name, value):
         gymnasium.make(NAME, **{name: value})
 
 
+@pytest.mark.parametrize("name", ["frame_size", "map_size", "field_of_view", "size", "cliff", "num_food", "num_walls"])
+@pytest.mark.parametrize("value", ["9", None, [9], True, float("nan"), float("inf")])
+def test_arguments_of_another_kind(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: .*must be"):
+        gymnasium.make(NAME, **{name: value}).reset(seed=0)
+
+
 def test_a_level_without_room():
     env = gymnasium.make(NAME, size=5, num_blocks=20)
     with pytest.raises(ValueError, match=r"^size: 5, must be larger"):

@@ -6,7 +6,13 @@ import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
-from tests.envs.support import COPIED_KINDS, assert_copies_live_on_their_own, assert_vector_equals_singles, rollout
+from tests.envs.support import (
+    COPIED_KINDS,
+    assert_copies_live_on_their_own,
+    assert_same,
+    assert_vector_equals_singles,
+    rollout,
+)
 from tfmem.envs.random_city import (
     BOX_HEIGHT,
     BOX_SIDE,
@@ -208,10 +214,41 @@ def test_bad_arguments(name, value):
             make(**{name: value})
 
 
+@pytest.mark.parametrize(
+    "name", ["frame_size", "map_size", "field_of_view", "num_boxes", "side", "speed", "num_headings"]
+)
+@pytest.mark.parametrize("value", ["9", None, [9], True, float("nan"), float("inf")])
+def test_arguments_of_another_kind(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: .*must be"):
+        RandomCityEnv(**{name: value}).reset(seed=0)
+
+
 @pytest.mark.parametrize("name", ["num_envs", "max_episode_steps"])
 def test_bad_arguments_of_the_vector_environment(name):
     with pytest.raises(ValueError, match=f"^{name}: 0, must be at least 1"):
         RandomCityVectorEnv(**{name: 0})
+    for value in ("2", 1.5, True):
+        with pytest.raises(ValueError, match=f"^{name}: {value!r}, must be an integer"):
+            RandomCityVectorEnv(**{name: value})
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "ab", True, {}, [1, "x"], [-1, 2], [1.5, 2]])
+def test_bad_seeds_of_the_vector_environment(seed):
+    with pytest.raises(ValueError, match=r"^seed: .*must be"):
+        RandomCityVectorEnv(2, frame_size=8, map_size=1).reset(seed=seed)
+
+
+def test_seeds_of_the_vector_environment_may_be_an_array():
+    env = RandomCityVectorEnv(2, frame_size=8, map_size=1)
+    assert_same(env.reset(seed=np.array([3, 4])), env.reset(seed=[3, 4]))
+
+
+@pytest.mark.parametrize("make", [RandomCityEnv, RandomCityVectorEnv])
+def test_rendering_needs_a_reset(make):
+    env = make(render_mode="rgb_array", frame_size=8, map_size=1)
+    with pytest.raises(ResetNeeded, match="call reset before render"):
+        env.render()
+    assert make().render() is None
 
 
 def test_no_boxes():

@@ -177,3 +177,12 @@ def test_the_agent_is_slower_than_in_the_city_and_stays_inside():
 def test_bad_arguments(name, value):
     with pytest.raises(ValueError, match=f"^{name}: .*must be"):
         gymnasium.make(NAME, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "name", ["frame_size", "map_size", "field_of_view", "size", "num_blocks", "speed", "num_headings"]
+)
+@pytest.mark.parametrize("value", ["9", None, [9], True, float("nan"), float("inf")])
+def test_arguments_of_another_kind(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: .*must be"):
+        gymnasium.make(NAME, **{name: value}).reset(seed=0)

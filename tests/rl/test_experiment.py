@@ -151,7 +151,17 @@ def test_configurations_come_back():
         ({"policy_lag": -1}, "policy_lag: -1, must be at least 0"),
         ({"eval_episodes": 0}, "eval_episodes: 0, must be at least 1"),
         ({"final_learning_rate": 0.0, "decay_updates": 7}, r"decay_updates: 7, must be at least num_updates \(8\)"),
-        ({"mlp_sizes": (4, 0)}, r"mlp_sizes: \(4, 0\), must be at least 1 each"),
+        ({"mlp_sizes": (4, 0)}, r"mlp_sizes: \(4, 0\), must be a sequence of positive integers"),
+        ({"mlp_sizes": 4}, "mlp_sizes: 4, must be a sequence of positive integers"),
+        ({"eval_episodes": 2.5}, "eval_episodes: 2.5, must be an integer"),
+        ({"num_levels": "4"}, "num_levels: '4', must be an integer"),
+        ({"policy_lag": True}, "policy_lag: True, must be an integer"),
+        ({"action_input": 2}, "action_input: 2, must be True or False"),
+        ({"skip": "no"}, "skip: 'no', must be True or False"),
+        ({"torso": "mlp"}, r"torso: 'mlp', must be a configuration of a torso, such as MLPTorsoConfig\(\)"),
+        ({"objective": None}, "objective: None, must be an Objective"),
+        ({"gradient_norm_clip": "x"}, "gradient_norm_clip: 'x', must be greater than 0, or None"),
+        ({"momentum": "x"}, "momentum: 'x', must be from 0 to less than 1"),
         ({"final_learning_rate": -1.0}, "final_learning_rate: -1.0, must be at least 0"),
         ({"optimizer": "Adam"}, "optimizer: 'Adam', must be one of"),
     ],
@@ -159,6 +169,16 @@ def test_configurations_come_back():
 def test_bad_arguments(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **change)
+
+
+def test_what_is_no_world_is_refused():
+    for world, message in (
+        (None, r"^world: None, must be a world, such as GoalMaze\(\); it has no num_actions, .*, step$"),
+        (GoalMaze, r"^world: .*, must be a world, such as GoalMaze\(\)$"),
+        (Cue(), r"^world: .*; it has no max_steps, levels$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AgentExperiment(dataclasses.replace(CONFIG, world=world))
 
 
 class NaNMaze(GoalMaze):

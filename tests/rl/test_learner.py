@@ -372,6 +372,10 @@ def test_actions_follow_the_policy(rng):
     ("argument", "value", "message"),
     [
         ("discount", 1.5, "discount: 1.5, must be from 0 to 1"),
+        ("discount", "1", "discount: '1', must be a number, from 0 to 1"),
+        ("clip_rho_threshold", "1", "clip_rho_threshold: '1', must be greater than 0, or None"),
+        ("reward_scale", None, "reward_scale: None, must be greater than 0 and finite"),
+        ("bootstrap_truncated", 1, "bootstrap_truncated: 1, must be True or False"),
         ("lambda_", -0.1, "lambda_: -0.1, must be from 0 to 1"),
         ("clip_c_threshold", 0, "clip_c_threshold: 0, must be greater than 0, or None"),
         ("entropy_cost", float("nan"), "entropy_cost: nan, must be at least 0"),

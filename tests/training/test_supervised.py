@@ -192,7 +192,9 @@ class WholeModel:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mlp_sizes": (3, 0)}, r"mlp_sizes: \(3, 0\), must be at least 1 each"),
+        ({"mlp_sizes": (3, 0)}, r"mlp_sizes: \(3, 0\), must be a sequence of positive integers"),
+        ({"decay_updates": 1.5}, "decay_updates: 1.5, must be an integer"),
+        ({"batch_size": 1.5}, "batch_size: 1.5, must be an integer"),
         ({"embedding_size": 0}, "embedding_size: 0, must be at least 1"),
         ({"task": Parity(num_steps=None)}, "task: Parity, must define evaluate"),
         ({"core": WholeModel()}, r"mlp_sizes: \(3, 2\), must be \(\) for a core that is a whole model"),

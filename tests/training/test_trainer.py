@@ -531,6 +531,10 @@ def test_data_are_made_ahead_in_order_and_bounded():
     ("field", "value"),
     [
         ("seed", -1),
+        ("seed", 1.5),
+        ("num_updates", 1.5),
+        ("updates_per_call", "2"),
+        ("log_every", True),
         ("num_updates", 0),
         ("updates_per_call", 0),
         ("log_every", 0),

@@ -29,7 +29,7 @@ import numpy as np
 
 from tfmem.envs.rendering import FAR, Scene, boxes, rectangles, voxels
 from tfmem.envs.worlds import ACTIONS, BACKWARD, FORWARD, World, WorldEnv, WorldVectorEnv
-from tfmem.validation import check_range, is_integer
+from tfmem.validation import check_integer
 
 PICK_UP, PLACE = len(ACTIONS), len(ACTIONS) + 1
 EMPTY, STONE, LOOSE, WALL, FOOD = range(5)
@@ -87,22 +87,18 @@ class Building(World):
         super().__init__(frame_size, map_size, field_of_view, speed=1.0, num_headings=len(DIRECTIONS))
         if not isinstance(pillars, tuple | list):
             raise ValueError(f"pillars: {pillars!r}, must be a tuple or list of positive integers")
-        pillars, numbers = tuple(pillars), {"size": size, "cliff": cliff, "num_food": num_food, "num_walls": num_walls}
-        for name, value in {**numbers, "num_blocks": 0 if num_blocks is None else num_blocks}.items():
-            if not is_integer(value, 0):
-                raise ValueError(f"{name}: {value!r}, must be an integer of at least 0")
-        if not all(map(is_integer, pillars)):
-            raise ValueError(f"pillars: {pillars}, must be positive integers")
-        check_range("size", size, 5)
+        pillars = tuple(pillars)
+        check_integer("size", size, 5)
         if size % 2 != 1:
             raise ValueError(f"size: {size}, must be odd")
-        check_range("cliff", cliff, 0, size - round(size / 5))
-        check_range("num_food", num_food, 0 if pillars else 1, size)
+        check_integer("cliff", cliff, 0, size - round(size / 5))
+        check_integer("num_food", num_food, 0 if pillars else 1, size)
+        check_integer("num_walls", num_walls, 0)
         for height in pillars:
-            check_range("pillars", height, 1, size - 1)
+            check_integer("pillars", height, 1, size - 1)
         needed = sum(height * (height - 1) // 2 for height in (cliff, *pillars))
         num_blocks = needed if num_blocks is None else num_blocks
-        check_range("num_blocks", num_blocks, needed, size**2)
+        check_integer("num_blocks", num_blocks, needed, size**2)
         self.size, self.side, self.cliff, self.num_food, self.pillars = size, size, cliff, num_food, pillars
         self.num_blocks, self.num_walls = num_blocks, num_walls
         self.carries = False

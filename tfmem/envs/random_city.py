@@ -11,7 +11,7 @@ import numpy as np
 
 from tfmem.envs.rendering import FAR, Scene, boxes, rectangles
 from tfmem.envs.worlds import World, WorldEnv, WorldVectorEnv
-from tfmem.validation import check_range
+from tfmem.validation import check_integer, check_range
 
 # Lengths in units of the world.
 BOX_SIDE = (0.8, 2.2)
@@ -34,7 +34,7 @@ class City(World):
         field_of_view: of the camera, degrees; not specified.
         num_boxes: most boxes of a city: one that finds no place in DRAWS draws is left out (of 14, 9 to 14 stay);
             not specified.
-        side: of the square, whole units; not specified.
+        side: of the square, whole units, an int; not specified.
         speed: length of a move, at most BOX_SIDE[0]; not specified.
         num_headings: turns that make a full circle; not specified.
 
@@ -50,12 +50,10 @@ class City(World):
         self, frame_size=64, map_size=32, field_of_view=80.0, num_boxes=14, side=12, speed=0.5, num_headings=12
     ):
         super().__init__(frame_size, map_size, field_of_view, speed, num_headings)
-        check_range("num_boxes", num_boxes, 0)
-        check_range("side", side, 6)
+        check_integer("num_boxes", num_boxes, 0)
+        check_integer("side", side, 6)
         check_range("speed", speed, 0, BOX_SIDE[0])  # else it might jump over a box
-        if side != int(side):
-            raise ValueError(f"side: {side}, must be a whole number")
-        self.num_boxes, self.side = num_boxes, int(side)
+        self.num_boxes, self.side = num_boxes, side
 
     def make(self, rng):
         low, high = [], []

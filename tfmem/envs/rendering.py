@@ -20,7 +20,7 @@ import trimesh
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from tfmem.validation import check_above_zero, check_range
+from tfmem.validation import check_above_zero, check_integer, check_range
 
 SUN = np.array([-0.8, -0.4, 0.4472])  # unit vector towards it: walls of each direction look different
 HAZE = np.array([205, 222, 238], np.float32)
@@ -44,9 +44,8 @@ class Camera:
     """
 
     def __init__(self, size=64, field_of_view=80.0):
-        check_range("size", size, 1)
-        if not 1 <= field_of_view <= 179:
-            raise ValueError(f"field_of_view: {field_of_view}, must be from 1 to 179 degrees")
+        check_integer("size", size, 1)
+        check_range("field_of_view", field_of_view, 1, 179)
         self.size, self.field_of_view = size, field_of_view
         self.focal_length = size / (2 * np.tan(np.radians(field_of_view) / 2))
         offset = (np.arange(size) + 0.5 - size / 2) / self.focal_length

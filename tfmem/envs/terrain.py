@@ -19,7 +19,7 @@ import trimesh
 
 from tfmem.envs.rendering import FAR, Scene, boxes, mesh, rectangles
 from tfmem.envs.worlds import World, WorldEnv, WorldVectorEnv
-from tfmem.validation import check_range
+from tfmem.validation import check_integer, check_range
 
 # Lengths in units of the world.
 OCTAVES = 4
@@ -92,9 +92,10 @@ class Terrain(World):
         self, frame_size=64, map_size=64, field_of_view=80.0, size=64, num_blocks=20, speed=0.4, num_headings=12
     ):
         super().__init__(frame_size, map_size, field_of_view, speed, num_headings)
-        check_range("size", size, 16)
-        check_range("num_blocks", num_blocks, 1, (size - 2 * BLOCK_BORDER) ** 2)
+        check_integer("size", size, 16)
+        check_integer("num_blocks", num_blocks, 1, (size - 2 * BLOCK_BORDER) ** 2)
         self.size, self.num_blocks, self.side = size, num_blocks, size - 1
+        check_range("speed", speed, 0, self.side)
 
     def make(self, rng):
         self.heights = fractal_heights(rng, self.size)

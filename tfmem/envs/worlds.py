@@ -22,7 +22,7 @@ from gymnasium.vector.utils import batch_space
 
 from tfmem.envs.rendering import Camera
 from tfmem.envs.seeding import reseed
-from tfmem.validation import check_above_zero, check_range
+from tfmem.validation import check_above_zero, check_integer
 
 ACTIONS = ("forward", "backward", "turn left", "turn right")
 FORWARD, BACKWARD, TURN_LEFT, TURN_RIGHT = range(4)
@@ -53,9 +53,9 @@ class World(abc.ABC):
     actions = ACTIONS
 
     def __init__(self, frame_size, map_size, field_of_view, speed, num_headings):
-        check_range("frame_size", frame_size, 8)
-        check_range("map_size", map_size, 1)
-        check_range("num_headings", num_headings, 3)
+        check_integer("frame_size", frame_size, 8)
+        check_integer("map_size", map_size, 1)
+        check_integer("num_headings", num_headings, 3)
         check_above_zero(speed=speed)
         self.camera = Camera(frame_size, field_of_view)
         self.map_size, self.speed, self.num_headings = map_size, speed, num_headings
@@ -151,7 +151,11 @@ class WorldEnv(gymnasium.Env):
         return self.world.frame(), reward, terminated, False, self.world.truth()
 
     def render(self):
-        return self.world.frame() if self.render_mode == "rgb_array" else None
+        if self.render_mode is None:
+            return None
+        if self.world.scene is None:
+            raise ResetNeeded("call reset before render")
+        return self.world.frame()
 
 
 class WorldVectorEnv(VectorEnv):
@@ -175,9 +179,9 @@ class WorldVectorEnv(VectorEnv):
     metadata = {**WorldEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
     def __init__(self, num_envs=1, render_mode=None, max_episode_steps=None, **arguments):
-        check_range("num_envs", num_envs, 1)
+        check_integer("num_envs", num_envs, 1)
         if max_episode_steps is not None:
-            check_range("max_episode_steps", max_episode_steps, 1)
+            check_integer("max_episode_steps", max_episode_steps, 1)
         _check_render_mode(render_mode, self.metadata)
         self.num_envs, self.render_mode, self.max_episode_steps = num_envs, render_mode, max_episode_steps
         self.worlds = [self.world_class(**arguments) for _ in range(num_envs)]
@@ -195,7 +199,7 @@ class WorldVectorEnv(VectorEnv):
             options: not used.
 
         Raises:
-            ValueError: a list of another length.
+            ValueError: a negative or other seed, or a list of another length.
         """
         reseed(self._generators, seed)
         for world, generator in zip(self.worlds, self._generators, strict=True):
@@ -224,7 +228,11 @@ class WorldVectorEnv(VectorEnv):
         return self._frames(), rewards, terminated, truncated, self._infos()
 
     def render(self):
-        return tuple(self._frames()) if self.render_mode == "rgb_array" else None
+        if self.render_mode is None:
+            return None
+        if self.worlds[-1].scene is None:
+            raise ResetNeeded("call reset before render")
+        return tuple(self._frames())
 
     def _frames(self):
         return np.stack([world.frame() for world in self.worlds])

@@ -9,7 +9,7 @@ from tfmem.cores.config import AnyCoreConfig, ConvLSTMConfig, check_core_config
 from tfmem.rl.agent import ConvTorso, FrameTorso, MLPTorso
 from tfmem.rl.learner import Objective
 from tfmem.training import OptimizedConfig
-from tfmem.validation import check_range
+from tfmem.validation import check_bool, check_integer, check_range, positive_ints
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,16 +104,21 @@ class AgentConfig(OptimizedConfig):
     def __post_init__(self):
         super().__post_init__()
         for name in ("num_worlds", "unroll_length", "decay_updates", "num_levels", "eval_episodes"):
-            check_range(name, getattr(self, name), 1)
-        check_range("policy_lag", self.policy_lag, 0)
+            check_integer(name, getattr(self, name), 1)
+        check_integer("policy_lag", self.policy_lag, 0)
         if self.core is not None:
             check_core_config(self.core)
         if not getattr(self.world, "compiles", True):
             if self.jit_compile is True:
                 raise ValueError("jit_compile: True, must be False: XLA cannot compile the world")
             object.__setattr__(self, "jit_compile", False)
-        if min(self.mlp_sizes, default=1) < 1:
-            raise ValueError(f"mlp_sizes: {self.mlp_sizes}, must be at least 1 each")
+        positive_ints("mlp_sizes", self.mlp_sizes)
+        for name in ("action_input", "skip"):
+            check_bool(name, getattr(self, name))
+        if isinstance(self.torso, type) or not hasattr(self.torso, "make"):
+            raise ValueError(f"torso: {self.torso!r}, must be a configuration of a torso, such as MLPTorsoConfig()")
+        if not isinstance(self.objective, Objective):
+            raise ValueError(f"objective: {self.objective!r}, must be an Objective")
         if self.final_learning_rate is not None:
             check_range("final_learning_rate", self.final_learning_rate, 0)
             if not self.final_learning_rate and self.decay_updates < self.num_updates:

@@ -23,6 +23,8 @@ from tfmem.rl.play import play
 from tfmem.rl.rollout import observation_spec
 from tfmem.training import numbered, uses_xla
 
+# What an experiment needs of a world besides the observations, which its agent reads.
+WORLD = ("num_actions", "observation_shape", "observation_dtype", "max_steps", "levels", "draw", "reset", "step")
 EVALUATION_SEED = 2**32  # of levels and draws; a run's seed is less than 2^31
 
 
@@ -42,6 +44,10 @@ class AgentExperiment(training.Experiment):
     def __init__(self, config):
         super().__init__(config)
         self.world = config.world
+        missing = [name for name in WORLD if not hasattr(self.world, name)]
+        if missing or isinstance(self.world, type):
+            lacks = f"; it has no {', '.join(missing)}" if missing else ""
+            raise ValueError(f"world: {self.world!r}, must be a world, such as GoalMaze(){lacks}")
         self.model = self.make_model()
         optimizer = make_optimizer(
             config.optimizer,

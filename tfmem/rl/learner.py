@@ -20,7 +20,7 @@ from tfmem.backend import keras
 from tfmem.rl import losses, returns
 from tfmem.rl.rollout import ActorState, draw_uniforms, initial_actor_state, rollout
 from tfmem.training import Evaluation
-from tfmem.validation import check_range
+from tfmem.validation import check_bool, check_range, is_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,14 +56,14 @@ class Objective:
 
     def __post_init__(self):
         for name in ("discount", "lambda_"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to 1")
-        if not 0 < self.reward_scale < float("inf"):
-            raise ValueError(f"reward_scale: {self.reward_scale}, must be greater than 0 and finite")
+            check_range(name, getattr(self, name), 0, 1)
+        check_bool("bootstrap_truncated", self.bootstrap_truncated)
+        if not is_number(self.reward_scale) or not 0 < self.reward_scale < float("inf"):
+            raise ValueError(f"reward_scale: {self.reward_scale!r}, must be greater than 0 and finite")
         for name in ("clip_rho_threshold", "clip_c_threshold", "clip_pg_rho_threshold"):
             threshold = getattr(self, name)
-            if threshold is not None and not threshold > 0:
-                raise ValueError(f"{name}: {threshold}, must be greater than 0, or None")
+            if threshold is not None and not (is_number(threshold) and threshold > 0):
+                raise ValueError(f"{name}: {threshold!r}, must be greater than 0, or None")
         for name in ("baseline_cost", "entropy_cost"):
             check_range(name, getattr(self, name), 0)
         for name, choices in (

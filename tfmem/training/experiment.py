@@ -16,7 +16,7 @@ from tfmem.optimizers import OptimizerName
 from tfmem.training.config import config_fields
 from tfmem.training.loop import fitting_arrays, pending_metrics
 from tfmem.training.run_folder import RunFolder
-from tfmem.validation import check_above_zero, check_choice, check_range
+from tfmem.validation import check_above_zero, check_bool, check_choice, check_integer, check_range, is_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,19 +51,18 @@ class RunConfig:
     supports_mixed_precision: ClassVar[bool] = False  # an experiment whose models take `policy` says True
 
     def __post_init__(self):
-        check_range("seed", self.seed, 0, 2**31 - 1)
+        check_integer("seed", self.seed, 0, 2**31 - 1)
         for name in ("num_updates", "updates_per_call", "log_every"):
-            check_range(name, getattr(self, name), 1)
+            check_integer(name, getattr(self, name), 1)
         for name in ("eval_every", "figures_every", "checkpoint_every"):
-            check_range(name, getattr(self, name), 0)
+            check_integer(name, getattr(self, name), 0)
             if getattr(self, name) % self.updates_per_call:
                 raise ValueError(
                     f"{name}: {getattr(self, name)}, must be a multiple of updates_per_call ({self.updates_per_call})"
                 )
         check_above_zero(checkpoint_seconds=self.checkpoint_seconds)
         check_choice("jit_compile", self.jit_compile, ("auto", True, False))
-        if not isinstance(self.mixed_precision, bool):
-            raise ValueError(f"mixed_precision: {self.mixed_precision!r}, must be True or False")
+        check_bool("mixed_precision", self.mixed_precision)
         if self.mixed_precision and not self.supports_mixed_precision:
             raise ValueError("mixed_precision: True, must be False: this experiment computes in float32 alone")
 
@@ -96,12 +95,13 @@ class OptimizedConfig(RunConfig):
         check_choice("optimizer", self.optimizer, get_args(OptimizerName))
         check_above_zero(learning_rate=self.learning_rate)
         for name in ("momentum", "rms_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}, must be from 0 to less than 1")
+            if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)!r}, must be from 0 to less than 1")
         if self.epsilon is not None:
             check_range("epsilon", self.epsilon, 0)
-        if self.gradient_norm_clip is not None and not self.gradient_norm_clip > 0:
-            raise ValueError(f"gradient_norm_clip: {self.gradient_norm_clip}, must be greater than 0, or None")
+        clip = self.gradient_norm_clip
+        if clip is not None and not (is_number(clip) and clip > 0):
+            raise ValueError(f"gradient_norm_clip: {clip!r}, must be greater than 0, or None")
 
 
 class Evaluation(NamedTuple):

@@ -43,7 +43,7 @@ import tensorflow as tf
 from tfmem import training
 from tfmem.optimizers import apply_clipped, make_optimizer
 from tfmem.training import Evaluation, OptimizedConfig, numbered, replicas, uses_xla
-from tfmem.validation import check_range
+from tfmem.validation import check_integer
 
 EVALUATION_SEED = -1  # config.seed is not negative
 
@@ -62,7 +62,7 @@ class SequenceConfig(OptimizedConfig):
     def __post_init__(self):
         super().__post_init__()
         for name in ("batch_size", "eval_batches", "replicas"):
-            check_range(name, getattr(self, name), 1)
+            check_integer(name, getattr(self, name), 1)
         if self.batch_size % self.replicas:
             raise ValueError(f"replicas: {self.replicas}, must divide batch_size ({self.batch_size})")
         if self.replicas > 1:

@@ -24,7 +24,7 @@ from tfmem.optimizers import linear_decay
 from tfmem.tasks.base import Batch, Task
 from tfmem.training.experiment import numbered
 from tfmem.training.sequence import EVALUATION_SEED, SequenceConfig, SequenceExperiment
-from tfmem.validation import check_array, check_range
+from tfmem.validation import check_array, check_integer, check_range, positive_ints
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,12 @@ class SupervisedConfig(SequenceConfig):
         check_core_config(self.core)
         if isinstance(self.task, type) or not hasattr(self.task, "num_steps"):
             raise ValueError(f"task: {self.task!r}, must be a task, such as DoubleCopy(length=8)")
-        if min(self.mlp_sizes, default=1) < 1:
-            raise ValueError(f"mlp_sizes: {self.mlp_sizes}, must be at least 1 each")
+        positive_ints("mlp_sizes", self.mlp_sizes)
         if self.embedding_size is not None:
-            check_range("embedding_size", self.embedding_size, 1)
+            check_integer("embedding_size", self.embedding_size, 1)
         if self.final_learning_rate is not None:
             check_range("final_learning_rate", self.final_learning_rate, 0)
-        check_range("decay_updates", self.decay_updates, 1)
+        check_integer("decay_updates", self.decay_updates, 1)
         if hasattr(self.core, "make_model"):
             for name, without in (("mlp_sizes", ()), ("embedding_size", None)):
                 if getattr(self, name) != without:

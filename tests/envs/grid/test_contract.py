@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.envs.grid.support import assert_equal, compiled, numpy, run, tensors
-from tests.envs.support import assert_same
+from tests.envs.support import COPIES, assert_same, play
 from tfmem.envs.grid.base import Step, select, take
 from tfmem.envs.grid.box_world import BoxWorld
 from tfmem.envs.grid.goal_maze import GoalMaze
@@ -105,6 +105,20 @@ def test_held_out_levels_are_another_level_seed(world):
     assert_same(*seen)
     levels = [env.unwrapped.world.levels(3, seed) for env, seed in ((first, 0), (other, 1))]
     assert any((a != b).any() for a, b in zip(*levels, strict=True))
+
+
+@pytest.mark.parametrize("kind", [gymnasium.make, lambda ids, **arguments: gymnasium.make_vec(ids, 2, **arguments)])
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("world", WORLDS, ids=name)
+def test_copies_live_on_their_own(world, kind, copied):
+    env = kind(f"tfmem/{name(world)}-v0", num_levels=3, max_steps=7)
+    copied(env).reset(seed=3)  # before the first reset as well
+    env.reset(seed=4)
+    actions = np.random.default_rng(1).integers(0, 4, [20, *env.action_space.shape])
+    for action in actions[:3]:
+        env.step(action)
+    twin = copied(env)
+    assert_same(*(play(one, actions[3:6]) for one in (twin, env)))
 
 
 def test_registration_imports_no_tensorflow():

@@ -3,7 +3,6 @@
 import abc
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 _LARGEST = 2**31 - 1
@@ -151,12 +150,3 @@ def check_action(action, state):
     if not action.dtype.is_integer or action.shape.rank != 1 or action.shape[0] != batch_size:
         raise ValueError(f"action: {action.dtype.name} {action.shape}, must be integers [{batch_size}], one per world")
     return tf.cast(action, tf.int32)
-
-
-def check_integer(name, value, low, high=None):
-    """Raise a ValueError unless the argument is an integer from `low` to `high`."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{name}: {value!r}, must be an integer")
-    if value < low or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name}: {value}, must be {bounds}")

@@ -24,8 +24,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tfmem.envs.grid.base import GridWorld, Outcome, check_integer, pick
+from tfmem.envs.grid.base import GridWorld, Outcome, pick
 from tfmem.envs.grid.faces import GridEnv, GridVectorEnv
+from tfmem.validation import check_bool, check_integer
 
 NUM_COLORS = 20
 BACKGROUND, WALL, PLAYER, GEM, KEY, LOCK, DISTRACTOR = 0, 1, 2, 3, 4, 24, 44
@@ -109,15 +110,14 @@ class BoxWorld(GridWorld):
     observation_high: ClassVar[float] = 255
 
     def __post_init__(self):
-        if not isinstance(self.viewport, bool):
-            raise ValueError(f"viewport: {self.viewport!r}, must be True or False")
+        check_bool("viewport", self.viewport)
         check_integer("side", self.side, 6, 64)
         check_integer("branch_length", self.branch_length, 1)
         check_integer("max_steps", self.max_steps, 1)
         for name, low, high in (
             ("path_lengths", 1, NUM_COLORS - (2 if self.branch_length == 1 else 3)),
-            ("num_distractors", 0, None),
-            ("num_backward", 0, None),
+            ("num_distractors", 0, float("inf")),
+            ("num_backward", 0, float("inf")),
         ):
             values = getattr(self, name)
             if not isinstance(values, list | tuple) or not values:

@@ -13,9 +13,9 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tfmem.envs.grid.base import GridWorld, check_integer, select, take
+from tfmem.envs.grid.base import GridWorld, select, take
 from tfmem.envs.seeding import reseed
-from tfmem.validation import check_choice
+from tfmem.validation import check_choice, check_integer
 
 _SCALE = 16  # pixels of a cell in `render`
 
@@ -61,6 +61,20 @@ class _Worlds:
         self._levels = tf.nest.map_structure(tf.constant, self.world.levels(num_levels, level_seed))
         self._reset, self._step = _compiled(self.world)
         self.render_mode, self.generators = render_mode, [None] * batch_size
+
+    def __getstate__(self):
+        """Arrays in place of tensors, without the compiled functions, which cannot be copied."""
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_reset", "_step")}
+        for name in ("_levels", "state"):
+            state[name] = tf.nest.map_structure(lambda leaf: None if leaf is None else leaf.numpy(), state[name])
+        return state
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._reset, self._step = _compiled(self.world)
+        for name in ("_levels", "state"):
+            tensors = tf.nest.map_structure(lambda leaf: None if leaf is None else tf.constant(leaf), state[name])
+            setattr(self, name, tensors)
 
     def spaces(self):
         world = self.world
@@ -173,7 +187,7 @@ class GridVectorEnv(VectorEnv):
           options: not used.
 
         Raises:
-          ValueError: a list of another length.
+          ValueError: a negative or other seed, or a list of another length.
         """
         reseed(self._worlds.generators, seed)
         self._steps[:], self._done[:] = 0, False

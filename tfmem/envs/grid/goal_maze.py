@@ -22,8 +22,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfmem.envs.grid.base import GridWorld, Outcome, check_integer
+from tfmem.envs.grid.base import GridWorld, Outcome
 from tfmem.envs.grid.faces import GridEnv, GridVectorEnv
+from tfmem.validation import check_bool, check_integer
 
 WALL_REWARD, GOAL_REWARD = -0.1, 10.0
 NUM_INPUTS = 17
@@ -80,8 +81,7 @@ class GoalMaze(GridWorld):
         if self.side % 2 == 0:
             raise ValueError(f"side: {self.side}, must be odd")
         check_integer("max_steps", self.max_steps, 1)
-        if not isinstance(self.relative_time, bool):
-            raise ValueError(f"relative_time: {self.relative_time!r}, must be True or False")
+        check_bool("relative_time", self.relative_time)
 
     @property
     def num_levels(self):

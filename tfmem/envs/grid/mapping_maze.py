@@ -19,9 +19,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfmem.envs.grid.base import GridWorld, Outcome, check_integer, pick
+from tfmem.envs.grid.base import GridWorld, Outcome, pick
 from tfmem.envs.grid.faces import GridEnv, GridVectorEnv
 from tfmem.tasks.mapping import VIEW, MappingTask
+from tfmem.validation import check_bool, check_integer
 
 BLOCKED_REWARD = -0.01
 _MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
@@ -94,8 +95,7 @@ class MappingMaze(GridWorld):
             raise ValueError(f"side: {self.side}, must be 7, 11, 15, ..., so that the middle is free in every maze")
         check_integer("max_steps", self.max_steps, 1)
         check_integer("target_size", self.target_size, 1)
-        if not isinstance(self.centred, bool):
-            raise ValueError(f"centred: {self.centred!r}, must be True or False")
+        check_bool("centred", self.centred)
         self.task()
 
     def task(self):

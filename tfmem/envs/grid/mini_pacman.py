@@ -33,9 +33,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfmem.envs.grid.base import GridWorld, Outcome, check_integer, pick, select, take
+from tfmem.envs.grid.base import GridWorld, Outcome, pick, select, take
 from tfmem.envs.grid.faces import GridEnv, GridVectorEnv
-from tfmem.validation import check_choice
+from tfmem.validation import check_bool, check_choice, check_integer
 
 MAZE = (
     "###################",
@@ -178,8 +178,7 @@ class MiniPacman(GridWorld):
     observation_high: ClassVar[float] = 1
 
     def __post_init__(self):
-        if not isinstance(self.viewport, bool):
-            raise ValueError(f"viewport: {self.viewport!r}, must be True or False")
+        check_bool("viewport", self.viewport)
         check_choice("mode", self.mode, MODES)
         check_integer("max_steps", self.max_steps, 1)
         check_integer("max_ghosts", self.max_ghosts, 1)
