@@ -3,7 +3,6 @@
 `open_published` is the way back: the experiment of a published model, with its trained weights.
 """
 
-import dataclasses
 import json
 import math
 import shlex
@@ -15,7 +14,7 @@ from tfmem.training.run_folder import RunFolder, RunFolderError, as_json, differ
 from . import experiment_modules
 from .catalog import number
 from .report import finished_run, markdown
-from .runs import UsageError, file_name, load, open_run
+from .runs import UsageError, changed, file_name, load, open_run
 
 LARGEST = 15 * 2**20  # bytes of all models in the package
 
@@ -94,19 +93,22 @@ def open_published(name, modules=None, **changes):
 
     Raises:
       ValueError, CorruptDataError: as `tfmem.pretrained.load`.
-      UsageError: there is no experiment of that name.
+      UsageError: there is no experiment of that name, it has no such fields, or with them other weights.
     """
     from tfmem.training import config_from_fields
 
     model, run, _ = pretrained.load(name)
     module = load(run["experiment"], experiment_modules() if modules is None else modules)
-    experiment = module.Experiment(dataclasses.replace(config_from_fields(module.Config, run["config"]), **changes))
-    if isinstance(model, dict):
-        variables = experiment.variables()
-        for variable, value in model.items():
-            variables[variable].assign(value)
-    else:
-        experiment.model.set_weights(model.get_weights())
+    config = config_from_fields(module.Config, run["config"])
+    experiment = module.Experiment(changed(config, changes, run["experiment"]))
+    variables, values = (
+        [of[name] for name in sorted(of)] if isinstance(of, dict) else of.weights
+        for of in (_published_form(experiment), model)
+    )
+    if [tuple(v.shape) for v in variables] != [tuple(v.shape) for v in values]:
+        raise UsageError(f"changes: {changes}, must leave the weights of {name} as they are")
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
     return experiment
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from reproductions import publish as publishing
 from reproductions.__main__ import main
+from reproductions.runs import UsageError
 from tests.reproductions import toy
 from tests.reproductions.test_cli import MODULES
 from tfmem import pretrained
@@ -72,6 +73,10 @@ def test_open_published_is_the_experiment_with_the_trained_weights(run, experime
     opened = publishing.open_published(name, MODULES, seed=5)
     assert opened.config.seed == 5
     assert opened.evaluate() == pytest.approx(RunFolder(run).result()["ours"], rel=1e-6)
+    with pytest.raises(UsageError, match=r"^widht: 4, must not be given: toy/regression has no such setting"):
+        publishing.open_published(name, MODULES, widht=4)
+    with pytest.raises(UsageError, match=rf"^changes: .*, must leave the weights of {name} as they are"):
+        publishing.open_published(name, MODULES, width=4)
     model, _, card = pretrained.load(name)
     if experiment is UnserializedExperiment:
         assert {*model} == {"model/000", "model/001", "model/002"}  # the kernel, Dense's kernel and bias
