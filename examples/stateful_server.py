@@ -13,7 +13,10 @@ import json
 import threading
 from concurrent.futures import Future
 
+import numpy as np
 import tensorflow as tf
+
+LARGEST = 2**24  # bytes of a request
 
 
 class Sessions:
@@ -21,6 +24,8 @@ class Sessions:
 
     def __init__(self, folder, max_batch=64):
         self.model, self.max_batch = tf.saved_model.load(folder), max_batch
+        if missing := {"step", "initial_state"} - set(self.model.signatures):
+            raise ValueError(f"folder: {folder!r}, must be a SavedModel with the signatures {sorted(missing)}")
         self.step = self.model.signatures["step"]
         self.specs = self.step.structured_input_signature[1]
         self.first = self.model.signatures["initial_state"](batch_size=tf.constant(1))
@@ -35,6 +40,8 @@ class Sessions:
             for name, x in inputs.items():
                 if not x.shape.is_compatible_with(shape := self.specs[name].shape):
                     raise ValueError(f"{name}: shape {x.shape[1:]}, must be {shape[1:]}")
+                if x.dtype.is_floating and not np.isfinite(x).all():  # the user's state would be lost
+                    raise ValueError(f"{name}: {x[0].numpy().tolist()}, must be finite")
         self.waiting.append((user, inputs, future := Future()))
         return future
 
@@ -48,18 +55,25 @@ class Sessions:
                 self.states.pop(user, None)
                 future.set_result({})
             steps = [request for request in first.values() if request[1] is not None]
-            rows = [{**inputs, **self.states.get(user, self.first)} for user, inputs, _ in steps]
-            try:
-                batch = {name: tf.concat([row[name] for row in rows], 0) for name in self.specs if rows}
-                results = self.step(**batch) if rows else {}
-                for i, (user, _, future) in enumerate(steps):
-                    mine = {name: x[i : i + 1] for name, x in results.items()}
-                    self.states[user] = {name: mine.pop(name) for name in self.first}
-                    future.set_result({name: x[0].numpy().tolist() for name, x in mine.items()})
-            except Exception as error:
-                for _, _, future in steps:
-                    future.done() or future.set_exception(error)
+            if steps:
+                self._run_steps(steps)
             return len(steps)
+
+    def _run_steps(self, steps):
+        """Run one step of each user as a batch; if it fails, each alone, so that an error is that of its user."""
+        rows = [{**inputs, **self.states.get(user, self.first)} for user, inputs, _ in steps]
+        try:
+            results = self.step(**{name: tf.concat([row[name] for row in rows], 0) for name in self.specs})
+        except Exception as error:
+            if len(steps) == 1:
+                return steps[0][2].set_exception(error)
+            for step in steps:
+                self._run_steps([step])
+            return
+        for i, (user, _, future) in enumerate(steps):
+            mine = {name: x[i : i + 1] for name, x in results.items()}
+            self.states[user] = {name: mine.pop(name) for name in self.first}
+            future.set_result({name: x[0].numpy().tolist() for name, x in mine.items()})
 
 
 def http_server(sessions, port):
@@ -68,15 +82,21 @@ def http_server(sessions, port):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             try:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                inputs = {"/step": lambda: dict(asked["inputs"]), "/reset": lambda: None}[self.path]()
+                size = self.headers["Content-Length"] or ""
+                if not size.isdecimal() or int(size) > LARGEST:
+                    raise ValueError(f"Content-Length: {size!r}, must be a number of bytes, at most {LARGEST}")
+                if self.path not in ("/step", "/reset"):
+                    raise ValueError(f"path: {self.path!r}, must be /step or /reset")
+                asked = json.loads(self.rfile.read(int(size)))
+                inputs = dict(asked["inputs"]) if self.path == "/step" else None
                 future = sessions.submit(str(asked["user"]), inputs)
                 while not future.done():  # waits for a batch that runs, then runs those that wait
                     sessions.run_batch()
                 status, answer = 200, {"outputs": future.result()}
-            except (KeyError, TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+            except (KeyError, TypeError, ValueError, RecursionError, tf.errors.InvalidArgumentError) as error:
                 status, answer = 400, {"error": f"{type(error).__name__}: {error}"}
             self.send_response(status)
+            self.send_header("Content-Type", "application/json")
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
 

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from tfmem.aot.bundle import LARGEST, BundleError, read_manifest, write_bundle
+from tfmem.atomic import replacing
 from tfmem.data.files import CorruptDataError
 from tfmem.training.run_folder import OtherConfigurationError, RunFolder, RunFolderError, run_config
 
@@ -19,7 +20,7 @@ from . import GENERAL, close, did_you_mean, experiment_modules
 from .catalog import list_experiments, number, table
 from .command_line import PathArgument, configured, parse, preset_option
 from .parts import missing_parts
-from .runs import UsageError, load, open_run, reason, refusals
+from .runs import UsageError, load, make_output_folder, open_run, reason, refusals
 
 INTERRUPTED = 130  # the shells' status for Ctrl-C
 
@@ -277,7 +278,9 @@ class Export:
         if self.out.exists():
             raise UsageError(f"OUT: {self.out}, must not exist")
         _, experiment, _ = open_run(self.run, modules)
-        experiment.export(self.out)
+        make_output_folder(self.out.parent)
+        with replacing(self.out) as partial:
+            experiment.export(partial)
         print(f"written: {self.out}")
 
 

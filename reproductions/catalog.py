@@ -104,4 +104,5 @@ def number(value):
     """Format a number for tables, large whole ones with all digits; "-" for None."""
     if value is None:
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 10_000 and value == round(value) else f"{value:.4g}"
+    value = float(value)
+    return f"{value:,.0f}" if abs(value) >= 10_000 and value % 1 == 0 else f"{value:.4g}"

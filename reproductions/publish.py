@@ -3,20 +3,18 @@
 `open_published` is the way back: the experiment of a published model, with its trained weights.
 """
 
-import dataclasses
 import json
 import math
 import shlex
 import tempfile
-from pathlib import Path
 
 from tfmem import pretrained
 from tfmem.training.run_folder import RunFolder, RunFolderError, as_json, differences, run_config, run_result
 
 from . import experiment_modules
 from .catalog import number
-from .report import finished_runs, markdown
-from .runs import UsageError, file_name, load, open_run
+from .report import finished_run, markdown
+from .runs import UsageError, changed, file_name, load, open_run
 
 LARGEST = 15 * 2**20  # bytes of all models in the package
 
@@ -32,7 +30,7 @@ def publish(path, modules):
       modules: as from `reproductions.experiment_modules`.
 
     Raises:
-      RunFolderError: the run is not finished, or its checkpoint is not that of its result.
+      RunFolderError: the run is not finished or is damaged, or its checkpoint is not that of its result.
       UsageError: it has another core than its preset, or the package would be too large.
     """
     folder = RunFolder(path)
@@ -47,14 +45,15 @@ def publish(path, modules):
             f"{path}: its newest checkpoint is of update {checkpoint.update}, must be of update {result['updates']}, "
             "as its result"
         )
-    model = _published_form(experiment)
-    command = _command(about, module)
-    (run,) = finished_runs([Path(path)], modules)
-    name = f"{about['experiment']}/{file_name(run.setting)}"
+    from tfmem.training import config_fields
+
+    model, config = _published_form(experiment), as_json(config_fields(experiment.config))
+    name = f"{about['experiment']}/{file_name(finished_run(folder, modules).setting)}"
     content = {
-        **{key: about[key] for key in ("experiment", "preset")},
-        "command": command,
-        "config": about["config"],
+        "experiment": about["experiment"],
+        "preset": about.get("preset"),
+        "command": _command(about["experiment"], about.get("preset"), config, module),
+        "config": config,
         "result": result,
     }
     card = model_card(name, content, module, experiment)
@@ -94,19 +93,22 @@ def open_published(name, modules=None, **changes):
 
     Raises:
       ValueError, CorruptDataError: as `tfmem.pretrained.load`.
-      UsageError: there is no experiment of that name.
+      UsageError: there is no experiment of that name, it has no such fields, or with them other weights.
     """
     from tfmem.training import config_from_fields
 
     model, run, _ = pretrained.load(name)
     module = load(run["experiment"], experiment_modules() if modules is None else modules)
-    experiment = module.Experiment(dataclasses.replace(config_from_fields(module.Config, run["config"]), **changes))
-    if isinstance(model, dict):
-        variables = experiment.variables()
-        for variable, value in model.items():
-            variables[variable].assign(value)
-    else:
-        experiment.model.set_weights(model.get_weights())
+    config = config_from_fields(module.Config, run["config"])
+    experiment = module.Experiment(changed(config, changes, run["experiment"]))
+    variables, values = (
+        [of[name] for name in sorted(of)] if isinstance(of, dict) else of.weights
+        for of in (_published_form(experiment), model)
+    )
+    if [tuple(v.shape) for v in variables] != [tuple(v.shape) for v in values]:
+        raise UsageError(f"changes: {changes}, must leave the weights of {name} as they are")
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
     return experiment
 
 
@@ -124,17 +126,16 @@ def _size(folder):
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _command(about, module):
+def _command(experiment, preset, config, module):
     """Command that makes the run: its preset, seed and the options that differ from the preset's."""
     from tfmem.training import config_fields
 
-    preset = about["preset"]
-    if preset not in module.PRESETS:
+    if preset not in [*module.PRESETS]:
         raise UsageError(f"preset: {preset!r}, must be one of {', '.join(module.PRESETS)}")
-    arguments = ["reproduce", "run", about["experiment"], "--preset", preset, "--seed", str(about["config"]["seed"])]
-    for field, before, value in differences(as_json(config_fields(module.PRESETS[preset])), about["config"]):
+    arguments = ["reproduce", "run", experiment, "--preset", preset, "--seed", str(config["seed"])]
+    for field, before, value in differences(as_json(config_fields(module.PRESETS[preset])), config):
         owner, dot, last = field.replace("_", "-").rpartition(".")
-        if field == "seed" or value == "absent":  # a field newer than the run has its default
+        if field == "seed":
             continue
         if last == "type" or isinstance(value, dict) or before == "absent":
             raise UsageError(f"{field}: {value!r}, must be as in the preset {preset!r}; other options may differ")

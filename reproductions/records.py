@@ -11,13 +11,21 @@ from pathlib import Path
 
 import numpy as np
 
-from tfmem.training.run_folder import SECONDS, RunFolderError, write_atomically
+from tfmem.training.run_folder import (
+    RESULT_FIELDS,
+    SECONDS,
+    RunFolderError,
+    read_json,
+    with_fields,
+    write_atomically,
+)
 
-from .report import finished_runs
+from .report import check_result, finished_runs
 from .runs import UsageError, file_name
 
 ROOT = Path(__file__).parent
 POINTS = 60  # of a recorded curve, at most
+FIELDS = {"experiment": str, "setting": str, **RESULT_FIELDS, "paper": dict, "curves": dict}
 KEPT = ("updates", "wall_time_seconds", "cpu_time_seconds", "actors", "hardware", "versions", "git_revision")
 
 
@@ -88,11 +96,16 @@ def _thinned(metrics, names):
 
 
 def records(experiment, root=ROOT):
-    """Read the recorded results of an experiment, or of EXPERIMENT@PATTERN, `{setting: [content of each seed]}`."""
+    """Read the recorded results of an experiment, or of EXPERIMENT@PATTERN, `{setting: [content of each seed]}`.
+
+    Raises:
+      RunFolderError: a record is damaged.
+    """
     name, _, pattern = experiment.partition("@")
     found = collections.defaultdict(list)
     for file in sorted(_folder(name, root).glob("*.json")):
-        content = json.loads(file.read_text("utf-8"))
+        content = with_fields(file, lambda file=file: read_json(file), FIELDS)
+        check_result(file, content)
         if fnmatch.fnmatchcase(content["setting"].split(",")[0], pattern or "*"):
             found[content["setting"]].append(content)
     return {setting: found[setting] for setting in sorted(found, key=lambda text: ("," in text, text))}

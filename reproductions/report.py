@@ -73,7 +73,7 @@ def finished_runs(paths, modules):
     runs, counted = [], {}
     for folder in (RunFolder(file.parent) for file in sorted(files.values()) if file.exists()):
         try:
-            run = _finished_run(folder, modules)
+            run = finished_run(folder, modules)
         except RunFolderError as error:
             _say(f"{error}; the run is left out")
             continue
@@ -93,7 +93,7 @@ def _say(text):
     print(f"reproduce: {text}", file=sys.stderr)
 
 
-def _finished_run(folder, modules):
+def finished_run(folder, modules):
     """Read the `Run` in a folder; None if its experiment is not in `modules`.
 
     Raises:
@@ -103,20 +103,27 @@ def _finished_run(folder, modules):
     if about["experiment"] not in modules:
         return None
     module = load_experiment(about["experiment"], modules)
-    numbers = {**result["ours"], **{name: result[name] for name in RESULT_FIELDS if name not in ("ours", "seeds")}}
-    strange = [name for name, value in numbers.items() if isinstance(value, bool) or not isinstance(value, int | float)]
-    if strange:
-        raise RunFolderError(
-            f"{folder.result_path} is damaged: {strange[0]}: {numbers[strange[0]]!r}, must be a number"
-        )
-    if not all(isinstance(seed, int) for seed in result["seeds"]):
-        raise RunFolderError(f"{folder.result_path} is damaged: seeds: {result['seeds']!r}, must be integers")
+    check_result(folder.result_path, result)
     try:
         metrics = folder.metrics()
         metrics.sort(key=lambda row: row["update"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{folder.metrics_path} is damaged: {error}") from error
     return Run(about["experiment"], _setting(about, module), result, metrics, module.PAPER, folder)
+
+
+def check_result(path, result):
+    """Check that the scores of a result or a record are numbers and its seeds integers.
+
+    Raises:
+      RunFolderError: they are not; the message names the file `path`.
+    """
+    numbers = {**result["ours"], **{name: result[name] for name in RESULT_FIELDS if name not in ("ours", "seeds")}}
+    strange = [name for name, value in numbers.items() if isinstance(value, bool) or not isinstance(value, int | float)]
+    if strange:
+        raise RunFolderError(f"{path} is damaged: {strange[0]}: {numbers[strange[0]]!r}, must be a number")
+    if not result["seeds"] or not all(isinstance(seed, int) for seed in result["seeds"]):
+        raise RunFolderError(f"{path} is damaged: seeds: {result['seeds']!r}, must be integers")
 
 
 def _setting(about, module):

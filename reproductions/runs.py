@@ -71,6 +71,23 @@ def reason(error):
     return " ".join(str(error).split())
 
 
+def changed(config, changes, experiment):
+    """Replace fields of a configuration.
+
+    Args:
+      config: the configuration.
+      changes: `{field: value}`.
+      experiment: its name, for the error.
+
+    Raises:
+      UsageError: there is no such field.
+    """
+    for name, value in changes.items():
+        if not hasattr(config, name):
+            raise UsageError(f"{name}: {value}, must not be given: {experiment} has no such setting")
+    return dataclasses.replace(config, **changes)
+
+
 def open_run(path, modules=None, **changes):
     """Open a run with the variables of its newest readable checkpoint.
 
@@ -96,11 +113,8 @@ def open_run(path, modules=None, **changes):
         config = config_from_fields(module.Config, about["config"])
     except (TypeError, ValueError) as error:
         raise RunFolderError(f"{folder.config_path} is not of this version of {about['experiment']}: {error}") from None
-    for name in changes:
-        if not hasattr(config, name):
-            raise UsageError(f"{name}: {changes[name]}, must not be given: {about['experiment']} has no such setting")
     with refusals():
-        experiment = module.Experiment(dataclasses.replace(config, **changes))
+        experiment = module.Experiment(changed(config, changes, about["experiment"]))
     checkpoint, damaged = folder.restore()
     for file, why in damaged:
         print(f"{file.name} is damaged ({why}); an older one is used", file=sys.stderr)

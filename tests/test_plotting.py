@@ -49,6 +49,14 @@ def test_equal_values_have_no_width(seeds):
     assert plotting.mean_and_confidence([0.1] * seeds) == (0.1, 0.0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_infinite_values_have_their_mean():
+    assert plotting.mean_and_confidence([np.inf])[0] == np.inf
+    mean, half = plotting.mean_and_confidence([[np.inf, 1.0], [3.0, 2.0]])
+    assert mean.tolist() == [np.inf, 1.5]
+    assert np.isnan(half[0])
+
+
 def test_one_seed_has_no_confidence():
     mean, half = plotting.mean_and_confidence([[1.0, 2.0]])
     assert mean.tolist() == [1.0, 2.0]

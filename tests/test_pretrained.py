@@ -1,8 +1,11 @@
 """Trained weights: what is saved is loaded, damage and wrong names are errors, and the package's models score."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -57,6 +60,8 @@ def test_a_model_of_the_same_name_is_replaced_and_the_folder_comes_before_the_pa
 
 
 def test_unknown_name_and_folder(saved, monkeypatch):
+    with pytest.raises(ValueError, match=r"^name: \['paper/experiment/demo'\], must be one of"):
+        pretrained.load(["paper/experiment/demo"])
     for name in ("paper/experiment/demmo", "paper/exp …"):
         with pytest.raises(
             ValueError, match=rf"^name: '{name}', must be one of .*; did you mean paper/experiment/demo"
@@ -96,6 +101,57 @@ def test_damaged_and_missing_files(saved, file):
     checksums.write_text("".join(kept))
     with pytest.raises(CorruptDataError, match=f"checksums.txt is damaged: it lacks {file}"):
         pretrained.load("paper/experiment/demo")
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"", b"12  model.json", b"0" * 64 + b"  ../demo/model.json"])
+def test_checksums_that_are_none(saved, line):
+    path = saved[1] / "checksums.txt"
+    path.write_bytes(line + b"\n" + path.read_bytes())
+    with pytest.raises(CorruptDataError, match=r"checksums\.txt is damaged: .*, must be a SHA-256 and a file's name"):
+        pretrained.load("paper/experiment/demo")
+
+
+def test_weights_of_another_model_and_a_class_of_another_version(saved):
+    model, folder = saved
+    other = keras.Sequential([keras.Input([2]), keras.layers.Dense(3)])
+    other.save_weights(folder / "model.weights.h5")
+    checksum(folder)
+    with pytest.raises(CorruptDataError, match=r"demo is damaged, or of another version of tfmem: "):
+        pretrained.load("paper/experiment/demo")
+    pretrained.save(folder.parents[2], "paper/experiment/demo", model, RUN, "# Card")
+    configuration = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**configuration, "class_name": "Newer", "module": "tfmem.newer"}))
+    checksum(folder)
+    with pytest.raises(CorruptDataError, match=r"of another version of tfmem: .*tfmem\.newer"):
+        pretrained.load("paper/experiment/demo")
+
+
+def checksum(folder):
+    """Write the checksums of a model's files as they are."""
+    files = [folder / line.split("  ")[1] for line in (folder / "checksums.txt").read_text().splitlines()]
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    (folder / "checksums.txt").write_text("".join(lines))
+
+
+def test_unfinished_folders_are_no_models(saved):
+    for folder in (saved[1].parents[2], saved[1].parent / "demo.x2y.partial" / "demo"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "checksums.txt").touch()
+    assert pretrained.list() == sorted(["paper/experiment/demo", *PACKAGED])
+
+
+def test_several_writers_of_one_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFMEM_WEIGHTS_DIR", str(tmp_path))
+
+    def write(seed):
+        for _ in range(20):
+            pretrained.save(tmp_path, "a/b/c", {"x": tf.Variable(seed)}, {"seed": seed}, f"# {seed}")
+
+    with ThreadPoolExecutor(3) as pool:
+        assert [*pool.map(write, range(3))] == [None] * 3
+    loaded = pretrained.load("a/b/c")
+    assert loaded.model["x"] == loaded.run["seed"]
+    assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["c"]
 
 
 def test_names_need_no_tensorflow():

@@ -5,6 +5,8 @@ A file or a folder is written inside a temporary folder, `<name>.<random>.partia
 """
 
 import contextlib
+import errno
+import itertools
 import os
 import shutil
 import tempfile
@@ -45,10 +47,37 @@ def replacing(path):
     The temporary path lies in a locked folder next to `path`, so no other writer and no `RunFolder.resume` touches it.
     """
     path = Path(path)
-    folder, lock = _partial_folder(path)
-    try:
+    with _partial(path) as folder:
         yield folder / path.name
         os.replace(folder / path.name, path)
+
+
+@contextlib.contextmanager
+def replacing_folder(path):
+    """Context manager with an empty folder that replaces the folder `path`, if there is one, on exit; as `replacing`.
+
+    Of several writers at a time the last one counts.
+    """
+    path = Path(path)
+    with _partial(path) as folder:
+        (folder / path.name).mkdir()
+        yield folder / path.name
+        for attempt in itertools.count():
+            try:
+                return os.replace(folder / path.name, path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):  # the last one: Windows
+                    raise
+            with contextlib.suppress(FileNotFoundError):  # another writer has moved it
+                os.replace(path, folder / f"{path.name}.{attempt}")
+
+
+@contextlib.contextmanager
+def _partial(path):
+    """Context manager with a new locked folder next to `path`, which is removed on exit."""
+    folder, lock = _partial_folder(path)
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder)
         os.close(lock)

@@ -134,14 +134,16 @@ def mean_and_confidence(values):
     The half-width of a single seed is nan.
     """
     values = np.asarray(values, np.float64)
-    degrees, apart = len(values) - 1, values - values[0]  # so that equal values have their exact mean and no width
-    middle = values[0] + apart.mean(0)
+    degrees = len(values) - 1
     if degrees < 1:
-        return middle, np.full(values.shape[1:], np.nan)
+        return values[0], np.full(values.shape[1:], np.nan)
     z = 1.6449
     expansion = z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
     t = _T95[degrees - 1] if degrees <= len(_T95) else expansion
-    return middle, t * apart.std(0, ddof=1) / np.sqrt(len(values))
+    with np.errstate(invalid="ignore"):  # of infinite values
+        apart = values - values[0]  # so that equal values have their exact mean and no width
+        middle = np.where(np.isfinite(values).all(0), values[0] + apart.mean(0), values.mean(0))[()]
+        return middle, t * apart.std(0, ddof=1) / np.sqrt(len(values))
 
 
 def resampled_curves(seeds, points=128, window=None):

@@ -17,20 +17,22 @@ first two files. No file holds pickled objects.
 
 import difflib
 import hashlib
+import io
 import json
 import os
-import shutil
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 
-from tfmem.atomic import replacing
+from tfmem.atomic import PARTIAL, replacing_folder
 from tfmem.data.files import CorruptDataError
 
 WEIGHTS_DIR = "TFMEM_WEIGHTS_DIR"
 PACKAGED = Path(__file__).parent / "weights"
 CHECKSUMS = "checksums.txt"
+CHECKSUM = re.compile(r"([0-9a-f]{64})  ([\w.-]+)")
 CONFIGURATION, WEIGHTS, VARIABLES = "model.json", "model.weights.h5", "variables.h5"
 RUN, CARD = "run.json", "README.md"
 
@@ -69,10 +71,10 @@ def load(name):
 
     Raises:
       ValueError: there is no model of that name, or `TFMEM_WEIGHTS_DIR` is not a folder.
-      CorruptDataError: a file is missing, or is not the one that was published.
+      CorruptDataError: a file is missing, is not the one that was published, or does not fit the others.
     """
     found = _found()
-    if name not in found:
+    if not isinstance(name, str) or name not in found:
         start = str(name).removesuffix("…").strip()
         near = [full for full in found if start and full.startswith(start)]
         near = near or difflib.get_close_matches(str(name), found, n=1, cutoff=0.5)
@@ -80,14 +82,12 @@ def load(name):
         raise ValueError(f"name: {name!r}, must be one of {', '.join(sorted(found)) or 'none: there are none'}{hint}")
     folder = found[name]
     contents = _checked(folder)
-    if VARIABLES in contents:
-        model = _arrays(folder / VARIABLES)
-    else:
-        from tfmem.backend import keras
-
-        model = keras.saving.deserialize_keras_object(json.loads(contents[CONFIGURATION]))
-        model.load_weights(folder / WEIGHTS)
-    return Pretrained(model, json.loads(contents[RUN]), contents[CARD].decode("utf-8"))
+    try:
+        model = _arrays(contents[VARIABLES]) if VARIABLES in contents else _keras_model(folder, contents)
+        return Pretrained(model, json.loads(contents[RUN]), contents[CARD].decode("utf-8"))
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        why = " ".join(str(error).split())
+        raise CorruptDataError(f"{folder} is damaged, or of another version of tfmem: {why}") from error
 
 
 def weights_folder():
@@ -117,8 +117,7 @@ def save(root, name, model, run, card):
     """
     folder = Path(root, name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(folder) as partial:
-        partial.mkdir()
+    with replacing_folder(folder) as partial:
         texts = {RUN: json.dumps(run, indent=1), CARD: card.rstrip("\n")}
         if isinstance(model, dict):
             with h5py.File(partial / VARIABLES, "w") as file:
@@ -133,22 +132,28 @@ def save(root, name, model, run, card):
             (partial / file).write_text(f"{content}\n", "utf-8")
         lines = [f"{_sha256(file.read_bytes())}  {file.name}\n" for file in sorted(partial.iterdir())]
         (partial / CHECKSUMS).write_text("".join(lines), "utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
     return folder
 
 
 def _found():
     """Folders of all models by name."""
-    roots = [PACKAGED, *filter(None, [weights_folder()])]  # the later one counts
-    return {path.parent.relative_to(root).as_posix(): path.parent for root in roots for path in root.rglob(CHECKSUMS)}
+    found = {}
+    for root in filter(None, [PACKAGED, weights_folder()]):  # the later one counts
+        for folder, folders, files in os.walk(root):  # skips folders that are gone meanwhile
+            folders[:] = [name for name in folders if not name.endswith(PARTIAL)]
+            if CHECKSUMS in files and folder != str(root):
+                found[Path(folder).relative_to(root).as_posix()] = Path(folder)
+    return found
 
 
 def _checked(folder):
     """Contents of a model's files by name."""
     contents = {}
-    for line in (folder / CHECKSUMS).read_text("utf-8").splitlines():
-        expected, _, file = line.partition("  ")
+    for line in (folder / CHECKSUMS).read_bytes().decode("utf-8", "replace").splitlines():
+        match = CHECKSUM.fullmatch(line)
+        if match is None:
+            raise CorruptDataError(f"{folder / CHECKSUMS} is damaged: {line!r}, must be a SHA-256 and a file's name")
+        expected, file = match.groups()
         if not (folder / file).is_file():
             raise CorruptDataError(f"{folder / file} is missing; install tfmem again, or publish the run again")
         contents[file] = (folder / file).read_bytes()
@@ -164,10 +169,18 @@ def _checked(folder):
     return contents
 
 
-def _arrays(path):
-    """All arrays of an HDF5 file by name, in the order of their names."""
+def _keras_model(folder, contents):
+    from tfmem.backend import keras
+
+    model = keras.saving.deserialize_keras_object(json.loads(contents[CONFIGURATION]))
+    model.load_weights(folder / WEIGHTS)
+    return model
+
+
+def _arrays(content):
+    """All arrays of an HDF5 file's content by name, in the order of their names."""
     arrays = {}
-    with h5py.File(path) as file:
+    with h5py.File(io.BytesIO(content)) as file:
         file.visititems(lambda name, item: arrays.update({name: item[()]} if isinstance(item, h5py.Dataset) else {}))
     return dict(sorted(arrays.items()))
 

@@ -1,5 +1,6 @@
 """The stateful server: interleaved users, their steps in batches, get what each would get alone."""
 
+import http.client
 import importlib.util
 import json
 import subprocess
@@ -92,6 +93,9 @@ def test_wrong_inputs_are_refused_and_change_no_state(sessions, alone):
         sessions.submit("ann", {"inputs": [1.0, 2.0]})
     with pytest.raises(ValueError, match=r"inputs: \['x'\], must be \['inputs'\]"):
         sessions.submit("ann", {"x": [1.0]})
+    for value in ("nan", "inf"):
+        with pytest.raises(ValueError, match=rf"inputs: \[{value}, 0.0, 0.0\], must be finite"):
+            sessions.submit("ann", {"inputs": [float(value), 0.0, 0.0]})
     assert sessions.waiting == []
     assert sessions.states == {}
 
@@ -113,6 +117,29 @@ def test_a_batch_that_fails_is_an_error_of_its_steps_alone(sessions, alone, monk
     sessions.run_batch()
     equal(before, outputs[0])
     equal(again, outputs[1])
+
+
+def test_an_error_of_one_users_step_is_not_that_of_others(sessions, alone, monkeypatch):
+    step = sessions.step
+
+    def fail_at_nine(inputs, **state):
+        if (inputs.numpy() == 9).any():
+            raise ValueError("nine")
+        return step(inputs=inputs, **state)
+
+    monkeypatch.setattr(sessions, "step", fail_at_nine)
+    good = [sessions.submit(user, {"inputs": alone[user][0][0]}) for user in ("ann", "bob")]
+    failed = sessions.submit("cleo", {"inputs": [9.0, 0.0, 0.0]})
+    sessions.run_batch()
+    equal(good[0], alone["ann"][1][0])
+    equal(good[1], alone["bob"][1][0])
+    assert str(failed.exception(timeout=0)) == "nine"
+
+
+def test_a_model_without_the_signatures(server, tmp_path):
+    tf.saved_model.save(tf.Module(), tmp_path)
+    with pytest.raises(ValueError, match=r"folder: '.*', must be a SavedModel with the signatures \['initial_state'"):
+        server.Sessions(str(tmp_path))
 
 
 def test_saved_model_cli_shows_what_serving_needs(exported):
@@ -153,6 +180,17 @@ def test_threads_of_users_over_http(server, sessions, alone):
         assert refused.value.code == 400
         assert "must be (3,)" in json.loads(refused.value.read())["error"]
         assert post("reset", user={"no": "name"}) == {}
+        for size, body in ((None, b""), ("-1", b"{}"), ("x", b"{}"), (str(2**24 + 1), b"{}"), ("99999", b"[" * 99999)):
+            connection = http.client.HTTPConnection("localhost", served.server_address[1], timeout=60)
+            connection.putrequest("POST", "/step")
+            if size is not None:
+                connection.putheader("Content-Length", size)
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            assert answer.status == 400
+            assert answer.headers["Content-Type"] == "application/json"
+            said = "RecursionError: " if size == "99999" else "ValueError: Content-Length: "
+            assert json.loads(answer.read())["error"].startswith(said)
         wrong = [("nothing", {"user": "ann"}), ("step", {"user": "ann"}), ("reset", {})]
         for path, content in [*wrong, ("step", {"user": "ann", "inputs": None})]:
             with pytest.raises(urllib.error.HTTPError) as refused:

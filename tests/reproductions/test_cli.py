@@ -276,6 +276,9 @@ def test_the_life_of_a_run(reproduce, tmp_path):
     status, _, errors = reproduce("export", run, "model")
     assert status == 2
     assert "model, must not exist" in errors
+    status, _, errors = reproduce("export", run, run / "result.json" / "1")
+    assert status == 2
+    assert "result.json, must be a folder that can be made" in errors
 
     assert reproduce(*command[:5], 2, *command[6:])[0] == 0
     status, output, _ = reproduce("report")

@@ -1,11 +1,13 @@
 """Command `publish`: a finished run becomes a model that evaluates as the run did; other runs are refused."""
 
+import json
 import shutil
 
 import pytest
 
 from reproductions import publish as publishing
 from reproductions.__main__ import main
+from reproductions.runs import UsageError
 from tests.reproductions import toy
 from tests.reproductions.test_cli import MODULES
 from tfmem import pretrained
@@ -71,6 +73,10 @@ def test_open_published_is_the_experiment_with_the_trained_weights(run, experime
     opened = publishing.open_published(name, MODULES, seed=5)
     assert opened.config.seed == 5
     assert opened.evaluate() == pytest.approx(RunFolder(run).result()["ours"], rel=1e-6)
+    with pytest.raises(UsageError, match=r"^widht: 4, must not be given: toy/regression has no such setting"):
+        publishing.open_published(name, MODULES, widht=4)
+    with pytest.raises(UsageError, match=rf"^changes: .*, must leave the weights of {name} as they are"):
+        publishing.open_published(name, MODULES, width=4)
     model, _, card = pretrained.load(name)
     if experiment is UnserializedExperiment:
         assert {*model} == {"model/000", "model/001", "model/002"}  # the kernel, Dense's kernel and bias
@@ -106,6 +112,37 @@ def test_checkpoint_of_another_update(run, capsys):
     folder = RunFolder(run)
     folder.save(folder.restore()[0]._replace(update=7))
     assert "newest checkpoint is of update 7, must be of update 6" in refused(run, capsys)
+
+
+def edit(path, **fields):
+    """Write fields of a JSON file; None removes one."""
+    content = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def test_damaged_run(run, capsys):
+    edit(run / "result.json", ours={"error": "small"})
+    assert "result.json is damaged: error: 'small', must be a number" in refused(run, capsys)
+
+
+def test_run_without_a_preset(run, capsys):
+    edit(run / "config.json", preset=None)
+    assert "preset: None, must be one of paper" in refused(run, capsys)
+
+
+def test_fields_that_an_older_run_lacks_have_their_defaults(run):
+    config = {name: v for name, v in RunFolder(run).config()["config"].items() if name not in ("seed", "log_every")}
+    edit(run / "config.json", config=config)
+    assert main(["publish", str(run)], MODULES) == 0
+    (name,) = set(pretrained.list()) - {*_packaged()}
+    about = pretrained.load(name).run
+    assert about["config"]["seed"] == toy.Config(num_updates=1).seed
+    assert f"--seed {toy.Config(num_updates=1).seed} " in about["command"]
+
+
+def test_a_run_with_another_one_in_its_folder(run):
+    shutil.copytree(run, run / "again")
+    assert main(["publish", str(run)], MODULES) == 0
 
 
 def test_full_package(run, tmp_path, capsys, monkeypatch):

@@ -39,6 +39,25 @@ def test_names_of_files_are_those_of_one_setting():
     assert max(map(len, names)) <= 90
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("{", "is damaged: Expecting"),
+        ("[]", r"is damaged: it holds \[\], must hold an object"),
+        ({"setting": None}, "is damaged: setting: None is of another kind"),
+        ({"ours": {"error": None}}, "is damaged: error: None, must be a number"),
+        ({"seeds": []}, r"is damaged: seeds: \[\], must be integers"),
+    ],
+)
+def test_damaged_records(toy_root, tmp_path, change, message):
+    shutil.copytree(toy_root, tmp_path, dirs_exist_ok=True)
+    file = next((tmp_path / "toy/results/regression").iterdir())
+    text = change if isinstance(change, str) else json.dumps({**json.loads(file.read_text()), **change})
+    file.write_text(text)
+    with pytest.raises(RunFolderError, match=f"{file.name} {message}"):
+        records.records("toy/regression", tmp_path)
+
+
 def test_nothing_to_record(tmp_path):
     with pytest.raises(RunFolderError, match="no finished run"):
         records.record([tmp_path], MODULES, tmp_path)

@@ -65,6 +65,14 @@ def test_other_settings_and_seeds_count(runs, capsys):
     assert "| smoke, width=5 | error |" in text
 
 
+def test_infinite_and_undefined_scores(runs, capsys):
+    for score in ("inf", "nan"):
+        RunFolder(runs / "one").write_result(RunFolder(runs / "one").result() | {"ours": {"error": float(score)}})
+        status, said, text = report(runs, capsys)
+        assert (status, said) == (0, "")
+        assert f"| {score} |" in text
+
+
 GOOD = {"ours": {"error": 0.5}, "seeds": [3], "updates": 6, "wall_time_seconds": 1.0}
 
 

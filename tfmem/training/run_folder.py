@@ -345,7 +345,7 @@ def run_config(folder):
     Raises:
       RunFolderError: the folder has none, or it cannot be read.
     """
-    return _with_fields(folder.config_path, folder.config, {"experiment": str, "config": dict})
+    return with_fields(folder.config_path, folder.config, {"experiment": str, "config": dict})
 
 
 def run_result(folder):
@@ -354,13 +354,26 @@ def run_result(folder):
     Raises:
       RunFolderError: it cannot be read, or lacks a field of every result.
     """
-    return _with_fields(folder.result_path, folder.result, RESULT_FIELDS) if folder.result_path.exists() else None
+    return with_fields(folder.result_path, folder.result, RESULT_FIELDS) if folder.result_path.exists() else None
 
 
 RESULT_FIELDS = {"ours": dict, "seeds": list, "updates": int, "wall_time_seconds": (int, float)}
 
 
-def _with_fields(path, read, kinds):
+def with_fields(path, read, kinds):
+    """Check the content of a JSON file.
+
+    Args:
+      path: of the file, for the error.
+      read: function that returns the content.
+      kinds: class, or tuple of classes, of each field that the content must have.
+
+    Returns:
+      The content.
+
+    Raises:
+      RunFolderError: a field is missing or of another class.
+    """
     content = read()
     for name, kind in kinds.items():
         if name not in content:
