@@ -65,7 +65,7 @@ class GymnasiumWorld:
         check_integer("max_episode_steps", self.max_episode_steps, 0)
         try:
             arguments = json.loads(self.arguments)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, TypeError):  # not JSON, or no text
             arguments = None
         if not isinstance(arguments, dict):
             raise ValueError(f"arguments: {self.arguments!r}, must be a JSON object")
