@@ -394,7 +394,7 @@ class Sweep:
     """folder to write; by default runs/sweeps/<paper>/<experiment>"""
 
     def __call__(self, modules, argv):
-        from .sweep import command, in_process, parse_grid, points, ray_tasks, sweep
+        from .sweep import command, in_process, parse_grid, points, ray_tasks, settings, sweep
 
         for option in ("--grid", "--seeds", "--with"):
             if argv.count(option) > 1:
@@ -403,9 +403,15 @@ class Sweep:
         preset, config = _preset(module, self.experiment, self.preset)
         parts = [*self.parts, *missing_parts(config, self.parts, grid)]
         out = (self.out or Path("runs/sweeps", self.experiment)).absolute()  # Ray's tasks have another folder
+        runs = {}
         for point in points(grid, self.seeds[:1], out):  # nothing is written for a wrong option
             arguments = command(self.experiment, preset, parts, grid, point)
-            parse(_commands(arguments, modules), arguments, "reproduce", "")
+            asked = vars(parse(_commands(arguments, modules), arguments, "reproduce", "")) | {"folder": None}
+            for values, other in runs.items():
+                if asked == other:
+                    same = " and ".join(", ".join(settings(grid, both)) for both in (values, point.values))
+                    raise UsageError(f"grid: {same}, must be different runs")
+            runs[point.values] = asked
         chosen = self.experiment, preset, parts, grid, self.seeds, out, self.jobs, self.metric
         try:
             if self.ray_address is None:

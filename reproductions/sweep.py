@@ -54,10 +54,11 @@ def parse_grid(texts):
     grid = {}
     for text in texts:
         option, _, values = text.partition("=")
-        values = tuple(values.split(","))
+        option, values = option.strip(), tuple(value.strip() for value in values.split(","))
         if not option or not all(values):
             raise UsageError(f"grid: {text!r}, must be OPTION=VALUE,VALUE")
-        if option in grid or option in ("seed", "preset", "folder"):
+        given = [name.replace("_", "-") for name in ("seed", "preset", "folder", *grid)]
+        if option.replace("_", "-") in given:
             raise UsageError(f"grid: {text!r}, must be an option of its own that is no seed, preset or folder")
         if len(set(values)) < len(values):
             raise UsageError(f"grid: {text!r}, must have different values")
@@ -69,23 +70,28 @@ def points(grid, seeds, out):
     """List the `Point`s of a grid."""
     found = []
     for values in itertools.product(*grid.values()):
-        name = "_".join(f"{option}={value}" for option, value in zip(grid, values, strict=True)) or "preset"
+        name = "_".join(settings(grid, values)) or "preset"
         found += [Point(values, seed, out / file_name(name) / f"seed{seed}") for seed in seeds]
     return found
+
+
+def settings(grid, values):
+    """List the texts `OPTION=VALUE` of a point."""
+    return [f"{option}={value}" for option, value in zip(grid, values, strict=True)]
 
 
 def command(experiment, preset, parts, grid, point):
     """Return the arguments of `reproduce` that train a point; options of a core follow its name."""
     arguments = ["run", experiment, "--folder", str(point.folder), "--seed", str(point.seed)]
     arguments += ["--preset", preset] if preset else []
-    flags = {"True": lambda option: [f"--{option}"], "False": lambda option: [_negated(option)]}
+    flags = {"true": lambda option: [f"--{option}"], "false": lambda option: [_negated(option)]}
     chosen, kinds = dict(zip(grid, point.values, strict=True)), [part.partition(":")[0] for part in parts]
     for kind, part in zip(("", *kinds), ("", *parts), strict=True):
         arguments += [part] if part else []
         for option, value in chosen.items():
             owner = option.partition(".")[0] if "." in option else ""
             if (owner if owner in kinds else "") == kind:
-                arguments += flags[value](option) if value in flags else [f"--{option}", value]
+                arguments += flags[value.lower()](option) if value.lower() in flags else [f"--{option}", value]
     return arguments
 
 
@@ -206,8 +212,8 @@ def sweep(experiment, preset, parts, grid, seeds, out, jobs, metric=None, run=in
     """
     if jobs < 1:
         raise UsageError(f"jobs: {jobs}, must be at least 1")
-    if len(set(seeds)) < len(seeds) or not seeds:
-        raise UsageError(f"seeds: {seeds}, must be different numbers, at least one")
+    if len(set(seeds)) < len(seeds) or not seeds or not all(0 <= seed < 2**31 for seed in seeds):
+        raise UsageError(f"seeds: {seeds}, must be different numbers from 0 to {2**31 - 1}, at least one")
     about = {"experiment": experiment, "preset": preset, "parts": list(parts), "options": list(grid)}
     _claim(out / "sweep.json", about)
     todo = points(grid, seeds, out)
@@ -218,7 +224,8 @@ def sweep(experiment, preset, parts, grid, seeds, out, jobs, metric=None, run=in
         point.folder.parent.mkdir(parents=True, exist_ok=True)
         log = point.folder.with_suffix(".log")
         status = run(command(experiment, preset, parts, grid, point), log) or int(not _finished(point))
-        print(f"{'done' if status == 0 else f'failed, see {log}'}: {point.folder}", file=sys.stderr, flush=True)
+        text = f"failed: {point.folder}: {_last_line(log)}" if status else f"done: {point.folder}"
+        print(text, file=sys.stderr, flush=True)
         return point, status
 
     with ThreadPoolExecutor(jobs, "sweep") as pool:
@@ -229,12 +236,19 @@ def sweep(experiment, preset, parts, grid, seeds, out, jobs, metric=None, run=in
             pool.shutdown(cancel_futures=True)
             raise
     finished = [point for point, status in statuses if status == 0]
+    failed = len(todo) - len(finished)
+    if failed:
+        print(
+            f"{failed} of {len(todo)} runs failed; the output of each is in a .log next to its folder", file=sys.stderr
+        )
     if finished:
         _write(finished, grid, metric, out)
-    failed = [point for point, status in statuses if status]
-    for point in failed:
-        print(f"failed: {point.folder}; its output is in {point.folder.with_suffix('.log')}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _last_line(log):
+    lines = log.read_text("utf-8", "replace").split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), f"no output in {log}")
 
 
 def _finished(point):
@@ -269,10 +283,10 @@ def _write(finished, grid, metric, out):
     ]
     print_table(head, rows)
     lines = ["# Sweep", "", markdown(head), markdown(["---"] * len(head)), *map(markdown, rows), ""]
-    lines += ["![Sweep](sweep.png)", ""]
+    metric = names[0] if metric is None else metric
+    lines += ["![Sweep](sweep.png)", ""] if metric in names else []
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "sweep.md", lambda file: file.write("\n".join(lines).encode()))
-    metric = names[0] if metric is None else metric
     if metric not in names:
         raise UsageError(f"metric: {metric!r}, must be one of {', '.join(names)}; {out / 'sweep.md'} is written")
     figure = plotting.sweep_figure(_lines(scores, grid, metric), next(iter(grid), "preset"), metric)

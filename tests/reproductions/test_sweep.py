@@ -44,11 +44,14 @@ def test_a_failed_run_is_reported_and_resumed(tmp_path, capsys):
 
     def failing(arguments, log):
         called.append(arguments)
+        log.write_text(" ".join(arguments))
         return 1 if "width=4" in str(log) and len(called) < 4 else in_this_process(arguments, log)
 
     settings = dict(grid={"width": ("3", "4")}, seeds=(1,), run=failing)
     assert run(tmp_path, **settings) == 1
-    assert "failed: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"failed: {tmp_path}/width=4/seed1: run toy/regression" in error  # the last line of its log
+    assert "1 of 2 runs failed; " in error
     called += [None] * 4
     assert run(tmp_path, **settings) == 0
     assert len(called) == 2 + 4 + 1  # the finished run was left as it is
@@ -68,7 +71,7 @@ def test_options_follow_the_part_that_they_belong_to(tmp_path):
     (point,) = points({"core.read-first": ("True",), "eager": ("False",)}, (1,), tmp_path)
     arguments = command("a/b", "demo", ("core:mnm",), ("core.read-first", "eager"), point)
     assert arguments[-5:] == ["--preset", "demo", "--no-eager", "core:mnm", "--core.read-first"]
-    (point,) = points({"core.read-first": ("False",)}, (1,), tmp_path)
+    (point,) = points({"core.read-first": ("false",)}, (1,), tmp_path)
     assert command("a/b", None, ("core:mnm",), ("core.read-first",), point)[-1] == "--core.no-read-first"
 
 
@@ -85,6 +88,7 @@ def test_the_presets_core_is_named_where_its_options_are_swept(tmp_path, monkeyp
         (["core.mem-slots=1", "--preset", "demi"], "preset: 'demi', must be one of"),
         (["core.mem-slots=1", "--grid", "batch-size=3"], "--grid: given 2 times, must be given once"),
         (["core.mem-slots=some"], "invalid literal for int"),
+        (["learning-rate=1e-3,0.001"], "grid: learning-rate=1e-3 and learning-rate=0.001, must be different runs"),
     ):
         other = [str(tmp_path / "other") if a == str(tmp_path / "out") else a for a in sweep_of]
         capsys.readouterr()
@@ -136,6 +140,7 @@ def test_a_damaged_result_is_a_failed_run(tmp_path, capsys):
         (["width"], "grid: 'width', must be OPTION=VALUE,VALUE"),
         (["width=3,"], "grid: 'width=3,', must be OPTION=VALUE,VALUE"),
         (["width=3", "width=4"], "must be an option of its own"),
+        (["core.mem_slots=3", "core.mem-slots=4"], "must be an option of its own"),
         (["seed=1,2"], "must be an option of its own that is no seed"),
         (["width=3,3"], "must have different values"),
     ],
@@ -149,10 +154,16 @@ def test_bad_arguments(tmp_path):
     for settings, message in (
         ({"jobs": 0}, "jobs: 0, must be at least 1"),
         ({"seeds": (1, 1)}, r"seeds: \(1, 1\), must be different numbers"),
+        ({"seeds": (1, -1)}, r"seeds: \(1, -1\), must be different numbers from 0 to 2147483647"),
         ({"grid": {}, "seeds": (1,), "metric": "wit"}, "metric: 'wit', must be one of error"),
     ):
         with pytest.raises(UsageError, match=message):
             run(tmp_path / str(settings.get("jobs")), **settings)
+    assert "sweep.png" not in (tmp_path / "None/sweep.md").read_text()  # there is a table, but no picture
+
+
+def test_spaces_in_a_grid_are_left_out():
+    assert parse_grid(["width = 3, 4"]) == {"width": ("3", "4")}
 
 
 def test_a_run_in_a_process_of_its_own(tmp_path):

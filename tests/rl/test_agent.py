@@ -253,6 +253,9 @@ def test_bad_arguments():
         Agent(MLPTorso(), LookupMemory(4, 4, 4), 2).build_for(VECTOR)
     with pytest.raises(ValueError, match="must be grids"):
         Agent(ConvTorso(), None, 2).build_for(VECTOR)
+    for torso, side in ((ConvTorso((2,), kernel_size=5), 4), (ConvTorso((2, 2), kernel_size=3), 2)):
+        with pytest.raises(ValueError, match=f"kernel_size: [35], must be at most {side}, the side of its input"):
+            Agent(torso, None, 2).build_for(tf.TensorSpec([4, 6, 3], tf.uint8))
     with pytest.raises(ValueError, match=r"sizes\[1\]: .*, must be a positive integer"):
         MLPTorso((3, 0))
     with pytest.raises(ValueError, match=r"padding: .*, must be one of"):

@@ -201,6 +201,8 @@ def test_an_actor_that_cannot_start_ends_the_run_in_one_line(cluster):
         (0, None, "actors: 0, must be a positive integer"),
         (3, None, r"actors: 3, must divide num_worlds \(4\)"),
         (2, 0, "max_lag: 0, must be at least 1"),
+        (2, 1.5, "max_lag: 1.5, must be an integer"),
+        (2.0, None, "actors: 2.0, must be a positive integer"),
         (4, None, r"actors: 4, must be at most the cluster's CPUs \(3\)"),
     ],
 )

@@ -205,6 +205,22 @@ class WholeMaze(GoalMaze):
         return state, result._replace(reward=tf.cast(result.reward, tf.int32))
 
 
+class CountingMaze(GoalMaze):
+    """Its ends are numbers."""
+
+    def step(self, levels, state, action, decisions):
+        state, result = super().step(levels, state, action, decisions)
+        return state, result._replace(terminated=tf.cast(result.terminated, tf.float32))
+
+
+class BareMaze(GoalMaze):
+    """Its results are dictionaries."""
+
+    def step(self, levels, state, action, decisions):
+        state, result = super().step(levels, state, action, decisions)
+        return state, result._asdict()
+
+
 class WrongMaze(GoalMaze):
     """Its observations are longer than it says."""
 
@@ -218,6 +234,8 @@ def test_worlds_that_break_their_contract(tmp_path):
     for kind, message in (
         (GrowingMaze, r"observation: float32 \(3, 34\) after a step, must be float32 \(3, 17\)"),
         (WholeMaze, r"reward: int32 \(3,\) after a step, must be float32 \(3,\)"),
+        (CountingMaze, r"terminated: float32 \(3,\) after a step, must be bool \(3,\)"),
+        (BareMaze, r"result: dict without observation, .*, last_observation, must have observation, reward, "),
         (WrongMaze, r"observation: float32 \(34,\), must be float32 \(17,\)"),
     ):
         with pytest.raises(UpdateError, match=message):
@@ -289,6 +307,12 @@ def test_a_bundle_trains_as_tensorflow_does(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------- play
+
+
+@pytest.mark.parametrize("number", [-1, "1", 0.5])
+def test_a_plays_number_is_no_negative_integer(number):
+    with pytest.raises(ValueError, match=f"^number: {number!r}, must be"):
+        AgentExperiment(dataclasses.replace(CONFIG, core=None)).play(number)
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,8 @@ def crashing(experiment, at):
             "max_episode_steps: 0, must be at least 1: 'tests/Endless-v0' is registered without",
         ),
         ({"id": "tests/Cue-v0", "arguments": "steps=3"}, "arguments: 'steps=3', must be a JSON object"),
+        ({"id": "tests/Cue-v0", "arguments": {"steps": 3}}, "arguments: {'steps': 3}, must be a JSON object"),
+        ({"id": "tests/Cue-v0", "max_episode_steps": 1.5}, "max_episode_steps: 1.5, must be an integer"),
         ({"id": "tests/Cue-v0", "arguments": "[3]"}, r"arguments: '\[3\]', must be a JSON object"),
         (
             {"id": "tests/Cue-v0", "arguments": '{"stepz": 3}'},

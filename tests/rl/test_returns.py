@@ -158,6 +158,10 @@ def test_other_bad_arguments():
     zeros = np.zeros([4, 2])
     with pytest.raises(ValueError, match="n: 0, must be at least 1"):
         returns.n_step_returns(zeros, zeros, zeros, 0)
+    with pytest.raises(ValueError, match=r"n: 1\.5, must be an integer"):
+        returns.n_step_returns(zeros, zeros, zeros, 1.5)
+    with pytest.raises(ValueError, match="r_t: dtype int64, must be a floating-point type"):
+        returns.clip_rewards(np.zeros([4, 2], int), "abs_one")
     with pytest.raises(ValueError, match=r"bootstrap_value: shape \(3,\), must be \(2,\)"):
         returns.discounted_returns(zeros, zeros, np.zeros(3))
     with pytest.raises(ValueError, match="mode: 'clip', must be one of 'none', 'abs_one', 'soft_asymmetric'"):

@@ -85,7 +85,25 @@ def test_two_workers_do_the_work_of_one_and_resume_when_one_dies(tmp_path):
     assert folder.result()["updates"] == 1000
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"cluster": {"worker": ["a:1"]}, "task": {"index": 0}}', "[3]"])
+def tf_config(workers=("a:1", "b:2"), kind="worker", index=0, **others):
+    return json.dumps({"cluster": {"worker": workers, **others}, "task": {"type": kind, "index": index}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", "[3]", "{"),
+        *(tf_config(["a:1"]), tf_config("a:1"), tf_config(["a", "b"]), tf_config(["a:1", "a:1"]), tf_config([1, 2])),
+        *(
+            tf_config(kind="ps"),
+            tf_config(chief=["c:3"]),
+            tf_config(index=2),
+            tf_config(index="0"),
+            tf_config(index=True),
+        ),
+        json.dumps({"cluster": {"worker": ["a:1", "b:2"]}, "task": {"index": 0}}),
+    ],
+)
 def test_tf_config_must_name_workers(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match="must be JSON with two workers or more, and this task's index"):

@@ -138,7 +138,11 @@ class ConvTorso(keras.layers.Layer):
         sides = {tuple(shape[1:3]) for shape in shapes if len(shape) == 4}
         if len(sides) != 1 or any(len(shape) not in (2, 4) for shape in shapes):
             raise ValueError(f"observation: shapes {shapes}, must be grids [N, rows, columns, channels] of one size")
-        channels = sum(shape[-1] for shape in shapes)
+        channels, ((*side,),) = sum(shape[-1] for shape in shapes), sides
+        for _ in self.filters if self.padding == "valid" else ():
+            if min(side) < self.kernel_size:
+                raise ValueError(f"kernel_size: {self.kernel_size}, must be at most {min(side)}, the side of its input")
+            side = [(n - self.kernel_size) // self.stride + 1 for n in side]
         self.kernels, self.biases = [], []
         for index, filters in enumerate(self.filters):
             shape = (self.kernel_size, self.kernel_size, channels, filters)

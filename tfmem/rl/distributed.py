@@ -40,7 +40,7 @@ import tensorflow as tf
 from tfmem.rl.learner import Carry, draws
 from tfmem.rl.rollout import Trajectory, rollout
 from tfmem.training import WorkerError, uses_xla
-from tfmem.validation import check_range, is_integer
+from tfmem.validation import check_integer, is_integer
 
 MOST_FAILURES = 60  # of an actor without a record in between; a call to an actor that starts again fails after seconds
 PATIENCE = 60.0  # seconds without a record until a line says so
@@ -71,7 +71,7 @@ def ray_actors(experiment, number, max_lag=None, address=None):
     if worlds % number:
         raise ValueError(f"actors: {number}, must divide num_worlds ({worlds})")
     if max_lag is not None:
-        check_range("max_lag", max_lag, 1)
+        check_integer("max_lag", max_lag, 1)
     with ray_cluster(address, number, "actors") as ray:
         pool = ActorPool(ray, experiment, number, max_lag)
         try:

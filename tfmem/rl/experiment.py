@@ -22,6 +22,7 @@ from tfmem.rl.learner import ActorCritic, Auxiliary, AuxiliaryLoss, Episodes, ev
 from tfmem.rl.play import play
 from tfmem.rl.rollout import observation_spec
 from tfmem.training import numbered, uses_xla
+from tfmem.validation import check_integer
 
 # What an experiment needs of a world besides the observations, which its agent reads.
 WORLD = ("num_actions", "observation_shape", "observation_dtype", "max_steps", "levels", "draw", "reset", "step")
@@ -211,8 +212,9 @@ class AgentExperiment(training.Experiment):
         """Play an episode on a level of evaluations: `tfmem.rl.play.Play`; `number` selects the level and all draws.
 
         Raises:
-          ValueError: the world draws no pictures of its states.
+          ValueError: the world draws no pictures of its states, or `number` is negative or no integer.
         """
+        check_integer("number", number, 0)
         if not hasattr(self.world, "picture"):
             raise ValueError(f"world: {type(self.world).__name__}, must be a world of the graph, with pictures")
         return play(self.model, self.world, self.unseen_levels, EVALUATION_SEED + 1 + number, uses_xla(self.config))

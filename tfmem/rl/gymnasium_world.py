@@ -17,7 +17,7 @@ import tensorflow as tf
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from tfmem.envs.grid.base import Step
-from tfmem.validation import check_range
+from tfmem.validation import check_integer
 
 LARGEST_OPEN = 8  # vector environments that are open at once; the least recently used is closed
 
@@ -62,10 +62,10 @@ class GymnasiumWorld:
     """Keyword arguments of the environment, as JSON."""
 
     def __post_init__(self):
-        check_range("max_episode_steps", self.max_episode_steps, 0)
+        check_integer("max_episode_steps", self.max_episode_steps, 0)
         try:
             arguments = json.loads(self.arguments)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, TypeError):  # not JSON, or no text
             arguments = None
         if not isinstance(arguments, dict):
             raise ValueError(f"arguments: {self.arguments!r}, must be a JSON object")

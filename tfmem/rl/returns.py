@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfmem.validation import check_choice, check_range
+from tfmem.validation import check_choice, check_integer
 
 REWARD_MODES = ("none", "abs_one", "soft_asymmetric")
 
@@ -58,7 +58,7 @@ def n_step_returns(r_t, discount_t, v_t, n):
     Raises:
       ValueError: shapes differ, the number of steps is not known, or `n` is less than 1.
     """
-    check_range("n", n, 1)
+    check_integer("n", n, 1)
     r_t, discount_t, v_t = _aligned(r_t=r_t, discount_t=discount_t, v_t=v_t)
     values = tf.concat([tf.zeros_like(v_t[:1]), v_t], 0)
     return _steps_back(r_t, discount_t, values, min(n, r_t.shape[0]))
@@ -128,9 +128,12 @@ def clip_rewards(r_t, mode):
         code: scalable_agent (which has no "none").
 
     Raises:
-      ValueError: `mode` is none of these.
+      ValueError: `mode` is none of these, or the rewards are no floating-point numbers.
     """
     check_choice("mode", mode, REWARD_MODES)
+    r_t = tf.convert_to_tensor(r_t)
+    if not r_t.dtype.is_floating:
+        raise ValueError(f"r_t: dtype {r_t.dtype.name}, must be a floating-point type")
     if mode == "abs_one":
         return tf.clip_by_value(r_t, -1.0, 1.0)
     if mode == "soft_asymmetric":

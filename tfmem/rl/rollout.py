@@ -25,6 +25,8 @@ import tensorflow as tf
 
 from tfmem.recurrence import unroll
 
+RESULT = ("observation", "reward", "terminated", "truncated", "last_observation")  # fields of a step's result
+
 
 class Entry(NamedTuple):
     """Frame and the step before it, [B, ...]; in a `Trajectory` [T + 1, B, ...].
@@ -123,7 +125,7 @@ def rollout(agent, world, levels, actor, uniforms, seeds):
       `(actor, trajectory)`: the next `ActorState` and a `Trajectory`.
 
     Raises:
-      ValueError: the world returns an entry of another shape or type than at the start.
+      ValueError: a step's result lacks a field, or has one of another shape or type than at the start.
     """
 
     def act(inputs, actor):
@@ -132,7 +134,7 @@ def rollout(agent, world, levels, actor, uniforms, seeds):
         output, core_state = agent.step(before.observation, before.action, before.reward, before.done, actor.core_state)
         action = choose(output.logits, uniform)
         state, result = world.step(levels, actor.world, action, world.draw(tf.stack(seed), action.shape[0]))
-        _check_same("reward", before.reward, result.reward)
+        _check_result(before, result)
         entry = Entry(
             observation=result.observation,
             reward=result.reward,
@@ -174,6 +176,16 @@ def draw_uniforms(seed, shape):
 
 def _labels(world, state):
     return world.labels(state) if hasattr(world, "labels") else ()
+
+
+def _check_result(before, result):
+    """Raise a ValueError unless a step's result has its fields, and rewards and ends of the right type."""
+    missing = [name for name in RESULT if not hasattr(result, name)]
+    if missing:
+        raise ValueError(f"result: {type(result).__name__} without {', '.join(missing)}, must have {', '.join(RESULT)}")
+    _check_same("reward", before.reward, result.reward)
+    for name in ("terminated", "truncated"):
+        _check_same(name, before.done, getattr(result, name))
 
 
 def _check_same(field, before, after):

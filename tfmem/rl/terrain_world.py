@@ -21,7 +21,7 @@ import tensorflow as tf
 from tfmem.envs.grid.base import Outcome, Step, check_action, take
 from tfmem.envs.terrain import Terrain
 from tfmem.envs.worlds import ACTIONS
-from tfmem.validation import check_range
+from tfmem.validation import check_integer
 
 LARGEST_KEPT = 256  # terrains in memory; the least recently used is made again
 PICTURE_SIDE, MARK = 128, (214, 40, 40)  # of the pictures of an episode
@@ -87,7 +87,7 @@ class TerrainWorld:
     observation_dtype: ClassVar[tf.DType] = tf.uint8
 
     def __post_init__(self):
-        check_range("max_steps", self.max_steps, 1)
+        check_integer("max_steps", self.max_steps, 1)
         self.make()
 
     def make(self):

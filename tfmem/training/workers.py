@@ -11,11 +11,13 @@ error, and the same commands resume from the first worker's last checkpoint.
 import contextlib
 import json
 import os
+import re
 
 import tensorflow as tf
 
 from tfmem.training.experiment import compiled_updates, stacked_batches
 from tfmem.training.loop import WorkerError, calls_of
+from tfmem.validation import is_integer
 
 
 def worker_strategy():
@@ -26,13 +28,26 @@ def worker_strategy():
     """
     text = os.environ.get("TF_CONFIG", "")
     try:
-        about = json.loads(text)
-        named = 0 <= about["task"]["index"] < len(about["cluster"]["worker"]) and len(about["cluster"]["worker"]) > 1
+        named = _names_workers(json.loads(text))
     except (ValueError, KeyError, TypeError):
         named = False
     if not named:
         raise ValueError(f"TF_CONFIG: {text!r}, must be JSON with two workers or more, and this task's index")
     return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _names_workers(about):
+    """True if TF_CONFIG has workers alone, two or more at different HOST:PORT, and this process is one of them."""
+    workers, task = about["cluster"]["worker"], about["task"]
+    addresses = isinstance(workers, list) and all(re.fullmatch(r"\S+:\d+", worker) for worker in workers)
+    return (
+        addresses
+        and len(set(workers)) == len(workers) > 1
+        and list(about["cluster"]) == ["worker"]
+        and task["type"] == "worker"
+        and is_integer(task["index"], 0)
+        and task["index"] < len(workers)
+    )
 
 
 def strategy_of(experiment):
