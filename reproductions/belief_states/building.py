@@ -17,7 +17,7 @@ from .simcore import SimCoreExperiment, World
 
 PAPER, SIGNATURES = settings.PAPER, settings.SIGNATURES
 DATASETS = ()
-STATUS = "-"
+STATUS = "demo"
 compare = comparison.compare
 
 
