@@ -224,7 +224,7 @@ def test_another_core_from_the_command_line(tmp_path, capsys):
     assert (fields["type"], fields["mem_slots"], fields["head_size"]) == ("RelationalMemoryConfig", 2, 4)
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert main([*command, "core:rcm"]) == 2
-    assert "core:rcm" in capsys.readouterr().err
+    assert "core: 'rcm', must be one of lstm, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
