@@ -14,7 +14,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tfmem.aot.bundle import LARGEST, BundleError, read_manifest, write_bundle
 from tfmem.atomic import replacing
 from tfmem.data.files import CorruptDataError
-from tfmem.training.run_folder import OtherConfigurationError, RunFolder, RunFolderError, run_config
+from tfmem.training.run_folder import OtherConfigurationError, RunFolder, RunFolderError, run_config, run_result
 
 from . import GENERAL, close, did_you_mean, experiment_modules
 from .catalog import list_experiments, number, table
@@ -23,6 +23,7 @@ from .parts import missing_parts
 from .runs import UsageError, load, make_output_folder, open_run, reason, refusals
 
 INTERRUPTED = 130  # the shells' status for Ctrl-C
+MACHINE = ("hardware", "versions")  # of a result: where it was trained
 
 ExperimentName = Annotated[Positional[str], arg(metavar="EXPERIMENT", help="e.g. multigrid/mapping")]
 OneWithOptions = Annotated[
@@ -488,6 +489,9 @@ class ImportBundle:
             out.release()
         if self.finish:
             result = train(experiment, self.out, about["preset"], module.PAPER)
+            trained = run_result(source)
+            if trained is not None and trained["updates"] == result["updates"]:  # the machine that trained it
+                out.write_result(result | {n: trained[n] for n in MACHINE if n in trained})
             _print_scores(result["ours"], module.PAPER)
             print(f"written: {self.out}, {result['updates']} updates")
             return

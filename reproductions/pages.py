@@ -4,6 +4,10 @@
     (a table: a row for each setting, a column for each metric)
     <!-- end -->
 
+    <!-- grid EXPERIMENT: METRIC by FIELD FIELD -->
+    (a table: a column for each value of the configuration's last field, a row for each combination of the others)
+    <!-- end -->
+
     <!-- curves EXPERIMENT: COLUMN against updates|seconds -->
     ![...](picture)
     <!-- end -->
@@ -12,7 +16,7 @@
     (the table of the papers' claims with their verdicts)
     <!-- end -->
 
-`EXPERIMENT@demo*` takes only the presets that match.
+`EXPERIMENT@demo*` takes only the presets that match, `EXPERIMENT@=demo*` only these presets without changes to them.
 """
 
 import fnmatch
@@ -30,8 +34,9 @@ from .report import markdown, mean
 from .runs import UsageError
 from .verdicts import claims_table
 
-BLOCK = re.compile(r"<!-- (?:(results|curves) (\S+): ([^\n]+?)|claims) -->\r?\n((?:(?!<!-- )[\s\S])*?)<!-- end -->")
-MARK = re.compile(r"<!-- (?:results|curves|claims|end)\b.*")
+PLACE = r"<!-- (?:(results|grid|curves) (\S+): ([^\n]+?)|claims) -->"
+BLOCK = re.compile(PLACE + r"\r?\n((?:(?!<!-- )[\s\S])*?)<!-- end -->")
+MARK = re.compile(r"<!-- (?:results|grid|curves|claims|end)\b.*")
 FENCED = re.compile(r"^(```+).*?^\1 *$", re.MULTILINE | re.DOTALL)
 PICTURE = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")
 
@@ -77,6 +82,43 @@ def results_table(found, metrics):
     return lines
 
 
+def grid_table(found, metric, fields):
+    """Make the lines of a table of one metric, the mean over seeds: a column for each value of the last field.
+
+    Args:
+      found: as from `records`.
+      metric: a name in result.json.
+      fields: of the configuration, such as "core.num_heads"; the other fields must be the same in all runs.
+
+    Raises:
+      UsageError: a run lacks the metric or a field, or two settings have the same values of the fields.
+    """
+    cells = {}
+    for setting, same in found.items():
+        values = tuple(_field(same[0], field) for field in fields)
+        if values in cells:
+            raise UsageError(f"grid: {setting!r}, must not have the {', '.join(fields)} of another setting")
+        lacking = [content["seeds"] for content in same if metric not in content["ours"]]
+        if lacking:
+            raise UsageError(f"grid: {metric!r}, must be a score of {setting!r}, seeds {lacking}")
+        cells[values] = mean([content["ours"][metric] for content in same])
+    columns, rows = sorted({v[-1] for v in cells}), sorted({v[:-1] for v in cells})
+    *names, last = (field.split(".")[-1].replace("_", " ") for field in fields)
+    lines = [markdown((*names, *(f"{last}: {column}" for column in columns)))]
+    lines.append(markdown(["---"] * (len(names) + len(columns))))
+    lines += [markdown((*map(str, row), *(cells.get((*row, column), "-") for column in columns))) for row in rows]
+    return lines
+
+
+def _field(content, field):
+    value = content["config"]
+    for name in field.split("."):
+        if not isinstance(value, dict) or name not in value:
+            raise UsageError(f"grid: {field!r}, must be a field of the configuration of {content['setting']!r}")
+        value = value[name]
+    return value
+
+
 def draw_curves(found, column, axis, path):
     """Draw a recorded column of all settings against "updates" or "seconds"."""
     index, curves = ("updates", "seconds").index(axis), {}
@@ -105,7 +147,7 @@ def filled(text, root=ROOT):
         kind, experiment, wanted, _ = match.groups()
         if kind == "curves":
             return match.group(0)
-        lines = _results(experiment, wanted.split(), root) if kind == "results" else claims_table(root)
+        lines = _table(kind, experiment, wanted, root) if kind else claims_table(root)
         text = "\n".join([match.group(0).splitlines()[0], "", *lines, "", "<!-- end -->"])
         return text.replace("\n", "\r\n") if "\r\n" in match.group(0) else text
 
@@ -126,11 +168,14 @@ def _parts(text):
     return parts
 
 
-def _results(experiment, metrics, root):
-    found = records(experiment, root)
+def _table(kind, experiment, wanted, root):
+    found, (metrics, by, fields) = records(experiment, root), wanted.partition(" by ")
+    if kind == "grid" and not by:
+        raise UsageError(f"grid: {wanted!r}, must be METRIC by FIELD FIELD")
     if found:
-        return results_table(found, metrics)
+        return grid_table(found, metrics, fields.split()) if by else results_table(found, metrics.split())
     name, _, pattern = experiment.partition("@")
+    pattern = pattern.removeprefix("=")
     modules = experiment_modules()
     presets = entry(name, modules[name]).presets if name in modules else ()
     if not any(preset == "…" or fnmatch.fnmatchcase(preset, pattern or "*") for preset in presets):

@@ -96,16 +96,23 @@ def _thinned(metrics, names):
 
 
 def records(experiment, root=ROOT):
-    """Read the recorded results of an experiment, or of EXPERIMENT@PATTERN, `{setting: [content of each seed]}`.
+    """Read the recorded results, `{setting: [content of each seed]}`.
+
+    Args:
+      experiment: EXPERIMENT, EXPERIMENT@PATTERN for the presets that match, or EXPERIMENT@=PATTERN for these presets
+        without changes to them.
+      root: folder of the papers' folders.
 
     Raises:
       RunFolderError: a record is damaged.
     """
     name, _, pattern = experiment.partition("@")
+    unchanged, pattern = pattern.startswith("="), pattern.removeprefix("=")
     found = collections.defaultdict(list)
     for file in sorted(_folder(name, root).glob("*.json")):
         content = with_fields(file, lambda file=file: read_json(file), FIELDS)
         check_result(file, content)
-        if fnmatch.fnmatchcase(content["setting"].split(",")[0], pattern or "*"):
+        preset, *changes = content["setting"].split(",")
+        if fnmatch.fnmatchcase(preset, pattern or "*") and not (unchanged and changes):
             found[content["setting"]].append(content)
     return {setting: found[setting] for setting in sorted(found, key=lambda text: ("," in text, text))}

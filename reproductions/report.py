@@ -127,7 +127,10 @@ def check_result(path, result):
 
 
 def _setting(about, module):
-    """The preset and changes to it, texts; a field that an older run lacks had its default."""
+    """The preset and changes to it, texts; a field that an older run lacks had its default.
+
+    A bundle that was trained in float32 is a run of its setting like any other.
+    """
     from tfmem.training import config_defaults, config_fields  # imports TensorFlow, which the module has loaded
 
     preset = about.get("preset")
@@ -139,8 +142,8 @@ def _setting(about, module):
             nested.append(f"{name}={_nested(module.Config, name, value)}")
             original = original | {name: value}
     changed = [c for c in differences(original, given) if c[0] != "seed" and c[2] != "absent"]
-    if "bundle" in about:
-        changed.append(("bundle", None, about["bundle"].get("precision")))
+    if about.get("bundle", {}).get("precision", "float32") != "float32":
+        changed.append(("precision", None, about["bundle"]["precision"]))
     if "max_lag" in about:  # of actors
         changed.append(("max_lag", None, about["max_lag"]))
     texts = [f"{name}={'none' if new is None else json.dumps(new)}" for name, _, new in changed]

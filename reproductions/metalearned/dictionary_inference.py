@@ -44,6 +44,7 @@ PRESETS = {
     "demo_8_4": DEMO_8_4_CONFIG,
     "demo_8_4_mnm_g": dataclasses.replace(DEMO_8_4_CONFIG, core=DEMO_MNM_G),
     "demo_8_4_lstm": dataclasses.replace(DEMO_8_4_CONFIG, core=DEMO_LSTM),
+    "demo_8_4_lstm_salu": dataclasses.replace(DEMO_8_4_CONFIG, core=DEMO_LSTM_SALU),
     "smoke": Config(task=DictionaryInference(support_size=2, length=1), core=SMOKE_MNM_P, **SMOKE_SETTINGS),
 }
 PAPER = {"error": (0.0, "§4.1, Fig. 2: both MNM on all four tasks, LSTM+SALU on two, LSTM on (4, 1)")}

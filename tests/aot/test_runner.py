@@ -114,6 +114,16 @@ def test_back_to_tensorflow(whole, tmp_path, capsys, monkeypatch):
     assert "is not a run of `python -m tfmem.aot`" in capsys.readouterr().err
 
 
+def test_a_finished_import_keeps_the_machine_that_trained(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(toy, "Experiment", Toy)
+    modules, source = {"toy/regression": "tests.reproductions.toy"}, shutil.copytree(whole[0], tmp_path / "source")
+    hardware = {"cpu": "another", "cores": 16, "devices": ["card"]}
+    RunFolder(source).write_result({**RunFolder(source).result(), "hardware": hardware})
+    assert main(["import-bundle", str(source), str(tmp_path / "out"), "--finish"], modules) == 0
+    result = RunFolder(tmp_path / "out").result()
+    assert result["hardware"] == hardware
+
+
 def test_wrong_arguments(bundle, tmp_path, monkeypatch, capsys):
     from tfmem.aot import runner
     from tfmem.aot.__main__ import main as aot_main

@@ -1,5 +1,7 @@
 """Places of the pages: the tables and curves made from records, and that the pages have them."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,28 @@ def test_tables_and_curves_are_made_from_records(toy_root, toy_runs):
     assert pages.write_results([page], toy_root) == []
 
 
+def test_a_grid_has_a_cell_for_each_setting(toy_root, toy_runs):
+    place = "<!-- grid toy/regression: error by log_every width -->"
+    text = pages.filled(f"{place}\n<!-- end -->\n", toy_root)
+    head, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert head == "| log every | width: 3 | width: 4 |"
+    errors = [RunFolder(toy_runs / name).result()["ours"]["error"] for name in ("3-0", "4-0", "4-1")]
+    assert len(rows) == 1
+    assert rows[0].split(" | ")[1] == f"{errors[0]:.4g}"
+    assert rows[0].split(" | ")[2].startswith(f"{np.mean(errors[1:]):.4g} ±")
+
+
+def test_a_pattern_can_leave_out_changed_presets(toy_root, tmp_path):
+    changed = records("toy/regression@smoke*", toy_root)
+    assert len(changed) == 2
+    assert records("toy/regression@=smoke*", toy_root) == {}
+    content = {**next(iter(changed.values()))[0], "setting": "smoke"}
+    folder = tmp_path / "toy/results/regression"
+    folder.mkdir(parents=True)
+    (folder / "smoke-seed0.json").write_text(json.dumps(content))
+    assert list(records("toy/regression@=smoke*", tmp_path)) == ["smoke"]
+
+
 def test_what_a_place_must_have(toy_root, tmp_path):
     page = tmp_path / "page.md"
     for block, message in (
@@ -40,6 +64,10 @@ def test_what_a_place_must_have(toy_root, tmp_path):
         ("<!-- results multigrid/mapping@dmo*: error -->\n<!-- end -->", "must be an experiment, or one @ a pattern"),
         ("<!-- claims -->\n| claim |", "place: '<!-- claims -->', must be"),
         ("<!-- results toy/regression: eror -->\n<!-- end -->", "results: 'eror', must be one of error, unknown"),
+        ("<!-- grid toy/regression: error -->\n<!-- end -->", "grid: 'error', must be METRIC by FIELD"),
+        ("<!-- grid toy/regression: error by depth -->\n<!-- end -->", "grid: 'depth', must be a field"),
+        ("<!-- grid toy/regression: error by seed -->\n<!-- end -->", "must not have the seed of another setting"),
+        ("<!-- grid toy/regression: eror by width -->\n<!-- end -->", "grid: 'eror', must be a score of"),
         ("<!-- results toy/regression: error -->\ntext", "place: '<!-- results toy/regression: error -->', must be"),
         ("<!-- results toy/regression error -->\n<!-- end -->", "place: '<!-- results toy/regression error -->', must"),
         (

@@ -32,6 +32,17 @@ def test_a_record_has_what_a_run_has(toy_runs, toy_root):
     assert "train/learning_rate" not in content["curves"]
 
 
+@pytest.mark.parametrize(("precision", "change"), [("float32", ""), ("tf32", ', precision="tf32"')])
+def test_a_bundle_in_float32_is_a_run_of_its_setting(toy_runs, tmp_path, precision, change):
+    run = shutil.copytree(toy_runs / "4-0", tmp_path / "run")
+    about = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**about, "bundle": {"manifest": "0", "precision": precision}}))
+    (file,) = records.record([run], {"toy/regression": "tests.reproductions.toy"}, tmp_path / "root")
+    (plain,) = records.record([toy_runs / "4-0"], {"toy/regression": "tests.reproductions.toy"}, tmp_path / "plain")
+    settings = [json.loads(path.read_text())["setting"] for path in (file, plain)]
+    assert settings[0] == settings[1] + change
+
+
 def test_names_of_files_are_those_of_one_setting():
     names = [records.file_name(text) for text in ("demo", "demo, x=[3]", "demo, x=[-3]", 'demo, y="a|b"', "x" * 300)]
     assert names[0] == "demo"

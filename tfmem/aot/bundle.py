@@ -120,7 +120,7 @@ def write_bundle(bundle, path, largest=LARGEST):
     if arrays and sum(array.nbytes for array in arrays.values()) > room:
         name, array = max(arrays.items(), key=lambda item: item[1].nbytes)
         raise BundleError(
-            f"the bundle would be larger than {largest / 2**20:.0f} MiB, and {name} ({array.nbytes / 2**20:.1f} MiB) "
+            f"the bundle would be larger than {largest / 2**20:.4g} MiB, and {name} ({array.nbytes / 2**20:.1f} MiB) "
             "is neither constant nor a plain random draw that the runner could make itself"
         )
     file = io.BytesIO()
