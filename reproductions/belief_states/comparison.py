@@ -44,7 +44,7 @@ def compare(folders, out):
     """Draw the figures of runs, `RunFolder`s, into the folder `out`; returns the figures' names.
 
     Raises:
-      RunFolderError: runs have other episodes than the first.
+      RunFolderError: a run lacks its decoded maps or has other episodes than the first.
     """
     configs = [folder.config()["config"] for folder in folders]
     decoded, kappas = {}, collections.defaultdict(list)
@@ -52,6 +52,8 @@ def compare(folders, out):
     maps = None
     for folder, config, name in zip(folders, configs, names(configs), strict=True):
         result = folder.result()
+        if not (folder.figures / DECODED).exists():
+            raise RunFolderError(f"runs: {folder.path}, must have figures/{DECODED}, which `reproduce run` writes")
         with np.load(folder.figures / DECODED) as arrays:
             shown, predicted, errors, mean_map = (arrays[k] for k in ("maps", "decoded", "errors", "mean_map_errors"))
         if maps is not None and not np.array_equal(maps, shown):

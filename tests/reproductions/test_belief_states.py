@@ -15,7 +15,7 @@ from tfmem.data import episode_cache
 from tfmem.envs.building import PLACE
 from tfmem.envs.exploration import ExploringPolicy, collect
 from tfmem.training import compiled_updates, config_fields, stacked_batches
-from tfmem.training.run_folder import RunFolder
+from tfmem.training.run_folder import RunFolder, RunFolderError
 
 SMOKE = random_city.PRESETS["smoke"]
 
@@ -261,6 +261,9 @@ def test_comparison_of_runs(experiment, tmp_path):
     pictures = comparison.compare([RunFolder(tmp_path / name) for name in ("0", "1")], tmp_path / "out")
     assert set(pictures) == {path.name for path in (tmp_path / "out").iterdir()}
     assert set(pictures) == {"decoded_maps.png", "map_error.png", "map_mse.png", "kappa.png"}
+    (tmp_path / "1/figures" / DECODED).unlink()
+    with pytest.raises(RunFolderError, match=f"1, must have figures/{DECODED}"):
+        comparison.compare([RunFolder(tmp_path / name) for name in ("0", "1")], tmp_path / "out")
 
 
 def test_runs_that_differ_in_more_than_their_seed_have_names_of_their_own():
