@@ -118,7 +118,7 @@ PAPER = {
     )
 }
 DATASETS = ()
-STATUS = "demo; paper 2%"
+STATUS = "demo; paper 3%"
 
 
 class Experiment(SequenceExperiment):

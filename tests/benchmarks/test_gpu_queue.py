@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.gpu_queue import pack_runs, resume_from, unpack_runs
+from benchmarks.gpu_archive import pack_runs, unpack_runs
+from benchmarks.gpu_queue import resume_from
 from reproductions.__main__ import main
 from tests.aot.support import ROOT
 from tfmem.aot.bundle import FORMAT, Bundle, write_bundle
