@@ -209,13 +209,17 @@ class Experiment(SupervisedExperiment):
         question = max(i for i, word in enumerate(words[: words.index("?")]) if word == ".") + 1
         later = range(max(question - 12, 1), question)
 
-        def row(name, at, before):
-            return f"{name} against earlier {before}", (unit[name] @ unit[before].T)[list(at)], [words[i] for i in at]
+        def row(name, where, at, before):
+            return (
+                f"{name} at {where} against earlier {before}",
+                (unit[name] @ unit[before].T)[list(at)],
+                [words[i] for i in at],
+            )
 
         rows = [
-            row("read value", range(question, len(words)), "write value"),  # Figure 5a: the question
-            row("read value", later, "write value"),  # Figure 5b: the end of the story
-            row("write value", later, "write value"),
-            row("write key", later, "write key"),
+            row("read value", "the question", range(question, len(words)), "write value"),  # Figure 5a: the question
+            row("read value", "the end of the story", later, "write value"),  # Figure 5b: the end of the story
+            row("write value", "the end of the story", later, "write value"),
+            row("write key", "the end of the story", later, "write key"),
         ]
         return similarity_figure(rows, words, f"task {sequence.task}")

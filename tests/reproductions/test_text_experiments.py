@@ -90,6 +90,43 @@ def test_scores_count_placeholders_alone(babi):
     assert scores["loss"].numpy() == pytest.approx(total.numpy(), rel=1e-6)
 
 
+def test_similarities_are_cosines_of_what_was_read_and_written(babi, monkeypatch):
+    cell, seen = babi.model.cell, {"value": [], "key": [], "read": []}
+    control, step = cell.control, cell.step
+
+    def spied_control(*arguments):
+        result = control(*arguments)
+        seen["value"].append(result[2].write_values[0].numpy().mean(0))
+        seen["key"].append(result[2].write_keys[0].numpy().mean(0))
+        return result
+
+    def spied_step(*arguments):
+        monkeypatch.setattr(cell, "control", control)  # a step calls it, too
+        result = step(*arguments)
+        monkeypatch.setattr(cell, "control", spied_control)
+        seen["read"].append(result[1].read_out[0].numpy())
+        return result
+
+    monkeypatch.setattr(cell, "control", spied_control)
+    monkeypatch.setattr(cell, "step", spied_step)
+    monkeypatch.setattr(metalearned_babi, "similarity_figure", lambda rows, words, title: (rows, words))
+    rows, words = babi.similarities()
+    question = len(words) - len(rows[0][2])
+    assert rows[0][2] == words[question:]
+    assert "?" in rows[0][2]
+    assert words[question - 1] == "."
+    assert rows[1][2] == words[max(question - 12, 1) : question]
+    for (title, matrix, labels), left, right in zip(
+        rows, ("read", "read", "value", "key"), ("value", "value", "value", "key"), strict=True
+    ):
+        first = question if title == rows[0][0] else max(question - 12, 1)
+        for i in range(len(labels)):
+            for j, other in enumerate(seen[right]):
+                one = seen[left][first + i]
+                cosine = one @ other / max(np.linalg.norm(one) * np.linalg.norm(other), 1e-9)
+                assert matrix[i, j] == pytest.approx(cosine, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     "core",
     [
