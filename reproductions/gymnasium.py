@@ -81,7 +81,7 @@ PRESETS = {
 }
 PAPER = {}
 DATASETS = ()
-STATUS = "-"
+STATUS = "building, repeat_previous, position_only_cartpole"
 SIGNATURES = {"step", "initial_state"}
 
 

@@ -103,7 +103,7 @@ PRESETS = {
 }
 PAPER = {"solved": (0.98, "§5.3, RMC after 10^9 steps; ConvLSTM 0.73")}
 DATASETS = ()
-STATUS = "demo"
+STATUS = "demo; paper 1%"
 SIGNATURES = {"step", "initial_state"}
 
 
