@@ -117,6 +117,17 @@ def test_curves_figure(rng):
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["multigrid (3 seeds)", "DNC (1 seed)"]
 
 
+def test_a_wide_region_does_not_set_the_axis():
+    x = np.arange(3.0)
+    apart = [(x, np.array([0.9, 0.9, 0.9])), (x, np.array([0.9, 0.5, 0.1]))]
+    bottom, top = plotting.curves_figure({"two seeds": apart}, "x", "y").axes[0].get_ylim()
+    np.testing.assert_allclose([bottom, top], [0.1 - 0.4, 0.9 + 0.4])
+    near = [(x, np.array([0.9, 0.5, 0.1])), (x, np.array([0.9, 0.5, 0.12]))]
+    bottom, top = plotting.curves_figure({"two seeds": near}, "x", "y").axes[0].get_ylim()
+    assert bottom > -0.1
+    assert top < 1.0
+
+
 def test_every_curve_has_its_own_style():
     curves = {str(n): [(np.arange(5.0), np.full(5, n))] for n in range(11)}
     lines = plotting.curves_figure(curves, "x", "y").axes[0].lines

@@ -170,6 +170,9 @@ def resampled_curves(seeds, points=128, window=None):
 def curves_figure(curves, x_label, y_label, title="", log=False, window=None):
     """Draw means and 90 % confidence regions over seeds as in appendix E of Gregor et al. 2019.
 
+    The y axis leaves out what of a region is further from all seeds than half of their range: of two seeds that differ, a
+    region is many times as high.
+
     Args:
         curves: {name: [(x, y) of each seed]}.
         log: logarithmic y axis.
@@ -178,8 +181,10 @@ def curves_figure(curves, x_label, y_label, title="", log=False, window=None):
     figure = new_figure(6.4, 4, title)
     axes = figure.add_subplot()
     graph_axes(axes, x_label, y_label)
+    drawn = [np.zeros(0)]
     for (colour, style), (name, seeds) in zip(line_styles(), curves.items(), strict=False):
         x, y = resampled_curves(seeds, window=window)
+        drawn.append(np.ravel(y))
         mean, half = mean_and_confidence(y)
         label = textwrap.fill(f"{name} ({len(seeds)} seed{'s' * (len(seeds) > 1)})", LABEL_WIDTH)
         axes.plot(x, mean, style, color=colour, linewidth=1.6, label=label)
@@ -187,6 +192,12 @@ def curves_figure(curves, x_label, y_label, title="", log=False, window=None):
             axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0)
     if log:
         axes.set_yscale("log", nonpositive="clip")
+    drawn = np.concatenate(drawn)
+    drawn = drawn[np.isfinite(drawn)]
+    if not log and drawn.size and np.ptp(drawn):
+        bottom, top = axes.get_ylim()
+        margin = np.ptp(drawn) / 2
+        axes.set_ylim(max(bottom, drawn.min() - margin), min(top, drawn.max() + margin))
     if len(curves) > FEW:
         lines = [line for label in axes.get_legend_handles_labels()[1] for line in label.splitlines()]
         columns = 2 if max(map(len, lines)) <= HALF_WIDTH else 1
