@@ -170,8 +170,8 @@ def resampled_curves(seeds, points=128, window=None):
 def curves_figure(curves, x_label, y_label, title="", log=False, window=None):
     """Draw means and 90 % confidence regions over seeds as in appendix E of Gregor et al. 2019.
 
-    The y axis leaves out what of a region is further from all seeds than half of their range: of two seeds that differ, a
-    region is many times as high.
+    The y axis leaves out what of a region is further from all seeds than half of their range: the region of two seeds
+    that differ is many times as high.
 
     Args:
         curves: {name: [(x, y) of each seed]}.
