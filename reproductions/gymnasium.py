@@ -81,7 +81,7 @@ PRESETS = {
 }
 PAPER = {}
 DATASETS = ()
-STATUS = "building, repeat_previous, position_only_cartpole"
+STATUS = "building"
 SIGNATURES = {"step", "initial_state"}
 
 
