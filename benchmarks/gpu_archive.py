@@ -69,7 +69,7 @@ def unpack_runs(out, folder):
             file.write(part.read_bytes())
         file.seek(0)
         with tarfile.open(fileobj=file) as archive:
-            archive.extractall(folder, filter="data")
+            archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # 3.11.4
     runs = [RunFolder(path.parent) for path in sorted(Path(folder).glob("*/config.json"))]
     for run in [run for run in runs if run.saved()]:
         checkpoint, _ = run.restore()
