@@ -15,9 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from gpu_archive import MIB, pack_runs, unpack_runs
 from tfmem_reproductions.__main__ import main as reproduce
 
-from benchmarks.gpu_archive import MIB, pack_runs, unpack_runs
 from tfmem.training.run_folder import RunFolder, differences, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]

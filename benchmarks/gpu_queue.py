@@ -23,8 +23,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from gpu_archive import MIB, pack_runs
 
-from benchmarks.gpu_archive import MIB, pack_runs
 from tfmem.aot.bundle import BundleError, open_source, read_bundle, read_manifest
 from tfmem.training.loop import TrainingDivergedError, TrainingInterrupted
 from tfmem.training.run_folder import (
